@@ -1,0 +1,1 @@
+"""The stages a user runs: configuration, run folder, command line, deployment, benchmark and report."""

@@ -1,0 +1,1 @@
+"""The space of networks, the binarised supernet, the search and the derived network."""

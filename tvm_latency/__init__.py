@@ -1,0 +1,1 @@
+"""From an operator to seconds: lower, schedule, build, measure, predict."""

@@ -1,0 +1,128 @@
+"""OpSpec: one measurable unit of a network. Standard library only, so that every package may use it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+OpKind = Literal["conv", "mbconv", "pool", "linear"]
+
+FLOAT_BYTES = {"float32": 4, "float16": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpSpec:
+    """An MBConv block or a fixed layer, with everything its latency depends on.
+
+    kind:
+      conv    dense k x k convolution, bias, ReLU6 (the stem; the 1x1 head)
+      mbconv  [1x1 expand, ReLU6 if expand > 1], depthwise k x k, ReLU6, 1x1 project, residual where shapes allow
+      pool    global mean over height and width
+      linear  matrix product with bias; height = width = 1
+
+    Sizes are those of the input; padding is kernel // 2, so the output is ceil(size / stride).
+    """
+
+    kind: OpKind
+    height: int
+    width: int
+    in_channels: int
+    out_channels: int
+    kernel: int = 1
+    stride: int = 1
+    expand: int = 1
+    batch: int = 1
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        """Refuse shapes that no operator has.
+
+        Raises:
+            ValueError: a size below 1, an even kernel, a dtype without a byte size.
+        """
+        sizes = (self.height, self.width, self.in_channels, self.out_channels, self.stride, self.expand, self.batch)
+        if min(sizes) < 1:
+            raise ValueError(f"{self.kind}: every size must be at least 1, got {sizes}.")
+        if self.kernel % 2 == 0 or self.kernel < 1:
+            raise ValueError(f"{self.kind}: the kernel size must be odd and positive, got {self.kernel}.")
+        if self.dtype not in FLOAT_BYTES:
+            raise ValueError(f"{self.kind}: dtype must be one of {', '.join(FLOAT_BYTES)}, got {self.dtype!r}.")
+
+    @property
+    def key(self) -> str:
+        """The one printable name: `mbconv-n1-h56w56-i24-o32-k5-s2-e6-float32`."""
+        return (
+            f"{self.kind}-n{self.batch}-h{self.height}w{self.width}-i{self.in_channels}-o{self.out_channels}"
+            f"-k{self.kernel}-s{self.stride}-e{self.expand}-{self.dtype}"
+        )
+
+    @property
+    def hidden_channels(self) -> int:
+        """Channels between expand and project."""
+        return self.in_channels * self.expand
+
+    @property
+    def out_height(self) -> int:
+        """Height of the output in pixels."""
+        return 1 if self.kind == "pool" else -(-self.height // self.stride)
+
+    @property
+    def out_width(self) -> int:
+        """Width of the output in pixels."""
+        return 1 if self.kind == "pool" else -(-self.width // self.stride)
+
+    @property
+    def residual(self) -> bool:
+        """Whether the block adds its input to its output."""
+        return self.kind == "mbconv" and self.stride == 1 and self.in_channels == self.out_channels
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates, as papers count them: convolutions and matrix products only."""
+        pixels, out_pixels = self.height * self.width, self.out_height * self.out_width
+        if self.kind == "pool":
+            return 0
+        if self.kind != "mbconv":
+            return self.batch * out_pixels * self.kernel**2 * self.in_channels * self.out_channels
+        expand = pixels * self.in_channels * self.hidden_channels if self.expand > 1 else 0
+        depthwise = out_pixels * self.kernel**2 * self.hidden_channels
+        project = out_pixels * self.hidden_channels * self.out_channels
+        return self.batch * (expand + depthwise + project)
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations: two for each multiply-accumulate, one for each pooled value."""
+        if self.kind == "pool":
+            return self.batch * self.height * self.width * self.in_channels
+        return 2 * self.macs
+
+    @property
+    def params(self) -> int:
+        """Trainable parameters before folding: weights, batch-norm scale and shift, the bias of a linear layer."""
+        if self.kind == "pool":
+            return 0
+        if self.kind == "linear":
+            return self.in_channels * self.out_channels + self.out_channels
+        if self.kind == "conv":
+            return self.kernel**2 * self.in_channels * self.out_channels + 2 * self.out_channels
+        hidden = self.hidden_channels
+        expand = self.in_channels * hidden + 2 * hidden if self.expand > 1 else 0
+        return expand + self.kernel**2 * hidden + 2 * hidden + hidden * self.out_channels + 2 * self.out_channels
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights and biases after batch norm is folded in."""
+        biases = {"pool": 0, "linear": 0, "conv": self.out_channels}.get(
+            self.kind, self.out_channels + self.hidden_channels * (2 if self.expand > 1 else 1)
+        )
+        return (self.params - biases) * FLOAT_BYTES[self.dtype]
+
+    @property
+    def activation_bytes(self) -> int:
+        """Bytes read and written between operators: input, expanded tensors, output."""
+        pixels, out_pixels = self.height * self.width, self.out_height * self.out_width
+        elements = pixels * self.in_channels + out_pixels * self.out_channels
+        if self.kind == "mbconv":
+            expanded = pixels * self.hidden_channels if self.expand > 1 else 0
+            elements += expanded + out_pixels * self.hidden_channels
+        return self.batch * elements * FLOAT_BYTES[self.dtype]
