@@ -1,0 +1,116 @@
+"""RunConfig: everything a run depends on, checked once at the edge. Two runs with equal configs are the same run."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+_BUDGET = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(x|ms)?", re.IGNORECASE)
+
+
+class ConfigError(ValueError):
+    """An option is unknown or has a value it cannot have."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A latency to stay within: seconds, or a share of the baseline's measured latency."""
+
+    value: float
+    relative: bool
+
+    def __str__(self) -> str:
+        """`0.6x`, or `3.5ms`."""
+        return f"{self.value:g}x" if self.relative else f"{self.value * 1e3:g}ms"
+
+    def seconds(self, baseline_s: float) -> float:
+        """The budget in seconds, for a baseline that takes `baseline_s`."""
+        return self.value * baseline_s if self.relative else self.value
+
+
+def parse_budget(text: str) -> Budget:
+    """`0.6x` (times the baseline), `3.5ms` or `3.5` (milliseconds).
+
+    Raises:
+        ConfigError: not a number, or not above zero.
+    """
+    whole = _BUDGET.fullmatch(text.strip())
+    if whole is None:
+        raise ConfigError(
+            f"The budget {text!r} is not a number. "
+            "Write `0.6x` for 0.6 times the baseline, or milliseconds as in `3.5ms`."
+        )
+    value = float(whole[1])
+    if not 0 < value < math.inf:
+        raise ConfigError(f"The budget must be above zero, got {text!r}. Write for example `0.6x` or `3.5ms`.")
+    relative = (whole[2] or "ms").lower() == "x"
+    return Budget(value if relative else value / 1e3, relative)
+
+
+def _budget_text(text: str) -> str:
+    return str(parse_budget(text))
+
+
+class RunConfig(BaseModel):
+    """The options of `netlathe run`. Where the files go is not among them: a run folder can be moved."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    target: str = "x86"
+    data: str = Field(default="digits", min_length=1)
+    budget: Annotated[str, AfterValidator(_budget_text)] = "0.6x"
+    space: str | None = None
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    threads: int = Field(default=1, ge=1, le=1024)
+    search_epochs: int | None = Field(default=None, ge=1)
+    train_epochs: int | None = Field(default=None, ge=1)
+
+    @property
+    def parsed_budget(self) -> Budget:
+        """The budget as a number with its meaning."""
+        return parse_budget(self.budget)
+
+    @property
+    def name(self) -> str:
+        """The one printable key, also the default folder: `digits-x86-0.6x-s0`."""
+        data = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(self.data).name or "data")
+        return f"{data}-{self.target}-{self.budget}-s{self.seed}"
+
+    def changed(self) -> dict[str, Any]:
+        """The options that differ from their defaults."""
+        return {name: value for name, value in self if value != type(self).model_fields[name].default}
+
+    def summary(self) -> str:
+        """One line for people: `seed=3, threads=2`, or that everything is as by default."""
+        return ", ".join(f"{name}={value}" for name, value in self.changed().items()) or "all options at their defaults"
+
+
+def make_config(**options: Any) -> RunConfig:
+    """A RunConfig from options by name.
+
+    Raises:
+        ConfigError: an unknown option (the message has close matches) or an impossible value.
+    """
+    try:
+        return RunConfig(**options)
+    except ValidationError as error:
+        raise ConfigError(" ".join(_explain(dict(problem)) for problem in error.errors())) from error
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    """One problem that Pydantic found, as a sentence."""
+    name = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        close = get_close_matches(name, RunConfig.model_fields, n=2, cutoff=0.5)
+        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        return f"Unknown option {name!r}.{hint} Known: {', '.join(RunConfig.model_fields)}."
+    cause = problem.get("ctx", {}).get("error")
+    if isinstance(cause, ConfigError):
+        return str(cause)
+    return f"Option {name!r} cannot be {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}."

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.config import Budget, ConfigError, RunConfig, make_config, parse_budget
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("0.6x", Budget(0.6, relative=True)),
+        (" 1X ", Budget(1.0, relative=True)),
+        ("3.5ms", Budget(0.0035, relative=False)),
+        ("3.5", Budget(0.0035, relative=False)),
+        (".5 ms", Budget(0.0005, relative=False)),
+        ("1e-1x", Budget(0.1, relative=True)),
+    ],
+)
+def test_budget_forms(text: str, budget: Budget) -> None:
+    assert parse_budget(text) == budget
+
+
+@given(st.floats(1e-3, 1e3, allow_nan=False), st.sampled_from(["x", "ms", ""]))
+def test_budget_text_is_stable(value: float, unit: str) -> None:
+    text = str(parse_budget(f"{value!r}{unit}"))
+    assert str(parse_budget(text)) == text
+
+
+@pytest.mark.parametrize("text", ["", "fast", "x", "ms", "0.6 s", "nan", "1,5ms", "0x1f"])
+def test_budget_that_is_no_number(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"is not a number. Write `0.6x`"):
+        parse_budget(text)
+
+
+@pytest.mark.parametrize("text", ["0", "-1ms", "-0.5x", "0x", "1e999ms"])
+def test_budget_not_above_zero(text: str) -> None:
+    with pytest.raises(ConfigError, match="must be above zero"):
+        parse_budget(text)
+
+
+def test_relative_budget_takes_the_baseline() -> None:
+    assert parse_budget("0.5x").seconds(baseline_s=0.004) == 0.002
+    assert parse_budget("3ms").seconds(baseline_s=0.004) == 0.003
+
+
+def test_config_is_canonical_and_says_what_differs() -> None:
+    assert make_config(budget="0.60x") == RunConfig()
+    assert RunConfig().summary() == "all options at their defaults"
+    assert make_config(seed=3, budget="2").summary() == "budget=2ms, seed=3"
+
+
+def test_config_name_is_a_folder_name() -> None:
+    assert make_config().name == "digits-x86-0.6x-s0"
+    assert make_config(data="some/path/my photos").name == "my_photos-x86-0.6x-s0"
+
+
+def test_unknown_option_has_close_matches() -> None:
+    with pytest.raises(ConfigError, match=r"Unknown option 'buget'. Did you mean budget?"):
+        make_config(buget="0.6x")
+    with pytest.raises(ConfigError, match=r"Unknown option 'zzz'. Known: target, data"):
+        make_config(zzz=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": -1}, "Option 'seed' cannot be -1: input should be greater than or equal to 0"),
+        ({"seed": "1"}, "Option 'seed' cannot be '1': input should be a valid integer"),
+        ({"threads": 0}, "Option 'threads' cannot be 0"),
+        ({"train_epochs": 0}, "Option 'train_epochs' cannot be 0"),
+        ({"budget": "soon"}, "The budget 'soon' is not a number"),
+        ({"data": ""}, "Option 'data' cannot be ''"),
+    ],
+)
+def test_impossible_values(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_config(**options)
