@@ -1,0 +1,184 @@
+"""The figures of the report, for Plotly; backgrounds are transparent, so that the page decides between light and dark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+OURS, OTHER, MUTED = "#0f766e", "#c2410c", "#94a3b8"
+# Kernel size by hue, expansion by lightness; skip is grey. The architecture drawing uses the same colours.
+CHOICE_COLOURS = {
+    "k3e1": "#bfdbfe",
+    "k3e3": "#93c5fd",
+    "k3e6": "#3b82f6",
+    "k5e3": "#6ee7b7",
+    "k5e6": "#10b981",
+    "k7e3": "#fcd34d",
+    "k7e6": "#f59e0b",
+    "skip": "#cbd5e1",
+}
+
+
+def _figure(height: int, **layout: Any) -> go.Figure:
+    figure = go.Figure()
+    return _style(figure, height, **layout)
+
+
+def _style(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
+    figure.update_layout(
+        height=height,
+        margin={"l": 60, "r": 20, "t": 30, "b": 50},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "inherit", "size": 13, "color": "#64748b"},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        **layout,
+    )
+    figure.update_xaxes(gridcolor="rgba(148,163,184,.25)", zeroline=False)
+    figure.update_yaxes(gridcolor="rgba(148,163,184,.25)", zeroline=False)
+    return figure
+
+
+def predicted_against_measured(networks: Sequence[dict[str, Any]]) -> go.Figure:
+    """Networks that no fit has seen: predicted over measured milliseconds, with the band of 5 % around equality.
+
+    networks: each with `measured_s`, `predicted_s` and `architecture`.
+    """
+    measured = [1e3 * net["measured_s"] for net in networks]
+    predicted = [1e3 * net["predicted_s"] for net in networks]
+    low, high = 0.95 * min(measured + predicted), 1.05 * max(measured + predicted)
+    figure = _figure(380, xaxis_title="measured (ms)", yaxis_title="predicted (ms)")
+    figure.add_scatter(
+        x=[low, high, high, low],
+        y=[0.95 * low, 0.95 * high, 1.05 * high, 1.05 * low],
+        fill="toself",
+        mode="none",
+        fillcolor="rgba(148,163,184,.2)",
+        name="within 5 %",
+        hoverinfo="skip",
+    )
+    figure.add_scatter(
+        x=[low, high], y=[low, high], mode="lines", line={"color": MUTED, "dash": "dot"}, name="equal", hoverinfo="skip"
+    )
+    figure.add_scatter(
+        x=measured,
+        y=predicted,
+        mode="markers",
+        marker={"color": OURS, "size": 9},
+        name="held-out networks",
+        text=[net["architecture"] for net in networks],
+        hovertemplate="%{text}<br>measured %{x:.3f} ms, predicted %{y:.3f} ms<extra></extra>",
+    )
+    return figure
+
+
+def probabilities_over_time(history: Sequence[Sequence[Sequence[float]]], candidates: list[list[str]]) -> go.Figure:
+    """One small stacked area for each block: how the probability moves between its candidates.
+
+    history: for each step, for each block, the probability of each candidate; candidates: their names by block.
+    """
+    columns = 4
+    rows = math.ceil(len(candidates) / columns)
+    figure = make_subplots(
+        rows,
+        columns,
+        shared_xaxes=True,
+        shared_yaxes=True,
+        subplot_titles=[f"block {i + 1}" for i in range(len(candidates))],
+    )
+    shown: set[str] = set()
+    for block, names in enumerate(candidates):
+        for k, name in enumerate(names):
+            figure.add_scatter(
+                x=list(range(len(history))),
+                y=[step[block][k] for step in history],
+                stackgroup=f"block{block}",
+                mode="lines",
+                line={"width": 0.5, "color": CHOICE_COLOURS.get(name, MUTED)},
+                name=name,
+                legendgroup=name,
+                showlegend=name not in shown,
+                row=block // columns + 1,
+                col=block % columns + 1,
+            )
+            shown.add(name)
+    _style(figure, 130 + 150 * rows)
+    figure.update_layout(legend_y=1.12 if rows < 3 else 1.06)
+    figure.update_yaxes(range=[0, 1])
+    return figure
+
+
+def accuracy_and_latency(points: Sequence[dict[str, Any]]) -> go.Figure:
+    """Top-1 (%) over measured latency, one point for each network; the better corner is at the top left.
+
+    points: each with `name`, `measured_s`, `top1` (a share) and `ours` (whether it is the derived network).
+    """
+    figure = _figure(
+        380, xaxis_title="latency, measured (ms)", yaxis_title="top-1 on test images (%)", showlegend=False
+    )
+    figure.add_scatter(
+        x=[1e3 * point["measured_s"] for point in points],
+        y=[100 * point["top1"] for point in points],
+        mode="markers+text",
+        text=[point["name"] for point in points],
+        textposition="top center",
+        marker={"size": 16, "color": [OURS if point["ours"] else OTHER for point in points]},
+        hovertemplate="%{text}<br>%{x:.3f} ms, %{y:.2f} %<extra></extra>",
+    )
+    tops = [100 * point["top1"] for point in points]
+    slack = max(1.0, max(tops) - min(tops))
+    figure.update_xaxes(range=[0, 1.25e3 * max(point["measured_s"] for point in points)])
+    figure.update_yaxes(range=[min(tops) - slack, min(101.0, max(tops) + slack)])
+    return figure
+
+
+def interleaved_samples(runs: Sequence[dict[str, Any]]) -> go.Figure:
+    """The distribution of every timed call, side by side.
+
+    runs: each with `name` and `samples_s`.
+    """
+    figure = _figure(380, yaxis_title="one inference (ms)", showlegend=False)
+    for run in runs:
+        figure.add_box(
+            y=[1e3 * sample for sample in run["samples_s"]],
+            name=run["name"],
+            marker_color=OURS if run["name"].startswith("netlathe") else OTHER,
+            boxpoints="outliers",
+        )
+    figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
+def time_by_operator(operators: Sequence[dict[str, Any]]) -> go.Figure:
+    """Horizontal bars in running order: milliseconds of each operator of the network.
+
+    operators: each with `key` and `seconds`.
+    """
+    figure = _figure(80 + 26 * len(operators), xaxis_title="ms", showlegend=False)
+    labels = [f"{i + 1}. {operator['key']}" for i, operator in enumerate(operators)]
+    figure.add_bar(
+        x=[1e3 * operator["seconds"] for operator in operators],
+        y=labels,
+        orientation="h",
+        marker_color=OURS,
+        hovertemplate="%{y}: %{x:.4f} ms<extra></extra>",
+    )
+    figure.update_yaxes(autorange="reversed", automargin=True)
+    return figure
+
+
+def training_curves(curves: dict[str, Sequence[float]]) -> go.Figure:
+    """Validation accuracy (%) over epochs, one line for each network.
+
+    curves: name -> a share for each epoch.
+    """
+    figure = _figure(380, xaxis_title="epoch", yaxis_title="top-1 while training (%)")
+    for (name, values), colour in zip(curves.items(), (OURS, OTHER)):
+        figure.add_scatter(
+            x=list(range(1, len(values) + 1)), y=[100 * v for v in values], mode="lines", name=name, line_color=colour
+        )
+    return figure

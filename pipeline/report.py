@@ -1,0 +1,204 @@
+"""report.html: what a run did, in one file that opens without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from plotly.graph_objects import Figure
+from plotly.offline import get_plotlyjs
+
+from pipeline import figures
+from supernet.architecture import SKIP, Architecture
+
+Results = Mapping[str, dict[str, Any]]
+"""Stage name -> the result that the stage stored; seconds, shares, text forms of architectures."""
+
+
+def render(results: Results) -> str:
+    """The page for the results of a finished run.
+
+    Raises:
+        KeyError: a stage is missing; the caller sees to it that all were performed.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pipeline", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    derive, baseline, train = results["derive"], results["baseline"], results["train"]
+    winner_net = Architecture.from_text(derive["architecture"], name="derived network")
+    baseline_net = Architecture.from_text(baseline["architecture"], name=baseline["net"])
+    calibrate, setup = results["calibrate"], results["setup"]
+    return environment.get_template("report.html.j2").render(
+        title=f"{setup['data']} on {calibrate['target']['name']}, budget {1e3 * derive['budget_s']:.3g} ms",
+        subtitle=f"Space {setup['space']}, seed {setup['seed']}, {calibrate['target']['threads']} thread(s).",
+        plotly_js=Markup(get_plotlyjs()),
+        cards=_cards(results),
+        drawings=[
+            {"name": net.name, "facts": facts, "bars": _bars(net)}
+            for net, facts in (
+                (winner_net, _facts(winner_net, derive["measured_s"], train["winner"]["top1"])),
+                (baseline_net, _facts(baseline_net, baseline["measured_s"], train["baseline"]["top1"])),
+            )
+        ],
+        key=figures.CHOICE_COLOURS,
+        sections=_sections(results),
+        table=_table(results),
+        obtained=_obtained(results),
+        machine=_machine(results),
+    )
+
+
+def _cards(results: Results) -> list[dict[str, str]]:
+    derive, baseline, train, verify = (results[name] for name in ("derive", "baseline", "train", "verify"))
+    return [
+        {
+            "value": f"{1e3 * derive['measured_s']:.3f} ms",
+            "label": f"measured; budget {1e3 * derive['budget_s']:.3f} ms",
+        },
+        {
+            "value": f"{100 * train['winner']['top1']:.2f} %",
+            "label": f"top-1 on test images; baseline {100 * train['baseline']['top1']:.2f} %",
+        },
+        {"value": f"{baseline['measured_s'] / derive['measured_s']:.2f}x", "label": f"as fast as {baseline['net']}"},
+        {
+            "value": f"{verify['max_abs_error']:.1e}",
+            "label": f"largest difference from PyTorch, {verify['images']} images",
+        },
+    ]
+
+
+def _facts(net: Architecture, measured_s: float, top1: float) -> str:
+    return (
+        f"{1e3 * measured_s:.3f} ms measured, {100 * top1:.2f} % top-1, "
+        f"{net.macs / 1e6:.1f}M MACs, {net.params / 1e6:.2f}M parameters"
+    )
+
+
+def _bars(net: Architecture) -> list[dict[str, Any]]:
+    """What to draw for each layer of a network."""
+    size = -(-net.resolution // net.stem_stride)
+    stem = {"css": "fixed", "height": 30, "colour": "", "label": "conv", "channels": net.stem_channels}
+    bars = [{**stem, "size": f"{net.resolution}²"}]
+    for block in net.blocks:
+        choice = str(block.choice)
+        bars.append(
+            {
+                "css": "skip" if block.choice == SKIP else "",
+                "height": 26 + 12 * block.choice.expand,
+                "colour": figures.CHOICE_COLOURS.get(choice, figures.MUTED),
+                "label": choice,
+                "channels": block.out_channels,
+                "size": f"{size}²",
+            }
+        )
+        size = -(-size // block.stride)
+    for label, channels in (("1x1", net.head_channels), ("linear", net.classes)):
+        bars.append({**stem, "label": label, "channels": channels, "size": f"{size}²" if label == "1x1" else ""})
+    return bars
+
+
+def _sections(results: Results) -> list[dict[str, Any]]:
+    calibrate, baseline, search, derive, train, bench = (
+        results[name] for name in ("calibrate", "baseline", "search", "derive", "train", "bench")
+    )
+    accuracy = calibrate["accuracy"]
+    points = [
+        {"name": "derived", "measured_s": derive["measured_s"], "top1": train["winner"]["top1"], "ours": True},
+        {
+            "name": baseline["net"],
+            "measured_s": baseline["measured_s"],
+            "top1": train["baseline"]["top1"],
+            "ours": False,
+        },
+    ]
+    return [
+        _section(
+            "Accuracy and latency",
+            "Both networks had the same training and the same compiler. Timed calls alternate between the runtimes in "
+            "one pinned process, so whatever the machine does meets all of them.",
+            figures.accuracy_and_latency(points),
+            figures.interleaved_samples(bench["runs"]),
+        ),
+        _section(
+            "The search",
+            "Probability of each candidate over the search, block by block; the derived network is the most probable "
+            "one that fits the budget.",
+            figures.probabilities_over_time(search["probability_history"], search["candidates"]),
+        ),
+        _section(
+            "Training",
+            "Accuracy after each epoch.",
+            figures.training_curves({name: train[name]["top1_history"] for name in ("winner", "baseline")}),
+        ),
+        _section(
+            "Can the predictions be trusted?",
+            f"{accuracy['networks']} random networks that the cost model was not fitted to: "
+            f"{100 * accuracy['within_5pct']:.0f} % are within 5 % of their measurement, "
+            f"{100 * accuracy['within_10pct']:.0f} % within 10 %; rank correlation {accuracy['spearman']:.3f}.",
+            figures.predicted_against_measured(calibrate["networks"]),
+        ),
+        _section(
+            "Where the time goes",
+            "Each operator of the derived network, measured alone with cold weights. In the network an operator finds "
+            "its input warm, so the sum is above the network's own latency.",
+            figures.time_by_operator(derive["operators"]),
+        ),
+    ]
+
+
+def _section(title: str, text: str, *shown: Figure) -> dict[str, Any]:
+    html = [
+        Markup(
+            figure.to_html(
+                full_html=False, include_plotlyjs=False, config={"displayModeBar": False, "responsive": True}
+            )
+        )
+        for figure in shown
+    ]
+    return {"title": title, "text": text, "figures": html}
+
+
+def _table(results: Results) -> dict[str, Any]:
+    return {
+        "head": ["run in one process, interleaved", "median (ms)", "min (ms)", "p90 (ms)", "calls"],
+        "rows": [
+            [
+                run["name"],
+                *(f"{run[name]:.4f}" for name in ("median_ms", "min_ms", "p90_ms")),
+                len(run["samples_s"]),
+            ]
+            for run in results["bench"]["runs"]
+        ],
+    }
+
+
+def _obtained(results: Results) -> dict[str, str]:
+    calibrate, derive, verify = results["calibrate"], results["derive"], results["verify"]
+    return {
+        "Latency of the network": f"measured: {1e3 * derive['measured_s']:.4f} ms, "
+        "compiled with untrained weights before training",
+        "Latency in the search": f"predicted: {1e3 * derive['predicted_s']:.4f} ms for the derived network, "
+        f"{derive['rederivations']} re-derivation(s) with a tighter budget",
+        "Blocks": f"measured: {calibrate['measured']} now, {calibrate['reused']} taken from the database, "
+        f"{len(calibrate['failures'])} failed",
+        "Accuracy": "measured on test images that neither the weights nor the architecture were trained on",
+        "Agreement with PyTorch": f"measured on {verify['images']} test images: largest difference of an output "
+        f"{verify['max_abs_error']:.2e}, same top-1 for {100 * verify['top1_agreement']:.2f} %",
+    }
+
+
+def _machine(results: Results) -> dict[str, str]:
+    target, versions = results["calibrate"]["target"], results["setup"]["versions"]
+    return {
+        **{name.replace("_", " "): _plain(value) for name, value in target.items()},
+        **{name: str(version) for name, version in versions.items()},
+    }
+
+
+def _plain(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
