@@ -1,0 +1,83 @@
+"""Checkpoints: written atomically, checked by their hash, owned by one set of settings. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+from collections.abc import Callable, Mapping
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_MAGIC = b"netlathe-checkpoint/1 "
+
+Notice = Callable[[str], None]
+"""Takes a sentence that the user should see."""
+
+log_notice: Notice = logging.getLogger(__name__).warning
+
+
+class CheckpointError(RuntimeError):
+    """The checkpoint belongs to something else, or cannot be written."""
+
+
+def save_checkpoint(path: Path, owner: str, state: Mapping[str, Any]) -> None:
+    """Replace `path` by a checkpoint with `state` (tensors, numbers, text, lists and dicts of them).
+
+    `owner` says what the state belongs to. After a power cut or SIGKILL there is the old file or the new one, whole.
+    """
+    payload = io.BytesIO()
+    torch.save({"owner": owner, "state": dict(state)}, payload)
+    body = payload.getvalue()
+    write_atomically(path, _MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+
+
+def load_checkpoint(path: Path, owner: str, notice: Notice = log_notice) -> dict[str, Any] | None:
+    """The state last saved for `owner`, or None where there is none.
+
+    A corrupt file is moved aside to `<name>.corrupt-N`, and `notice` is told.
+
+    Raises:
+        CheckpointError: the checkpoint belongs to another owner.
+    """
+    if not path.exists():
+        return None
+    header, _, body = path.read_bytes().partition(b"\n")
+    if header != _MAGIC + hashlib.sha256(body).hexdigest().encode():
+        aside = _free_name(path)
+        path.replace(aside)
+        notice(f"The checkpoint {path} is corrupt. It was moved to {aside.name}, and this stage starts over.")
+        return None
+    content = torch.load(io.BytesIO(body), weights_only=True)
+    if content["owner"] != owner:
+        raise CheckpointError(
+            f"The checkpoint {path} belongs to another run.\n  it was made for: {content['owner']}\n"
+            f"  this run is:     {owner}\nUse another output folder, or delete the checkpoint to start over."
+        )
+    state: dict[str, Any] = content["state"]
+    return state
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace `path` by a file with this content, on disk when this returns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _free_name(path: Path) -> Path:
+    names = (path.with_name(f"{path.name}.corrupt-{n}") for n in count(1))
+    return next(name for name in names if not name.exists())

@@ -1,0 +1,156 @@
+"""Train: the weights of one network, from the first epoch to the one look at the test split."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from supernet.architecture import Architecture
+from supernet.augment import augmentation
+from supernet.checkpoint import CheckpointError, Notice, load_checkpoint, log_notice, save_checkpoint, write_atomically
+from supernet.data import ImageData
+from supernet.loop import Augmentation, batches, cosine_lr, seeded, set_lr, sgd, steps_per_epoch, top1
+from supernet.network import Network, build_network
+from supernet.settings import Progress, TrainSettings
+
+
+class TrainError(RuntimeError):
+    """The training cannot go on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """A trained network: the file with its weights, the share of test images it gets right, a row for each epoch."""
+
+    state: Path
+    top1: float
+    history: list[dict[str, Any]]
+    seconds: float
+
+
+def train(
+    arch: Architecture,
+    data: ImageData,
+    settings: TrainSettings,
+    checkpoint: Path,
+    progress: Progress,
+    *,
+    augment: Augmentation | None = None,
+    device: str = "cpu",
+    notice: Notice = log_notice,
+    clock: Callable[[], float] = time.perf_counter,
+) -> TrainResult:
+    """Train `arch` on everything but the test split; its weights are written to `<stem of checkpoint>.weights.pt`.
+
+    The test split is looked at once, at the end. Continues from `checkpoint` where there is one, and ends with the same
+    bits as a training that was never stopped. `augment` is what suits the data unless given.
+
+    Raises:
+        TrainError: the loss is no longer a number.
+        CheckpointError: the checkpoint belongs to another training.
+    """
+    augment = augment or augmentation(data.name, data.resolution)
+    run = _Training(arch, data, settings, augment, torch.device(device))
+    owner = f"training of {arch.text} on {data.name} with {asdict(settings)}"
+    saved = load_checkpoint(checkpoint, owner, notice)
+    if saved is not None:
+        run.load_state(saved)
+    started = clock() - run.seconds
+    while len(run.history) < settings.epochs:
+        figures = run.epoch()
+        run.seconds = clock() - started
+        save_checkpoint(checkpoint, owner, run.state())
+        progress("train", len(run.history), settings.epochs, figures)
+    weights = io.BytesIO()
+    torch.save(run.network.state_dict(), weights)
+    path = checkpoint.with_suffix(".weights.pt")
+    write_atomically(path, weights.getvalue())
+    return TrainResult(state=path, top1=run.test_top1(), history=run.history, seconds=run.seconds)
+
+
+def load_network(arch: Architecture, state: Path) -> Network:
+    """The network of `arch` with the weights that `train` wrote, ready for inference on the CPU.
+
+    Raises:
+        CheckpointError: the file has the weights of another network.
+    """
+    network = build_network(arch)
+    try:
+        network.load_state_dict(torch.load(state, map_location="cpu", weights_only=True))
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{state} has no weights for `{arch.text}`: it is damaged or was made for another network."
+        ) from error
+    return network.eval()
+
+
+class _Training:
+    """Everything that changes while a training runs."""
+
+    def __init__(
+        self, arch: Architecture, data: ImageData, settings: TrainSettings, augment: Augmentation, device: torch.device
+    ) -> None:
+        self.data, self.settings, self.augment, self.device = data, settings, augment, device
+        self.steps = steps_per_epoch(data.train_all, settings.batch_size)
+        with seeded(settings.seed, 0, device):
+            self.network = build_network(arch, settings.dropout).to(device)
+        self.optimizer = sgd(list(self.network.parameters()), settings.momentum, settings.weight_decay)
+        self.history: list[dict[str, Any]] = []
+        self.seconds = 0.0
+
+    def epoch(self) -> dict[str, float]:
+        """One epoch over the training split; the figures it ends with."""
+        done, settings = len(self.history), self.settings
+        self.network.train()
+        loss_sum = right = 0.0
+        with seeded(settings.seed, done + 1, self.device) as generator:
+            for step, batch in enumerate(batches(self.data.train_all, settings.batch_size, self.device, generator)):
+                loss, batch_top1 = self._step(batch, done * self.steps + step, generator)
+                loss_sum, right = loss_sum + loss, right + batch_top1
+        figures = {"loss": loss_sum / self.steps, "train_top1": right / self.steps}
+        self.history.append({"epoch": done + 1, **figures})
+        return figures
+
+    def _step(self, batch: tuple[Tensor, Tensor], step: int, generator: torch.Generator) -> tuple[float, float]:
+        """One step of the weights; its loss and the share of the batch that was right before it."""
+        (images, labels), settings = batch, self.settings
+        lr = cosine_lr(settings.lr, step, settings.epochs * self.steps, settings.warmup_epochs * self.steps)
+        set_lr(self.optimizer, lr)
+        logits = self.network(self.augment(images, generator))
+        loss = functional.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
+        if not torch.isfinite(loss):
+            raise TrainError(
+                f"The loss became {loss.item()} in epoch {len(self.history) + 1} of the training. The usual cause is "
+                f"the learning rate ({lr:.3g}): lower it and start the training over."
+            )
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return loss.item(), (logits.argmax(1) == labels).float().mean().item()
+
+    def test_top1(self) -> float:
+        """The share of test images that the network gets right."""
+        return top1(self.network.eval(), self.data.test, self.settings.batch_size, self.device)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds. No generator is in it: each epoch seeds its own."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": self.history,
+            "seconds": self.seconds,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.history, self.seconds = state["history"], state["seconds"]
