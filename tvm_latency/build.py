@@ -1,0 +1,45 @@
+"""Compile a lowered model into a shared library that TVM's runtime loads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import tvm
+
+from targets.target import Target
+from targets.toolchain import find_toolchain
+from tvm_latency.lower import lower
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled network. `main` of the executable takes and answers float32 tensors in the model's own layout."""
+
+    executable: Any
+    target: Target
+    kernels: tuple[str, ...]
+    fallbacks: tuple[str, ...]
+
+    def export(self, path: Path) -> Path:
+        """Link everything, weights included, into one shared library.
+
+        Raises:
+            ToolchainError: no linker, or it failed.
+        """
+        self.executable.export_library(str(path), fcompile=find_toolchain(self.target))
+        return path
+
+
+def compile_onnx(model: onnx.ModelProto, target: Target) -> Compiled:
+    """Lower and compile.
+
+    Raises:
+        LoweringError: see `tvm_latency.lower.lower`.
+    """
+    lowered = lower(model, target)
+    attributes = tvm.target.Target(target.tvm_attributes())
+    executable = tvm.compile(lowered.module, attributes, relax_pipeline="default_build")
+    return Compiled(executable, target, lowered.kernels, lowered.fallbacks)

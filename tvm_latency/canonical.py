@@ -1,0 +1,211 @@
+"""Passes that bring an imported graph to the few forms that `match.py` knows, and that tidy up after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax, tirx
+from tvm.relax.dpl import is_const, is_op, rewrite_call, wildcard
+from tvm.relax.expr_functor import PyExprMutator, mutator
+from tvm.s_tir import SBlockRealize
+from tvm_ffi import structural_equal
+
+NCHW_TO_NHWC = (0, 2, 3, 1)
+NHWC_TO_NCHW = (0, 3, 1, 2)
+
+Rewriter = Callable[[Any, dict[Any, Any]], Any]
+
+
+@mutator
+class _RaiseElementwise(PyExprMutator):
+    """`call_tir(maximum, (x, c))`, which the ONNX importer writes for Clip, becomes `relax.maximum(x, c)`."""
+
+    def visit_call_(self, call: Any) -> Any:
+        call = super().visit_call_(call)
+        if call.op != tvm.ir.Op.get("relax.call_tir"):
+            return call
+        raised = {tirx.Max: relax.op.maximum, tirx.Min: relax.op.minimum}.get(
+            _elementwise_value(self.builder_.get()[call.args[0]])
+        )
+        return raised(*call.args[1]) if raised and len(call.args[1]) == 2 else call
+
+
+def _elementwise_value(func: Any) -> type | None:
+    """The type of the one expression that a function stores; None if it is more than loops around one store."""
+    node = func.body.block.body
+    while isinstance(node, tirx.For):
+        node = node.body
+    store = node.block.body if isinstance(node, SBlockRealize) else None
+    return type(store.value) if isinstance(store, tirx.BufferStore) else None
+
+
+@tvm.transform.module_pass(opt_level=0, name="RaiseElementwise")
+def raise_elementwise(module: Any, _: Any) -> Any:
+    """Turn maximum and minimum, imported as TIR functions, back into Relax operators with plain constants."""
+    main = _RaiseElementwise(module).visit_expr(module["main"])
+    module = tvm.IRModule(dict(module.functions.items()), attrs=module.attrs)
+    module.update_func(module.get_global_var("main"), main)
+    return _rewrite_until_stable(module, (_clip_bound(), _constant_view()))
+
+
+def _array(constant: Any) -> Any:
+    return constant.value.numpy()
+
+
+def _per_channel(constant: Any) -> Any | None:
+    """A constant as [channels, 1, 1, 1], if it is one value for each channel of an NCHW tensor or one for all."""
+    value = _array(constant)
+    if value.size == 1:
+        return value.reshape(1, 1, 1, 1)
+    if value.ndim in (3, 4) and value.size == value.shape[-3]:
+        return value.reshape(-1, 1, 1, 1)
+    return None
+
+
+def _fold_scale(divide: bool) -> tuple[Any, Rewriter]:
+    """conv(x, W) * c  -->  conv(x, W * c); the same for division."""
+    x, weights, factor = wildcard(), is_const(), is_const()
+    conv = is_op("relax.nn.conv2d")(x, weights)
+    pattern = is_op("relax.divide" if divide else "relax.multiply")(conv, factor)
+
+    def rewrite(expr: Any, found: dict[Any, Any]) -> Any:
+        scale = _per_channel(found[factor])
+        if scale is None:
+            return expr
+        folded = _array(found[weights]) / scale if divide else _array(found[weights]) * scale
+        return relax.Call(found[conv].op, [found[x], relax.const(folded)], found[conv].attrs)
+
+    return pattern, rewrite
+
+
+def _scale_after_bias(divide: bool) -> tuple[Any, Rewriter]:
+    """(conv + b) * c  -->  conv * c + b * c; the same for division."""
+    conv, bias, factor = is_op("relax.nn.conv2d")(wildcard(), is_const()), is_const(), is_const()
+    pattern = is_op("relax.divide" if divide else "relax.multiply")(is_op("relax.add")(conv, bias), factor)
+    apply = relax.op.divide if divide else relax.op.multiply
+
+    def rewrite(expr: Any, found: dict[Any, Any]) -> Any:
+        b, c = _array(found[bias]), _array(found[factor])
+        if _per_channel(found[factor]) is None:
+            return expr
+        return relax.op.add(apply(found[conv], found[factor]), relax.const(b / c if divide else b * c))
+
+    return pattern, rewrite
+
+
+# TVM's FoldConstant compiles a function for each constant it folds, 20 ms apiece; NumPy folds what every imported model
+# has a hundred of.
+
+
+def _clip_bound() -> tuple[Any, Rewriter]:
+    """where(isnan(c), default, c)  -->  its value. The importer guards every clip bound so."""
+    bound, default = is_const(), is_const()
+    pattern = is_op("relax.where")(is_op("relax.isnan")(bound), default, bound)
+
+    def rewrite(expr: Any, found: dict[Any, Any]) -> Any:
+        return found[default] if np.isnan(_array(found[bound])) else found[bound]
+
+    return pattern, rewrite
+
+
+def _constant_view() -> tuple[Any, Rewriter]:
+    """reshape, expand_dims or permute_dims of a constant  -->  a constant."""
+    constant = is_const()
+    permuted = is_op("relax.permute_dims")(constant)
+    pattern = permuted | is_op("relax.reshape")(constant, wildcard()) | is_op("relax.expand_dims")(constant)
+
+    def rewrite(expr: Any, found: dict[Any, Any]) -> Any:
+        value = _array(found[constant])
+        if permuted in found:
+            value = value.transpose([int(a) for a in expr.attrs.axes] if expr.attrs.axes else None)
+        shape = [int(size) for size in expr.ty.shape]
+        return relax.const(np.ascontiguousarray(value).reshape(shape))
+
+    return pattern, rewrite
+
+
+def _subtract_to_add() -> tuple[Any, Rewriter]:
+    """x - c  -->  x + (-c)."""
+    x, constant = wildcard(), is_const()
+    pattern = is_op("relax.subtract")(x, constant)
+    return pattern, lambda expr, found: relax.op.add(found[x], relax.const(-_array(found[constant])))
+
+
+def _merge_biases() -> tuple[Any, Rewriter]:
+    """(x + a) + b  -->  x + (a + b) for constants a and b."""
+    x, a, b = wildcard(), is_const(), is_const()
+    pattern = is_op("relax.add")(is_op("relax.add")(x, a), b)
+    return pattern, lambda expr, found: relax.op.add(found[x], relax.const(_array(found[a]) + _array(found[b])))
+
+
+@tvm.transform.module_pass(opt_level=0, name="FoldAffine")
+def fold_affine(module: Any, _: Any) -> Any:
+    """Fold what a batch norm becomes (subtract, divide, multiply, add) into the convolution before it."""
+    rules = (_subtract_to_add(), _merge_biases(), _scale_after_bias(False), _scale_after_bias(True), _fold_scale(False), _fold_scale(True))
+    return _rewrite_until_stable(module, rules)
+
+
+def _rewrite_until_stable(module: Any, rules: tuple[tuple[Any, Rewriter], ...]) -> Any:
+    main = module["main"]
+    while True:
+        before = main
+        for pattern, rewrite in rules:
+            main = rewrite_call(pattern, rewrite, main)
+        if structural_equal(before, main):
+            break
+    module.update_func(module.get_global_var("main"), main)
+    return module
+
+
+def _inverse_permutations() -> tuple[Any, Rewriter]:
+    """permute_dims(permute_dims(x, p), q)  -->  x where q undoes p."""
+    x = wildcard()
+    inner = is_op("relax.permute_dims")(x)
+    pattern = is_op("relax.permute_dims")(inner)
+
+    def rewrite(expr: Any, found: dict[Any, Any]) -> Any:
+        first, second = (tuple(int(a) for a in call.attrs.axes) for call in (found[inner], expr))
+        return found[x] if tuple(first[i] for i in second) == tuple(range(len(first))) else expr
+
+    return pattern, rewrite
+
+
+def _unit_permutation() -> tuple[Any, Rewriter]:
+    """permute_dims(x) that moves only axes of length 1  -->  reshape(x)."""
+    x = wildcard()
+    pattern = is_op("relax.permute_dims")(x)
+
+    def rewrite(expr: Any, found: dict[Any, Any]) -> Any:
+        shape = [int(size) for size in found[x].ty.shape]
+        axes = [int(a) for a in expr.attrs.axes or reversed(range(len(shape)))]
+        moved = [a for a in axes if shape[a] != 1]
+        return relax.op.reshape(found[x], [shape[a] for a in axes]) if moved == sorted(moved) else expr
+
+    return pattern, rewrite
+
+
+def _reshapes() -> tuple[Any, Rewriter]:
+    """reshape(reshape(x, a), b)  -->  reshape(x, b)."""
+    x, shape = wildcard(), wildcard()
+    pattern = is_op("relax.reshape")(is_op("relax.reshape")(x, wildcard()), shape)
+    return pattern, lambda expr, found: relax.op.reshape(found[x], found[shape])
+
+
+def _same_shape() -> tuple[Any, Rewriter]:
+    """reshape(x, shape of x)  -->  x."""
+    x = wildcard()
+    pattern = is_op("relax.reshape")(x, wildcard())
+
+    def rewrite(expr: Any, found: dict[Any, Any]) -> Any:
+        return found[x] if structural_equal(found[x].ty.shape, expr.ty.shape) else expr
+
+    return pattern, rewrite
+
+
+@tvm.transform.module_pass(opt_level=0, name="CancelLayouts")
+def cancel_layouts(module: Any, _: Any) -> Any:
+    """Remove the layout changes between two kernels of ours."""
+    return _rewrite_until_stable(module, (_unit_permutation(), _inverse_permutations(), _reshapes(), _same_shape()))

@@ -1,0 +1,100 @@
+"""OpSpecs as small ONNX graphs with random weights, so that they take the path a real network takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from tvm_latency.opspec import OpSpec
+
+OPSET = 18
+
+
+class _Graph:
+    """Collects nodes and weights; `x` is the name of the tensor that the next operator reads."""
+
+    def __init__(self, seed: int) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+        self.random = np.random.default_rng(seed)
+        self.x = "image"
+        self.clip = [self._constant("zero", np.float32(0)), self._constant("six", np.float32(6))]
+
+    def _constant(self, name: str, value: np.ndarray | np.float32) -> str:
+        self.weights.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def _weights(self, name: str, *shape: int) -> str:
+        scale = np.sqrt(2.0 / max(1, np.prod(shape[1:])))
+        return self._constant(name, (self.random.standard_normal(shape) * scale).astype(np.float32))
+
+    def emit(self, kind: str, *inputs: str, **attributes: object) -> str:
+        name = f"t{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, [self.x, *inputs], [name], **attributes))
+        self.x = name
+        return name
+
+    def conv(self, channels: int, out: int, kernel: int = 1, stride: int = 1, groups: int = 1, relu6: bool = True) -> None:
+        i = len(self.nodes)
+        self.emit(
+            "Conv",
+            self._weights(f"w{i}", out, channels // groups, kernel, kernel),
+            self._weights(f"b{i}", out),
+            kernel_shape=[kernel, kernel],
+            strides=[stride, stride],
+            pads=[kernel // 2] * 4,
+            group=groups,
+        )
+        if relu6:
+            self.emit("Clip", *self.clip)
+
+    def op(self, op: OpSpec) -> None:
+        if op.kind == "conv":
+            self.conv(op.in_channels, op.out_channels, op.kernel, op.stride)
+        elif op.kind == "mbconv":
+            before, hidden = self.x, op.hidden_channels
+            if op.expand > 1:
+                self.conv(op.in_channels, hidden)
+            self.conv(hidden, hidden, op.kernel, op.stride, groups=hidden)
+            self.conv(hidden, op.out_channels, relu6=False)
+            if op.residual:
+                self.emit("Add", before)
+        elif op.kind == "pool":
+            self.emit("GlobalAveragePool")
+            self.emit("Flatten", axis=1)
+        else:
+            i = len(self.nodes)
+            weights = self._weights(f"w{i}", op.out_channels, op.in_channels)
+            self.emit("Gemm", weights, self._weights(f"b{i}", op.out_channels), transB=1)
+
+
+def network_graph(ops: Sequence[OpSpec], seed: int = 0) -> onnx.ModelProto:
+    """The operators in sequence; input `image` float32 NCHW ([batch, channels] before a linear layer), output `logits`."""
+    graph, first, last = _Graph(seed), ops[0], ops[-1]
+    for op in ops:
+        graph.op(op)
+    flat_in, flat_out = first.kind == "linear", last.kind in ("pool", "linear")
+    in_shape = [first.batch, first.in_channels] + ([] if flat_in else [first.height, first.width])
+    out_shape = [last.batch, last.out_channels] + ([] if flat_out else [last.out_height, last.out_width])
+    graph.nodes[-1].output[0] = "logits"
+    model = helper.make_model(
+        helper.make_graph(
+            graph.nodes,
+            "netlathe",
+            [helper.make_tensor_value_info("image", TensorProto.FLOAT, in_shape)],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, out_shape)],
+            graph.weights,
+        ),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=10,
+    )
+    onnx.checker.check_model(model)
+    return model
+
+
+def op_graph(op: OpSpec, seed: int = 0) -> onnx.ModelProto:
+    """One operator as a model."""
+    return network_graph([op], seed)

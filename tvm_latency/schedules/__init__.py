@@ -1,0 +1,22 @@
+"""Kernel kinds: each answers a scheduled function for a matched operator, or None. Order is the policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from targets.target import Target
+from tvm_latency.schedules.dense_conv import dense_conv
+from tvm_latency.schedules.depthwise import depthwise
+from tvm_latency.schedules.kernel import Kernel, Spec
+from tvm_latency.schedules.mean_pool import mean_pool
+from tvm_latency.schedules.pointwise import pointwise
+
+# Written into every measurement and manifest: raise it whenever a schedule changes what code comes out.
+SCHEDULE_VERSION = 1
+
+CPU_KINDS: tuple[Callable[[Spec, Target], Kernel | None], ...] = (pointwise, depthwise, dense_conv, mean_pool)
+
+
+def schedule_kernel(spec: Spec, target: Target) -> Kernel | None:
+    """The first kind that takes this operator schedules it; None where no kind does."""
+    return next((kernel for kind in CPU_KINDS if (kernel := kind(spec, target)) is not None), None)

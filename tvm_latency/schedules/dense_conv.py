@@ -1,0 +1,91 @@
+"""Dense convolution: stems and k x k layers of any channel count."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tvm import te
+
+from targets.target import Target
+from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, Spec
+from tvm_latency.schedules.parts import FLOAT, clipped, padded, pixels_last, schedule, vectorize_columns
+from tvm_latency.schedules.tiles import Tile, strip_tile
+
+# A stem reads its image as it comes: with fewer input channels than this, turning it into [pixels, channels] first
+# costs more than reading it once in planes.
+PLANAR_CHANNELS = 8
+
+
+def dense_conv(spec: Spec, target: Target) -> Kernel | None:
+    """k x k convolution, one group, any stride and padding.
+
+        padded = x with zeros around                                     # whole image
+        for n, channel_block, row, strip:
+            acc[rows, columns] = 0                                       # registers
+            for i in in_channels: for ky:
+                for kx, s, v in unrolled(k, strip, columns / vector):
+                    acc[s, v] += padded[row * stride + ky, s * stride + kx, i] * weights[i, ky, kx, v]
+            y[row, strip, channel_block] = clip(acc + bias + residual)
+    """
+    if not isinstance(spec, ConvSpec) or spec.groups != 1:
+        return None
+    tile = strip_tile(spec.out_width, spec.out_channels, target.lanes, target.vector_registers)
+    planar = spec.in_channels < PLANAR_CHANNELS
+
+    def pack(weights: FloatArray) -> FloatArray:
+        panels = weights.reshape(spec.out_channels // tile.columns, tile.columns, *weights.shape[1:])
+        return np.ascontiguousarray(panels.transpose(0, 2, 3, 4, 1))
+
+    return Kernel(
+        name=f"dense_conv_{spec.suffix}",
+        func=_scheduled(spec, tile, planar),
+        pack=pack,
+        input_layout="NCHW" if planar else "pixels",
+    )
+
+
+def _scheduled(spec: ConvSpec, tile: Tile, planar: bool) -> object:
+    kh, kw = spec.kernel
+    channels_in, channels = spec.in_channels, spec.out_channels
+    image_shape = (spec.height, spec.width)
+    x_shape = (spec.batch, channels_in, *image_shape) if planar else (spec.batch, *image_shape, channels_in)
+    x = te.placeholder(x_shape, FLOAT, "x")
+    weights = te.placeholder((channels // tile.columns, channels_in, kh, kw, tile.columns), FLOAT, "weights")
+    bias = te.placeholder((channels,), FLOAT, "bias")
+    out_shape = (spec.batch, spec.out_height, spec.out_width, channels)
+    residual = te.placeholder(out_shape, FLOAT, "residual")
+    source = padded(x, 2 if planar else 1, spec.padding)
+    i, ky, kx = te.reduce_axis((0, channels_in), "i"), te.reduce_axis((0, kh), "ky"), te.reduce_axis((0, kw), "kx")
+
+    def product(n: Any, y: Any, q: Any, c: Any) -> Any:
+        row, column = y * spec.stride + ky, q * spec.stride + kx
+        value = source[n, i, row, column] if planar else source[n, row, column, i]
+        return te.sum(value * weights[c // tile.columns, i, ky, kx, c % tile.columns], axis=[i, ky, kx])
+
+    acc = te.compute(out_shape, product, name="acc")
+    y = te.compute(
+        out_shape,
+        lambda n, y, q, c: clipped(
+            acc[n, y, q, c] + bias[c] + residual[n, y, q, c] if spec.residual else acc[n, y, q, c] + bias[c], spec.clip
+        ),
+        name="y",
+    )
+    s = schedule([x, weights, bias, *([residual] if spec.residual else []), y])
+    acc_block, y_block = s.get_sblock("acc"), s.get_sblock("y")
+    first_reader = s.get_sblock("padded") if spec.padding else acc_block
+    pixels_last(s, spec, None if planar else first_reader)
+    image, row, pixel, channel = s.get_loops(y_block)
+    channel_block, column = s.split(channel, [None, tile.columns])
+    strip, pixel = s.split(pixel, [None, tile.rows])
+    s.reorder(image, channel_block, row, strip, pixel, column)
+    vectorize_columns(s, column, tile.vector)
+    s.unroll(pixel)
+    s.compute_at(acc_block, strip, preserve_unit_loops=True)
+    pixel, column, i_loop, ky_loop, kx_loop = s.get_loops(acc_block)[-5:]
+    s.reorder(i_loop, ky_loop, kx_loop, pixel, column)
+    vectorize_columns(s, column, tile.vector)
+    s.unroll(pixel)
+    s.unroll(kx_loop)
+    s.decompose_reduction(acc_block, i_loop)
+    return s.mod["main"]

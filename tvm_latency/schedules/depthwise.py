@@ -1,0 +1,95 @@
+"""Depthwise convolution: channels in the vector lanes, a strip of output pixels in registers."""
+
+from __future__ import annotations
+
+import numpy as np
+from tvm import te
+
+from targets.target import Target
+from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, Spec
+from tvm_latency.schedules.parts import FLOAT, clipped, padded, pixels_last, schedule, vectorize_columns
+from tvm_latency.schedules.tiles import Tile, divisors, strip_tile
+
+
+def depthwise(spec: Spec, target: Target) -> Kernel | None:
+    """k x k convolution with one group for each channel.
+
+        for n, channel_block, row_block:
+            padded[rows * stride + k - stride, width + 2 p, columns] = x with zeros around   # stays in the cache
+            for row, strip:
+                acc[rows, columns] = 0                                                        # registers
+                for ky: for kx, s, v in unrolled(k, strip, columns / vector):
+                    acc[s, v] += padded[row * stride + ky, s * stride + kx, v] * weights[ky, kx, v]
+                y[row, strip, channel_block] = clip(acc + bias)
+    """
+    if not isinstance(spec, ConvSpec) or spec.groups == 1 or spec.groups != spec.in_channels:
+        return None
+    if spec.in_channels != spec.out_channels:
+        return None
+    tile = strip_tile(spec.out_width, spec.out_channels, target.lanes, target.vector_registers)
+    rows = _row_block(spec, tile, target)
+
+    def pack(weights: FloatArray) -> FloatArray:
+        return np.ascontiguousarray(weights[:, 0].transpose(1, 2, 0))
+
+    return Kernel(name=f"depthwise_{spec.suffix}", func=_scheduled(spec, tile, rows), pack=pack)
+
+
+def _row_block(spec: ConvSpec, tile: Tile, target: Target) -> int:
+    """Most output rows whose padded input stays in half the L2 cache: rows that two blocks share are copied twice."""
+    row_bytes = (spec.width + 2 * spec.padding) * tile.columns * 4
+    fits = [
+        rows
+        for rows in divisors(spec.out_height, spec.out_height)
+        if ((rows - 1) * spec.stride + spec.kernel[0]) * row_bytes <= target.l2_bytes // 2
+    ]
+    return fits[-1] if fits else 1
+
+
+def _scheduled(spec: ConvSpec, tile: Tile, rows: int) -> object:
+    channels = spec.out_channels
+    kh, kw = spec.kernel
+    x = te.placeholder((spec.batch, spec.height, spec.width, channels), FLOAT, "x")
+    weights = te.placeholder((kh, kw, channels), FLOAT, "weights")
+    bias = te.placeholder((channels,), FLOAT, "bias")
+    out_shape = (spec.batch, spec.out_height, spec.out_width, channels)
+    residual = te.placeholder(out_shape, FLOAT, "residual")
+    source = padded(x, 1, spec.padding)
+    ky, kx = te.reduce_axis((0, kh), "ky"), te.reduce_axis((0, kw), "kx")
+    acc = te.compute(
+        out_shape,
+        lambda n, y, q, c: te.sum(
+            source[n, y * spec.stride + ky, q * spec.stride + kx, c] * weights[ky, kx, c], axis=[ky, kx]
+        ),
+        name="acc",
+    )
+    y = te.compute(
+        out_shape,
+        lambda n, y, q, c: clipped(
+            acc[n, y, q, c] + bias[c] + residual[n, y, q, c] if spec.residual else acc[n, y, q, c] + bias[c], spec.clip
+        ),
+        name="y",
+    )
+    s = schedule([x, weights, bias, *([residual] if spec.residual else []), y])
+    acc_block, y_block = s.get_sblock("acc"), s.get_sblock("y")
+    first_reader = s.get_sblock("padded") if spec.padding else acc_block
+    pixels_last(s, spec, first_reader)
+    image, row, pixel, channel = s.get_loops(y_block)
+    channel_block, column = s.split(channel, [None, tile.columns])
+    row_block, row = s.split(row, [None, rows])
+    strip, pixel = s.split(pixel, [None, tile.rows])
+    s.reorder(image, channel_block, row_block, row, strip, pixel, column)
+    vectorize_columns(s, column, tile.vector)
+    s.unroll(pixel)
+    s.compute_at(acc_block, strip, preserve_unit_loops=True)
+    pixel, column, ky_loop, kx_loop = s.get_loops(acc_block)[-4:]
+    s.reorder(ky_loop, kx_loop, pixel, column)
+    vectorize_columns(s, column, tile.vector)
+    s.unroll(pixel)
+    s.unroll(kx_loop)
+    s.unroll(ky_loop)
+    s.decompose_reduction(acc_block, ky_loop)
+    if spec.padding:
+        s.compute_at(first_reader, row_block, preserve_unit_loops=True)
+        vectorize_columns(s, s.get_loops(first_reader)[-1], tile.vector)
+    return s.mod["main"]

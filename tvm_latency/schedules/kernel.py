@@ -1,0 +1,90 @@
+"""What a kernel kind is asked for and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvSpec:
+    """A convolution with what follows it: bias, an optional clip, an optional residual added before the clip.
+
+    A matrix product with constant weights is a 1x1 convolution over `batch` images of one pixel.
+    """
+
+    batch: int
+    height: int
+    width: int
+    in_channels: int
+    out_channels: int
+    kernel: tuple[int, int] = (1, 1)
+    stride: int = 1
+    padding: int = 0
+    groups: int = 1
+    clip: tuple[float, float] | None = None
+    residual: bool = False
+
+    @property
+    def out_height(self) -> int:
+        """Rows of the output."""
+        return (self.height + 2 * self.padding - self.kernel[0]) // self.stride + 1
+
+    @property
+    def out_width(self) -> int:
+        """Columns of the output."""
+        return (self.width + 2 * self.padding - self.kernel[1]) // self.stride + 1
+
+    @property
+    def out_pixels(self) -> int:
+        """Rows of the output as a matrix [pixels, channels]."""
+        return self.batch * self.out_height * self.out_width
+
+    @property
+    def suffix(self) -> str:
+        """Shapes and epilogue, for the kernel's name."""
+        k = "x".join(map(str, self.kernel))
+        clip = "" if self.clip is None else "_clip" + "_".join(f"{v:g}".replace("-", "m").replace(".", "p") for v in self.clip)
+        return (
+            f"n{self.batch}_h{self.height}w{self.width}_i{self.in_channels}_o{self.out_channels}_k{k}_s{self.stride}"
+            f"_p{self.padding}_g{self.groups}{clip}{'_res' if self.residual else ''}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolSpec:
+    """Mean over all pixels of each image."""
+
+    batch: int
+    height: int
+    width: int
+    channels: int
+
+    @property
+    def suffix(self) -> str:
+        """Shapes, for the kernel's name."""
+        return f"n{self.batch}_h{self.height}w{self.width}_c{self.channels}"
+
+
+Spec = ConvSpec | PoolSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """A scheduled function and how its weights are laid out.
+
+    func: parameters (input, [weights, bias], [residual], output); tensors are [pixels, channels] unless `input_layout`
+        says that the function reads the image as it stands, [batch, channels, height, width].
+    pack: from OIHW weights (after folding) to the function's layout; done once, at compile time.
+    """
+
+    name: str
+    func: Any
+    pack: Callable[[FloatArray], FloatArray] | None = None
+    input_layout: Literal["pixels", "NCHW"] = "pixels"

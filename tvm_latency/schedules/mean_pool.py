@@ -1,0 +1,41 @@
+"""Global mean pooling over [pixels, channels]."""
+
+from __future__ import annotations
+
+from tvm import te, tirx
+
+from targets.target import Target
+from tvm_latency.schedules.kernel import Kernel, PoolSpec, Spec
+from tvm_latency.schedules.parts import FLOAT, schedule, vectorize_columns
+from tvm_latency.schedules.tiles import matmul_tile
+
+
+def mean_pool(spec: Spec, target: Target) -> Kernel | None:
+    """Mean over the pixels of each image.
+
+        for n, channel_block:
+            total[columns] = 0                                # registers
+            for p in pixels: for v in unrolled(columns / vector):
+                total[v] += x[n * pixels + p, v]
+            y[n, channel_block] = total / pixels
+    """
+    if not isinstance(spec, PoolSpec):
+        return None
+    pixels = spec.height * spec.width
+    tile = matmul_tile(1, spec.channels, target.lanes, target.vector_registers)
+    x = te.placeholder((spec.batch * pixels, spec.channels), FLOAT, "x")
+    p = te.reduce_axis((0, pixels), "p")
+    shape = (spec.batch, spec.channels)
+    total = te.compute(shape, lambda n, c: te.sum(x[n * pixels + p, c], axis=p), name="total")
+    y = te.compute(shape, lambda n, c: total[n, c] * tirx.const(1.0 / pixels, FLOAT), name="y")
+    s = schedule([x, y])
+    total_block, y_block = s.get_sblock("total"), s.get_sblock("y")
+    _, channel = s.get_loops(y_block)
+    channel_block, column = s.split(channel, [None, tile.columns])
+    vectorize_columns(s, column, tile.vector)
+    s.compute_at(total_block, channel_block, preserve_unit_loops=True)
+    column, reduction = s.get_loops(total_block)[-2:]
+    s.reorder(reduction, column)
+    vectorize_columns(s, column, tile.vector)
+    s.decompose_reduction(total_block, reduction)
+    return Kernel(name=f"mean_pool_{spec.suffix}", func=s.mod["main"])

@@ -1,0 +1,73 @@
+"""Pieces that several kernel kinds share: the epilogue, zero padding, the register tile of an accumulation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import IRModule, te, tirx
+from tvm.s_tir import Schedule
+
+from tvm_latency.schedules.kernel import ConvSpec
+
+FLOAT = "float32"
+
+
+def clipped(value: Any, clip: tuple[float, float] | None) -> Any:
+    """min(max(value, low), high); an infinite bound costs nothing."""
+    if clip is None:
+        return value
+    low, high = clip
+    if low != float("-inf"):
+        value = tirx.max(value, tirx.const(low, FLOAT))
+    return value if high == float("inf") else tirx.min(value, tirx.const(high, FLOAT))
+
+
+def padded(x: te.Tensor, height_axis: int, padding: int) -> te.Tensor:
+    """A copy of x with `padding` zeros around its height and width axes (neighbours); x itself without padding."""
+    if padding == 0:
+        return x
+    low, high = height_axis, height_axis + 2
+    shape = [size + 2 * padding if low <= axis < high else size for axis, size in enumerate(x.shape)]
+
+    def value(*index: Any) -> Any:
+        source = [i - padding if low <= axis < high else i for axis, i in enumerate(index)]
+        inside = tirx.all(*(tirx.all(source[a] >= 0, source[a] < x.shape[a]) for a in range(low, high)))
+        return tirx.if_then_else(inside, x(*source), tirx.const(0, FLOAT))
+
+    return te.compute(shape, value, name="padded")
+
+
+def schedule(tensors: list[te.Tensor]) -> Schedule:
+    """A schedule of the function with these parameters, inputs first and output last."""
+    return Schedule(IRModule({"main": te.create_prim_func(tensors)}))
+
+
+def vectorize_columns(s: Schedule, loop: Any, vector: int) -> Any:
+    """Split a loop over channels into unrolled vectors.
+
+    for c in columns:  -->  for v in unrolled(columns / vector): for lane in vectorized(vector)
+
+    Returns the unrolled loop.
+    """
+    outer, lanes = s.split(loop, [None, vector])
+    s.vectorize(lanes)
+    s.unroll(outer)
+    return outer
+
+
+def pixels_last(s: Schedule, spec: ConvSpec, readers: Any) -> None:
+    """Turn the [batch, height, width, channels] parameters of a convolution into matrices [pixels, channels].
+
+    Activations travel between kernels as matrices, so a pointwise kernel may tile over all pixels of an image and no
+    reshape stands between kernels. Call it before any loop is split: `readers` is the block that reads the input first,
+    None where the input stays an image; the block `y` writes the output and reads the residual last.
+    """
+
+    def flatten(block: Any, buffer: tuple[str, int], height: int, width: int) -> None:
+        s.transform_layout(block, buffer, lambda n, y, x, c: ((n * height + y) * width + x, c))
+
+    if readers is not None:
+        flatten(readers, ("read", 0), spec.height, spec.width)
+    if spec.residual:
+        flatten(s.get_sblock("y"), ("read", 2), spec.out_height, spec.out_width)
+    flatten(s.get_sblock("y"), ("write", 0), spec.out_height, spec.out_width)

@@ -1,0 +1,66 @@
+"""Pointwise convolution and linear layers: a matrix product over pixels with packed weights."""
+
+from __future__ import annotations
+
+import numpy as np
+from tvm import te
+
+from targets.target import Target
+from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, Spec
+from tvm_latency.schedules.parts import FLOAT, clipped, schedule, vectorize_columns
+from tvm_latency.schedules.tiles import Tile, matmul_tile
+
+
+def pointwise(spec: Spec, target: Target) -> Kernel | None:
+    """1x1 convolution, stride 1, no padding, one group; a linear layer is one over a single pixel.
+
+    The weights are packed in panels [out / columns, in, columns], so a panel streams through the cache once:
+
+        for panel, pixel_block:
+            acc[rows, columns] = 0                      # registers
+            for i in in_channels:
+                for r, v in unrolled(rows, columns / vector):
+                    acc[r, v] += x[pixel_block + r, i] * panel_weights[i, v]
+            y[pixel_block + r, panel] = clip(acc + bias + residual)
+    """
+    if not isinstance(spec, ConvSpec) or spec.kernel != (1, 1) or spec.groups != 1 or spec.stride != 1 or spec.padding:
+        return None
+    m, k, n = spec.out_pixels, spec.in_channels, spec.out_channels
+    tile = matmul_tile(m, n, target.lanes, target.vector_registers)
+
+    def pack(weights: FloatArray) -> FloatArray:
+        panels = weights.reshape(n // tile.columns, tile.columns, k)
+        return np.ascontiguousarray(panels.transpose(0, 2, 1))
+
+    return Kernel(name=f"pointwise_{spec.suffix}", func=_scheduled(spec, m, k, n, tile), pack=pack)
+
+
+def _scheduled(spec: ConvSpec, m: int, k: int, n: int, tile: Tile) -> object:
+    x = te.placeholder((m, k), FLOAT, "x")
+    weights = te.placeholder((n // tile.columns, k, tile.columns), FLOAT, "weights")
+    bias = te.placeholder((n,), FLOAT, "bias")
+    residual = te.placeholder((m, n), FLOAT, "residual")
+    i = te.reduce_axis((0, k), "i")
+    acc = te.compute(
+        (m, n), lambda p, c: te.sum(x[p, i] * weights[c // tile.columns, i, c % tile.columns], axis=i), name="acc"
+    )
+    y = te.compute(
+        (m, n),
+        lambda p, c: clipped(acc[p, c] + bias[c] + residual[p, c] if spec.residual else acc[p, c] + bias[c], spec.clip),
+        name="y",
+    )
+    s = schedule([x, weights, bias, *([residual] if spec.residual else []), y])
+    acc_block, y_block = s.get_sblock("acc"), s.get_sblock("y")
+    pixel, channel = s.get_loops(y_block)
+    pixel_block, row = s.split(pixel, [None, tile.rows])
+    panel, column = s.split(channel, [None, tile.columns])
+    s.reorder(panel, pixel_block, row, column)
+    vectorize_columns(s, column, tile.vector)
+    s.unroll(row)
+    s.compute_at(acc_block, pixel_block, preserve_unit_loops=True)
+    row, column, reduction = s.get_loops(acc_block)[-3:]
+    s.reorder(reduction, row, column)
+    vectorize_columns(s, column, tile.vector)
+    s.unroll(row)
+    s.decompose_reduction(acc_block, reduction)
+    return s.mod["main"]
