@@ -1,4 +1,4 @@
-"""The figures of the report, for Plotly; backgrounds are transparent, so that the page decides between light and dark."""
+"""The figures of the report, made with Plotly; transparent, so that the page decides between light and dark."""
 
 from __future__ import annotations
 

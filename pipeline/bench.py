@@ -1,0 +1,140 @@
+"""Bench: several runtimes and networks timed in turn, in one pinned process, so that every comparison is fair."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median, quantiles
+from typing import Any
+
+from pipeline.runtimes import BenchModel
+
+ROUNDS, CALLS, WARMUP = 30, 10, 10
+DEADLINE_S = 600.0
+
+
+class BenchError(RuntimeError):
+    """The timing process failed, or the runtimes do not compute the same."""
+
+
+@dataclass(frozen=True)
+class BenchEntry:
+    """One thing to time: a network on a runtime."""
+
+    net: str
+    runtime: str
+    model: BenchModel
+
+
+@dataclass(frozen=True)
+class BenchTiming:
+    """Seconds of every call, round by round: `rounds_s[round][call]`."""
+
+    net: str
+    runtime: str
+    rounds_s: tuple[tuple[float, ...], ...]
+
+    @property
+    def samples_s(self) -> list[float]:
+        """All calls in order."""
+        return [sample for calls in self.rounds_s for sample in calls]
+
+    def summary(self) -> dict[str, Any]:
+        """What `bench --json` says about a runtime, in milliseconds."""
+        samples_ms = [1e3 * sample for sample in self.samples_s]
+        return {
+            "runtime": self.runtime,
+            "median_ms": median(samples_ms),
+            "min_ms": min(samples_ms),
+            "p90_ms": quantiles(samples_ms, n=10, method="inclusive")[-1],
+            "runs": len(samples_ms),
+        }
+
+
+def speedup(ours: BenchTiming, other: BenchTiming) -> float:
+    """How many times as fast `ours` is: the median over rounds of the ratio within a round, where both met the same."""
+    return median(median(b) / median(a) for a, b in zip(ours.rounds_s, other.rounds_s, strict=True))
+
+
+def time_interleaved(
+    entries: Sequence[BenchEntry],
+    shape: Sequence[int],
+    threads: int,
+    *,
+    rounds: int = ROUNDS,
+    calls: int = CALLS,
+    deadline_s: float = DEADLINE_S,
+) -> list[BenchTiming]:
+    """Time all entries for one random image of `shape` in a child process pinned to `threads` cores.
+
+    Raises:
+        BenchError: the process failed or took too long, or runtimes disagree about the output of a network.
+    """
+    job = {
+        "entries": [asdict(entry) for entry in entries],
+        "shape": list(shape),
+        "threads": threads,
+        "cpus": _cpus(threads),
+        "rounds": rounds,
+        "calls": calls,
+        "warmup": WARMUP,
+    }
+    variables = dict.fromkeys(("OMP_NUM_THREADS", "TVM_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline.bench_child"],
+            input=json.dumps(job),
+            capture_output=True,
+            text=True,
+            timeout=deadline_s,
+            env=os.environ | variables,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise BenchError(
+            f"Timing took more than {deadline_s:g} s and was stopped. Time fewer networks at once."
+        ) from error
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise BenchError(f"The timing process ended with status {done.returncode}: {last}")
+    answer = json.loads(done.stdout)
+    if "error" in answer:
+        raise BenchError(answer["error"])
+    return [
+        BenchTiming(entry.net, entry.runtime, tuple(map(tuple, samples)))
+        for entry, samples in zip(entries, answer["samples_s"], strict=True)
+    ]
+
+
+def compare_runtimes(timings: Sequence[BenchTiming], ours: str = "netlathe") -> dict[str, Any]:
+    """The table of one network: every runtime's figures, the fastest peer, and our speed-up over it."""
+    own = next(timing for timing in timings if timing.runtime == ours)
+    peers = [timing for timing in timings if timing.runtime != ours]
+    best = min(peers, key=lambda timing: median(timing.samples_s), default=None)
+    return {
+        "results": [timing.summary() for timing in timings],
+        "best_peer": best.runtime if best else None,
+        "speedup_over_best_peer": speedup(own, best) if best else None,
+    }
+
+
+def by_net(timings: Sequence[BenchTiming]) -> Iterator[tuple[str, list[BenchTiming]]]:
+    """The timings of each network, in the order they came."""
+    for net in dict.fromkeys(timing.net for timing in timings):
+        yield net, [timing for timing in timings if timing.net == net]
+
+
+def _cpus(threads: int) -> list[int]:
+    """The last cores this process may use: the first ones serve most interrupts.
+
+    Raises:
+        BenchError: there are not so many.
+    """
+    available = sorted(os.sched_getaffinity(0))
+    if threads > len(available):
+        raise BenchError(f"{threads} threads were asked for, and this process may use {len(available)} cores.")
+    return available[-threads:]

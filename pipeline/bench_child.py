@@ -1,0 +1,85 @@
+"""The pinned process in which `bench` times runtimes in turn. Reads one JSON job from stdin, writes one JSON answer.
+
+Run as `python -m pipeline.bench_child`; thread counts of the runtimes stand in its environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.runtimes import RUNTIMES, BenchModel, Inference, RuntimeUnavailableError
+from pipeline.verify import TOLERANCE, random_image
+
+
+def disagreement(outputs: Sequence[tuple[str, NDArray[np.float32]]]) -> str | None:
+    """Which runtime's output of one network differs from the first one's beyond rounding; None if all agree."""
+    first_name, first = outputs[0]
+    allowed = TOLERANCE * max(1.0, float(np.abs(first).max()))
+    for name, output in outputs[1:]:
+        worst = float(np.abs(output - first).max()) if output.shape == first.shape else float("inf")
+        if not worst <= allowed:
+            return f"{name} and {first_name} disagree by {worst:.3g}; rounding explains at most {allowed:.2g}."
+    return None
+
+
+def interleaved(
+    runs: Sequence[Callable[[], object]], rounds: int, calls: int, clock: Callable[[], float]
+) -> list[list[list[float]]]:
+    """Seconds of every call: [run][round][call]; in each round every run gets its calls, after one that is not timed.
+
+    The order turns round from one round to the next, so that none always follows the same other.
+    """
+    samples: list[list[list[float]]] = [[] for _ in runs]
+    for number in range(rounds):
+        order = range(len(runs)) if number % 2 == 0 else range(len(runs) - 1, -1, -1)
+        for i in order:
+            runs[i]()
+            timed = []
+            for _ in range(calls):
+                start = clock()
+                runs[i]()
+                timed.append(clock() - start)
+            samples[i].append(timed)
+    return samples
+
+
+def work(job: dict[str, Any]) -> dict[str, Any]:
+    """Load, compare and time every entry of a job; `samples_s` of each, or `error` with a sentence."""
+    entries = job["entries"]
+    image = random_image(tuple(job["shape"]))
+    loaded: list[Inference] = []
+    outputs: dict[str, list[tuple[str, NDArray[np.float32]]]] = {}
+    for entry in entries:
+        try:
+            inference = RUNTIMES[entry["runtime"]].prepare(BenchModel(**entry["model"]), job["threads"])
+        except RuntimeUnavailableError as error:
+            return {"error": str(error)}
+        loaded.append(inference)
+        outputs.setdefault(entry["net"], []).append((entry["runtime"], inference(image)))
+    for net, answers in outputs.items():
+        if (difference := disagreement(answers)) is not None:
+            return {"error": f"The runtimes do not compute the same for {net}: {difference}"}
+    runs = [partial(inference, image) for inference in loaded]
+    interleaved(runs, rounds=1, calls=job["warmup"], clock=time.perf_counter)
+    return {"samples_s": interleaved(runs, job["rounds"], job["calls"], time.perf_counter)}
+
+
+def main() -> None:
+    """Pin this process and do the job."""
+    job = json.load(sys.stdin)
+    os.sched_setaffinity(0, job["cpus"])
+    answer = work(job)
+    json.dump(answer, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""NET, as commands take it: a name, an architecture.json, a run folder or an .onnx file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from pipeline.files import read_json
+from supernet.architecture import Architecture
+from supernet.named import named_architecture
+
+
+class NetError(ValueError):
+    """What was given as a network is none, or lacks what the command needs."""
+
+
+@dataclass(frozen=True)
+class Net:
+    """A network to predict, compile or time.
+
+    name: what to call it in tables.
+    architecture: None for an .onnx file that Netlathe did not write.
+    weights: PyTorch's state of the trained network; None where the weights are random or inside `onnx_file`.
+    onnx_file: the exported model; None where one is made with random weights.
+    """
+
+    name: str
+    architecture: Architecture | None
+    weights: Path | None = None
+    onnx_file: Path | None = None
+
+    def require_architecture(self, purpose: str) -> Architecture:
+        """The architecture.
+
+        Raises:
+            NetError: the network is an .onnx file; the message says what it was needed for.
+        """
+        if self.architecture is None:
+            raise NetError(
+                f"{self.name} is an .onnx file, and {purpose} needs the architecture: "
+                "give a name, an architecture.json or a run folder."
+            )
+        return self.architecture
+
+    @cached_property
+    def model(self) -> onnx.ModelProto:
+        """The ONNX model; a network without one is exported by PyTorch with random weights from a fixed seed.
+
+        Raises:
+            NetError: the file is not an ONNX model.
+        """
+        if self.onnx_file is not None:
+            return _load_onnx(self.onnx_file)
+        from pipeline.verify import random_network  # torch takes a second to load, and many commands need none of it
+        from supernet.export import to_onnx
+
+        architecture = self.require_architecture("an export")
+        return to_onnx(random_network(architecture), architecture)
+
+
+def resolve_net(text: str) -> Net:
+    """The network that `text` names.
+
+    Raises:
+        NetError: a file or folder that is no network.
+        ArchitectureError: an unknown name (with close matches), or a broken architecture.json.
+    """
+    path = Path(text)
+    if path.is_dir():
+        return _from_run(path)
+    if path.suffix in (".onnx", ".json") and not path.is_file():
+        raise NetError(f"There is no file {path}.")
+    if path.suffix == ".onnx":
+        net = Net(path.stem, None, onnx_file=path)
+        _load_onnx(path)
+        return net
+    if path.suffix == ".json":
+        architecture = Architecture.from_file(path)
+        return Net(architecture.name or path.stem, architecture)
+    return Net(text, named_architecture(text))
+
+
+def _from_run(folder: Path) -> Net:
+    """The derived network of a run: with its weights if they are trained, else as an architecture."""
+    derived = read_json(folder / "derive" / "result.json") if (folder / "derive" / "result.json").exists() else None
+    if derived is None:
+        raise NetError(
+            f"{folder} holds no derived network. It is not a run folder, or the run has not come that far: "
+            f"`netlathe run --resume --out {folder}` goes on with it."
+        )
+    architecture = Architecture.from_text(derived["architecture"], name=folder.resolve().name)
+    weights, exported = folder / "train" / "winner.weights.pt", folder / "export" / "model.onnx"
+    trained = weights.exists() and exported.exists()
+    return Net(architecture.name, architecture, weights if trained else None, exported if trained else None)
+
+
+def _load_onnx(path: Path) -> onnx.ModelProto:
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model)
+    except (DecodeError, onnx.checker.ValidationError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise NetError(f"{path} is not a valid ONNX model ({reason}). Export it again.") from error
+    return model

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import runtimes
+from pipeline.bench import BenchEntry, BenchError, BenchTiming, compare_runtimes, speedup, time_interleaved
+from pipeline.bench_child import disagreement, interleaved, work
+from pipeline.runtimes import BenchModel, RuntimeUnavailableError, find_peers
+from supernet.space import DIGITS
+from tvm_latency.onnx_graph import network_graph
+
+OPS = DIGITS.baseline.op_specs()
+SHAPE = (1, 3, 16, 16)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> BenchModel:
+    path = tmp_path_factory.mktemp("bench") / "net.onnx"
+    path.write_bytes(network_graph(OPS).SerializeToString())
+    return BenchModel(onnx_file=str(path), library="")
+
+
+def timing(runtime: str, *rounds: tuple[float, ...]) -> BenchTiming:
+    return BenchTiming("net", runtime, rounds)
+
+
+def test_calls_alternate_between_runs_and_the_order_turns_round() -> None:
+    log: list[str] = []
+    ticks = count()
+    samples = interleaved(
+        [lambda: log.append("A"), lambda: log.append("B")], rounds=3, calls=2, clock=lambda: float(next(ticks))
+    )
+    assert "".join(log) == "AAABBB" + "BBBAAA" + "AAABBB"
+    assert samples == [[[1.0, 1.0]] * 3] * 2
+
+
+def test_speedup_is_taken_pair_by_pair() -> None:
+    # The machine is three times as slow in the second round: it meets both, so the ratio stays 2.
+    assert speedup(timing("netlathe", (1.0,), (3.0,), (1.0,)), timing("x", (2.0,), (6.0,), (2.0,))) == 2.0
+
+
+def test_the_fastest_peer_is_named() -> None:
+    table = compare_runtimes([timing("netlathe", (2.0, 4.0)), timing("slow", (9.0, 9.0)), timing("fast", (6.0, 6.0))])
+    assert table["best_peer"] == "fast"
+    assert table["speedup_over_best_peer"] == 2.0
+    assert table["results"][0] == {"runtime": "netlathe", "median_ms": 3e3, "min_ms": 2e3, "p90_ms": 3.8e3, "runs": 2}
+
+
+def test_without_peers_there_is_no_ratio() -> None:
+    table = compare_runtimes([timing("netlathe", (2.0, 2.0))])
+    assert table["best_peer"] is None
+    assert table["speedup_over_best_peer"] is None
+
+
+def test_disagreement_is_found_beyond_rounding_only() -> None:
+    first = np.array([[1.0, 20.0]], dtype=np.float32)
+    assert disagreement([("a", first), ("b", first * (1 + 1e-6))]) is None
+    assert "b and a disagree by 0.02" in str(disagreement([("a", first), ("b", first * 1.001)]))
+    assert "disagree by inf" in str(disagreement([("a", first), ("b", first[:, :1])]))
+    assert disagreement([("a", first), ("b", first * np.nan)]) is not None
+
+
+def test_onnx_runtime_is_timed_in_a_child(model: BenchModel) -> None:
+    entries = [BenchEntry("one", "onnxruntime", model), BenchEntry("two", "onnxruntime", model)]
+    timings = time_interleaved(entries, SHAPE, threads=1, rounds=2, calls=3)
+    assert [(t.net, t.runtime, len(t.samples_s)) for t in timings] == [
+        ("one", "onnxruntime", 6),
+        ("two", "onnxruntime", 6),
+    ]
+    assert all(0 < sample < 1 for t in timings for sample in t.samples_s)
+
+
+def test_runtimes_that_disagree_are_an_error(model: BenchModel, tmp_path: Path) -> None:
+    other = tmp_path / "other.onnx"
+    other.write_bytes(network_graph(OPS, seed=1).SerializeToString())
+    job: dict[str, Any] = {
+        "entries": [
+            {"net": "n", "runtime": "onnxruntime", "model": {"onnx_file": path, "library": ""}}
+            for path in (model.onnx_file, str(other))
+        ],
+        "shape": SHAPE,
+        "threads": 1,
+    }
+    assert "do not compute the same for n" in work(job)["error"]
+
+
+def test_a_crash_of_the_child_is_a_sentence(model: BenchModel) -> None:
+    broken = BenchEntry("n", "onnxruntime", BenchModel(onnx_file="nowhere.onnx", library=""))
+    with pytest.raises(BenchError, match=r"The timing process ended with status 1: .*nowhere.onnx"):
+        time_interleaved([broken], SHAPE, threads=1)
+
+
+def test_a_child_that_takes_too_long_is_stopped(model: BenchModel) -> None:
+    with pytest.raises(BenchError, match=r"took more than 0.01 s and was stopped"):
+        time_interleaved([BenchEntry("n", "onnxruntime", model)], SHAPE, threads=1, deadline_s=0.01)
+
+
+def test_more_threads_than_cores(model: BenchModel) -> None:
+    with pytest.raises(BenchError, match="1000 threads were asked for"):
+        time_interleaved([BenchEntry("n", "onnxruntime", model)], SHAPE, threads=1000)
+
+
+def test_pytorch_needs_more_than_an_onnx_file(model: BenchModel) -> None:
+    with pytest.raises(BenchError, match=r"PyTorch cannot run an .onnx file"):
+        time_interleaved([BenchEntry("n", "torch", model)], SHAPE, threads=1)
+
+
+def test_peers_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [peer.name for peer in find_peers("onnxruntime, torch,onnxruntime")] == ["onnxruntime", "torch"]
+    assert find_peers("") == []
+    with pytest.raises(RuntimeUnavailableError, match=r"Unknown runtime 'onnx-runtime'. Did you mean onnxruntime\?"):
+        find_peers("onnx-runtime")
+    monkeypatch.setattr(runtimes, "find_spec", lambda name: None)
+    with pytest.raises(RuntimeUnavailableError, match="Install it with `pip install openvino`"):
+        find_peers("openvino")
