@@ -9,7 +9,7 @@ from tvm import te
 
 from targets.target import Target
 from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, Spec
-from tvm_latency.schedules.parts import FLOAT, clipped, padded, pixels_last, schedule, vectorize_columns
+from tvm_latency.schedules.parts import FLOAT, epilogue, padded, pixels_last, schedule, vectorize_columns, zero_padded
 from tvm_latency.schedules.tiles import Tile, strip_tile
 
 # A stem reads its image as it comes: with fewer input channels than this, turning it into [pixels, channels] first
@@ -34,7 +34,7 @@ def dense_conv(spec: Spec, target: Target) -> Kernel | None:
     planar = spec.in_channels < PLANAR_CHANNELS
 
     def pack(weights: FloatArray) -> FloatArray:
-        panels = weights.reshape(spec.out_channels // tile.columns, tile.columns, *weights.shape[1:])
+        panels = zero_padded(weights, tile).reshape(-1, tile.columns, *weights.shape[1:])
         return np.ascontiguousarray(panels.transpose(0, 2, 3, 4, 1))
 
     return Kernel(
@@ -51,11 +51,12 @@ def _scheduled(spec: ConvSpec, tile: Tile, planar: bool) -> object:
     image_shape = (spec.height, spec.width)
     x_shape = (spec.batch, channels_in, *image_shape) if planar else (spec.batch, *image_shape, channels_in)
     x = te.placeholder(x_shape, FLOAT, "x")
-    weights = te.placeholder((channels // tile.columns, channels_in, kh, kw, tile.columns), FLOAT, "weights")
+    weights = te.placeholder((tile.blocks(channels), channels_in, kh, kw, tile.columns), FLOAT, "weights")
     bias = te.placeholder((channels,), FLOAT, "bias")
     out_shape = (spec.batch, spec.out_height, spec.out_width, channels)
     residual = te.placeholder(out_shape, FLOAT, "residual")
-    source = padded(x, 2 if planar else 1, spec.padding)
+    margin = [spec.padding if axis in ((2, 3) if planar else (1, 2)) else 0 for axis in range(4)]
+    source = padded(x, margin, margin)
     i, ky, kx = te.reduce_axis((0, channels_in), "i"), te.reduce_axis((0, kh), "ky"), te.reduce_axis((0, kw), "kx")
 
     def product(n: Any, y: Any, q: Any, c: Any) -> Any:
@@ -63,11 +64,11 @@ def _scheduled(spec: ConvSpec, tile: Tile, planar: bool) -> object:
         value = source[n, i, row, column] if planar else source[n, row, column, i]
         return te.sum(value * weights[c // tile.columns, i, ky, kx, c % tile.columns], axis=[i, ky, kx])
 
-    acc = te.compute(out_shape, product, name="acc")
+    acc = te.compute((*out_shape[:3], tile.blocks(channels) * tile.columns), product, name="acc")
     y = te.compute(
         out_shape,
-        lambda n, y, q, c: clipped(
-            acc[n, y, q, c] + bias[c] + residual[n, y, q, c] if spec.residual else acc[n, y, q, c] + bias[c], spec.clip
+        lambda n, y, q, c: epilogue(
+            acc[n, y, q, c], bias[c], residual[n, y, q, c] if spec.residual else None, spec.clip
         ),
         name="y",
     )
@@ -79,7 +80,7 @@ def _scheduled(spec: ConvSpec, tile: Tile, planar: bool) -> object:
     channel_block, column = s.split(channel, [None, tile.columns])
     strip, pixel = s.split(pixel, [None, tile.rows])
     s.reorder(image, channel_block, row, strip, pixel, column)
-    vectorize_columns(s, column, tile.vector)
+    vectorize_columns(s, column, tile.store)
     s.unroll(pixel)
     s.compute_at(acc_block, strip, preserve_unit_loops=True)
     pixel, column, i_loop, ky_loop, kx_loop = s.get_loops(acc_block)[-5:]

@@ -7,7 +7,7 @@ from tvm import te
 
 from targets.target import Target
 from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, Spec
-from tvm_latency.schedules.parts import FLOAT, clipped, padded, pixels_last, schedule, vectorize_columns
+from tvm_latency.schedules.parts import FLOAT, epilogue, padded, pixels_last, schedule, vectorize_columns, zero_padded
 from tvm_latency.schedules.tiles import Tile, divisors, strip_tile
 
 
@@ -30,7 +30,7 @@ def depthwise(spec: Spec, target: Target) -> Kernel | None:
     rows = _row_block(spec, tile, target)
 
     def pack(weights: FloatArray) -> FloatArray:
-        return np.ascontiguousarray(weights[:, 0].transpose(1, 2, 0))
+        return np.ascontiguousarray(zero_padded(weights[:, 0], tile).transpose(1, 2, 0))
 
     return Kernel(name=f"depthwise_{spec.suffix}", func=_scheduled(spec, tile, rows), pack=pack)
 
@@ -48,16 +48,18 @@ def _row_block(spec: ConvSpec, tile: Tile, target: Target) -> int:
 
 def _scheduled(spec: ConvSpec, tile: Tile, rows: int) -> object:
     channels = spec.out_channels
+    width = tile.blocks(channels) * tile.columns
     kh, kw = spec.kernel
     x = te.placeholder((spec.batch, spec.height, spec.width, channels), FLOAT, "x")
-    weights = te.placeholder((kh, kw, channels), FLOAT, "weights")
+    weights = te.placeholder((kh, kw, width), FLOAT, "weights")
     bias = te.placeholder((channels,), FLOAT, "bias")
     out_shape = (spec.batch, spec.out_height, spec.out_width, channels)
     residual = te.placeholder(out_shape, FLOAT, "residual")
-    source = padded(x, 1, spec.padding)
+    margin = [0, spec.padding, spec.padding, 0]
+    source = padded(x, margin, [*margin[:3], width - channels])
     ky, kx = te.reduce_axis((0, kh), "ky"), te.reduce_axis((0, kw), "kx")
     acc = te.compute(
-        out_shape,
+        (*out_shape[:3], width),
         lambda n, y, q, c: te.sum(
             source[n, y * spec.stride + ky, q * spec.stride + kx, c] * weights[ky, kx, c], axis=[ky, kx]
         ),
@@ -65,21 +67,21 @@ def _scheduled(spec: ConvSpec, tile: Tile, rows: int) -> object:
     )
     y = te.compute(
         out_shape,
-        lambda n, y, q, c: clipped(
-            acc[n, y, q, c] + bias[c] + residual[n, y, q, c] if spec.residual else acc[n, y, q, c] + bias[c], spec.clip
+        lambda n, y, q, c: epilogue(
+            acc[n, y, q, c], bias[c], residual[n, y, q, c] if spec.residual else None, spec.clip
         ),
         name="y",
     )
     s = schedule([x, weights, bias, *([residual] if spec.residual else []), y])
     acc_block, y_block = s.get_sblock("acc"), s.get_sblock("y")
-    first_reader = s.get_sblock("padded") if spec.padding else acc_block
+    first_reader = s.get_sblock("padded") if source is not x else acc_block
     pixels_last(s, spec, first_reader)
     image, row, pixel, channel = s.get_loops(y_block)
     channel_block, column = s.split(channel, [None, tile.columns])
     row_block, row = s.split(row, [None, rows])
     strip, pixel = s.split(pixel, [None, tile.rows])
     s.reorder(image, channel_block, row_block, row, strip, pixel, column)
-    vectorize_columns(s, column, tile.vector)
+    vectorize_columns(s, column, tile.store)
     s.unroll(pixel)
     s.compute_at(acc_block, strip, preserve_unit_loops=True)
     pixel, column, ky_loop, kx_loop = s.get_loops(acc_block)[-4:]
@@ -89,7 +91,7 @@ def _scheduled(spec: ConvSpec, tile: Tile, rows: int) -> object:
     s.unroll(kx_loop)
     s.unroll(ky_loop)
     s.decompose_reduction(acc_block, ky_loop)
-    if spec.padding:
+    if source is not x:
         s.compute_at(first_reader, row_block, preserve_unit_loops=True)
-        vectorize_columns(s, s.get_loops(first_reader)[-1], tile.vector)
+        vectorize_columns(s, s.get_loops(first_reader)[-1], tile.store)
     return s.mod["main"]

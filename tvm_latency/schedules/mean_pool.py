@@ -32,7 +32,7 @@ def mean_pool(spec: Spec, target: Target) -> Kernel | None:
     total_block, y_block = s.get_sblock("total"), s.get_sblock("y")
     _, channel = s.get_loops(y_block)
     channel_block, column = s.split(channel, [None, tile.columns])
-    vectorize_columns(s, column, tile.vector)
+    vectorize_columns(s, column, tile.store)
     s.compute_at(total_block, channel_block, preserve_unit_loops=True)
     column, reduction = s.get_loops(total_block)[-2:]
     s.reorder(reduction, column)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from tvm import IRModule, te, tirx
 from tvm.s_tir import Schedule
 
-from tvm_latency.schedules.kernel import ConvSpec
+from tvm_latency.schedules.kernel import ConvSpec, FloatArray
+from tvm_latency.schedules.tiles import Tile
 
 FLOAT = "float32"
 
@@ -22,19 +25,31 @@ def clipped(value: Any, clip: tuple[float, float] | None) -> Any:
     return value if high == float("inf") else tirx.min(value, tirx.const(high, FLOAT))
 
 
-def padded(x: te.Tensor, height_axis: int, padding: int) -> te.Tensor:
-    """A copy of x with `padding` zeros around its height and width axes (neighbours); x itself without padding."""
-    if padding == 0:
+def padded(x: te.Tensor, before: Sequence[int], after: Sequence[int]) -> te.Tensor:
+    """A copy of x with zeros before and after each axis; x itself where there are none."""
+    if not any(before) and not any(after):
         return x
-    low, high = height_axis, height_axis + 2
-    shape = [size + 2 * padding if low <= axis < high else size for axis, size in enumerate(x.shape)]
+    shape = [low + size + high for low, size, high in zip(before, x.shape, after)]
 
     def value(*index: Any) -> Any:
-        source = [i - padding if low <= axis < high else i for axis, i in enumerate(index)]
-        inside = tirx.all(*(tirx.all(source[a] >= 0, source[a] < x.shape[a]) for a in range(low, high)))
-        return tirx.if_then_else(inside, x(*source), tirx.const(0, FLOAT))
+        source = [i - low for i, low in zip(index, before)]
+        inside = [s >= 0 for s, low in zip(source, before) if low]
+        inside += [s < size for s, size, high in zip(source, x.shape, after) if high]
+        return tirx.if_then_else(tirx.all(*inside), x(*source), tirx.const(0, FLOAT))
 
     return te.compute(shape, value, name="padded")
+
+
+def epilogue(acc: Any, bias: Any, residual: Any, clip: tuple[float, float] | None) -> Any:
+    """clip(acc + bias + residual); the residual may be None."""
+    return clipped(acc + bias if residual is None else acc + bias + residual, clip)
+
+
+def zero_padded(weights: FloatArray, tile: Tile) -> FloatArray:
+    """Weights with as many zero channels at the end of axis 0 as the last block of columns lacks."""
+    channels = weights.shape[0]
+    missing = tile.blocks(channels) * tile.columns - channels
+    return np.pad(weights, [(0, missing)] + [(0, 0)] * (weights.ndim - 1))
 
 
 def schedule(tensors: list[te.Tensor]) -> Schedule:

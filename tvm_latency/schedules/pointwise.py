@@ -7,14 +7,15 @@ from tvm import te
 
 from targets.target import Target
 from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, Spec
-from tvm_latency.schedules.parts import FLOAT, clipped, schedule, vectorize_columns
+from tvm_latency.schedules.parts import FLOAT, epilogue, schedule, vectorize_columns, zero_padded
 from tvm_latency.schedules.tiles import Tile, matmul_tile
 
 
 def pointwise(spec: Spec, target: Target) -> Kernel | None:
     """1x1 convolution, stride 1, no padding, one group; a linear layer is one over a single pixel.
 
-    The weights are packed in panels [out / columns, in, columns], so a panel streams through the cache once:
+    The weights are packed in panels [blocks, in, columns], so a panel streams through the cache once; zeros fill up
+    the last one:
 
         for panel, pixel_block:
             acc[rows, columns] = 0                      # registers
@@ -29,7 +30,7 @@ def pointwise(spec: Spec, target: Target) -> Kernel | None:
     tile = matmul_tile(m, n, target.lanes, target.vector_registers)
 
     def pack(weights: FloatArray) -> FloatArray:
-        panels = weights.reshape(n // tile.columns, tile.columns, k)
+        panels = zero_padded(weights.reshape(n, k), tile).reshape(-1, tile.columns, k)
         return np.ascontiguousarray(panels.transpose(0, 2, 1))
 
     return Kernel(name=f"pointwise_{spec.suffix}", func=_scheduled(spec, m, k, n, tile), pack=pack)
@@ -37,16 +38,18 @@ def pointwise(spec: Spec, target: Target) -> Kernel | None:
 
 def _scheduled(spec: ConvSpec, m: int, k: int, n: int, tile: Tile) -> object:
     x = te.placeholder((m, k), FLOAT, "x")
-    weights = te.placeholder((n // tile.columns, k, tile.columns), FLOAT, "weights")
+    weights = te.placeholder((tile.blocks(n), k, tile.columns), FLOAT, "weights")
     bias = te.placeholder((n,), FLOAT, "bias")
     residual = te.placeholder((m, n), FLOAT, "residual")
     i = te.reduce_axis((0, k), "i")
     acc = te.compute(
-        (m, n), lambda p, c: te.sum(x[p, i] * weights[c // tile.columns, i, c % tile.columns], axis=i), name="acc"
+        (m, tile.blocks(n) * tile.columns),
+        lambda p, c: te.sum(x[p, i] * weights[c // tile.columns, i, c % tile.columns], axis=i),
+        name="acc",
     )
     y = te.compute(
         (m, n),
-        lambda p, c: clipped(acc[p, c] + bias[c] + residual[p, c] if spec.residual else acc[p, c] + bias[c], spec.clip),
+        lambda p, c: epilogue(acc[p, c], bias[c], residual[p, c] if spec.residual else None, spec.clip),
         name="y",
     )
     s = schedule([x, weights, bias, *([residual] if spec.residual else []), y])
@@ -55,7 +58,7 @@ def _scheduled(spec: ConvSpec, m: int, k: int, n: int, tile: Tile) -> object:
     pixel_block, row = s.split(pixel, [None, tile.rows])
     panel, column = s.split(channel, [None, tile.columns])
     s.reorder(panel, pixel_block, row, column)
-    vectorize_columns(s, column, tile.vector)
+    vectorize_columns(s, column, tile.store)
     s.unroll(row)
     s.compute_at(acc_block, pixel_block, preserve_unit_loops=True)
     row, column, reduction = s.get_loops(acc_block)[-3:]

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-# Both are true of every x86 core since Haswell and of the large ARM cores.
+# True of every x86 core since Haswell and of the large ARM cores.
 FMA_PER_CYCLE = 2
 LOADS_PER_CYCLE = 2
 # A fused multiply-add takes 4 cycles; this many must be in flight to keep two units busy.
 FMA_IN_FLIGHT = 4 * FMA_PER_CYCLE
+# A strip longer than this saves less than one load in sixteen and doubles the unrolled code.
+MAX_STRIP = 16
 
 
 @dataclass(frozen=True)
 class Tile:
-    """`rows` x `columns` accumulators; `vector` lanes each, so rows * columns / vector registers."""
+    """`rows` x `columns` accumulators of `vector` lanes each, so rows * columns / vector registers.
+
+    Columns need not divide the channels: the last block computes on zero weights and `store`, the widest vector that
+    divides the channels, is what its results are written with.
+    """
 
     rows: int
     columns: int
     vector: int
+    store: int
+
+    def blocks(self, channels: int) -> int:
+        """Blocks of columns that cover the channels."""
+        return -(-channels // self.columns)
 
 
 def divisors(n: int, limit: int) -> list[int]:
@@ -25,7 +37,7 @@ def divisors(n: int, limit: int) -> list[int]:
     return [d for d in range(1, min(n, limit) + 1) if n % d == 0]
 
 
-def vector_for(channels: int, lanes: int) -> int:
+def store_vector(channels: int, lanes: int) -> int:
     """The widest power of two of at most `lanes` that divides the channel count."""
     while channels % lanes:
         lanes //= 2
@@ -36,44 +48,57 @@ def matmul_tile(m: int, n: int, lanes: int, registers: int) -> Tile:
     """Accumulator tile of an [m, k] x [k, n] product.
 
     Every step of k costs, for each tile, rows x vectors multiply-adds, one load for each weight vector and one
-    broadcast for each row; the slowest of the three, and the latency of the multiply-add, bounds it. Among tiles whose
-    accumulators, weight vectors and one broadcast fit the registers, the one with the fewest cycles wins; ties go to
-    the tile with fewer panels of weights, which reads the input less often.
+    broadcast for each row; the slowest of the three, and the latency of the multiply-add, bounds it. Accumulators,
+    weight vectors and one broadcast must fit the registers; a single row uses each weight vector once, straight from
+    memory.
     """
-    vector = vector_for(n, lanes)
 
-    def cycles(rows: int, vectors: int) -> float:
-        step = max(max(rows * vectors, FMA_IN_FLIGHT) / FMA_PER_CYCLE, (rows + vectors) / LOADS_PER_CYCLE)
-        return m / rows * (n / (vectors * vector)) * step
+    def registers_used(rows: int, vectors: int) -> int:
+        return rows * vectors + (vectors if rows > 1 else 0) + 1
 
-    candidates = [
-        (rows, vectors)
-        for rows in divisors(m, registers)
-        for vectors in divisors(n // vector, registers)
-        # A single row uses each weight vector once, straight from memory: it needs no register.
-        if rows * vectors + (vectors if rows > 1 else 0) + 1 <= registers
-    ]
-    rows, vectors = min(candidates, key=lambda c: (cycles(*c), -c[1]))
-    return Tile(rows, vectors * vector, vector)
+    def loads(rows: int, vectors: int) -> int:
+        return rows + vectors
+
+    rows = divisors(m, registers)
+    return _cheapest(m, n, lanes, _fitting(rows, registers, registers, registers_used), loads)
 
 
 def strip_tile(width: int, channels: int, lanes: int, registers: int) -> Tile:
     """A strip of output pixels x a block of channels, for depthwise and dense convolution.
 
-    Each multiply-add reads its input from memory; only accumulators and one weight vector for each column of the tile
-    stay in registers. Enough of them must be in flight, and a long strip reuses the weights.
+    Each multiply-add reads its input from memory; accumulators and one weight vector for each column of the tile stay
+    in registers.
     """
-    vector = vector_for(channels, lanes)
-    candidates = [
-        (strip, vectors)
-        for strip in divisors(width, registers)
-        for vectors in divisors(channels // vector, 4)
-        if strip * vectors + vectors + 1 <= registers
-    ]
 
-    def cycles(strip: int, vectors: int) -> float:
-        step = max(max(strip * vectors, FMA_IN_FLIGHT) / FMA_PER_CYCLE, (strip + 1) * vectors / LOADS_PER_CYCLE)
-        return width / strip * (channels / (vectors * vector)) * step
+    def registers_used(rows: int, vectors: int) -> int:
+        return rows * vectors + vectors + 1
 
-    strip, vectors = min(candidates, key=lambda c: (cycles(*c), c[1]))
-    return Tile(strip, vectors * vector, vector)
+    def loads(rows: int, vectors: int) -> int:
+        return (rows + 1) * vectors
+
+    rows = divisors(width, MAX_STRIP)
+    return _cheapest(width, channels, lanes, _fitting(rows, 4, registers, registers_used), loads)
+
+
+def _fitting(
+    rows: list[int], most_vectors: int, registers: int, used: Callable[[int, int], int]
+) -> list[tuple[int, int]]:
+    return [(r, v) for r in rows for v in range(1, most_vectors + 1) if used(r, v) <= registers]
+
+
+def _cheapest(m: int, n: int, lanes: int, shapes: list[tuple[int, int]], loads: Callable[[int, int], int]) -> Tile:
+    """The tile with the fewest cycles over the whole output; ties go to fewer loads, then to the smaller tile."""
+    store = store_vector(n, lanes)
+
+    def candidates() -> Iterator[tuple[float, float, int, Tile]]:
+        vector = lanes
+        while vector >= store:
+            for rows, vectors in shapes:
+                tile = Tile(rows, vectors * vector, vector, store)
+                fmas = rows * vectors
+                step = max(max(fmas, FMA_IN_FLIGHT) / FMA_PER_CYCLE, loads(rows, vectors) / LOADS_PER_CYCLE)
+                cycles = m / rows * tile.blocks(n) * step
+                yield cycles, loads(rows, vectors) / fmas, tile.columns, tile
+            vector //= 2
+
+    return min(candidates(), key=lambda entry: entry[:3])[-1]
