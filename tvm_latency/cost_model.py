@@ -1,0 +1,223 @@
+"""CostModel: seconds of an operator that was never measured, with a spread.
+
+A first estimate adds up work (`features.TERMS`) with fitted seconds per unit; it is right about the order of
+magnitude everywhere, also for channel counts outside the calibrated space. XGBoost then learns the logarithm of what
+the estimate misses, as an ensemble whose members each leave out one fold of the measurements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import exp, hypot
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xgboost
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+from scipy.optimize import least_squares
+from sklearn.model_selection import KFold
+
+from targets.target import Target
+from tvm_latency.features import FEATURES, TERMS, features, terms
+from tvm_latency.latency_table import NetworkCorrection, Prediction
+from tvm_latency.opspec import OpSpec
+
+FORMAT: Literal["netlathe-cost-model/1"] = "netlathe-cost-model/1"
+FOLDS = 8
+
+# A nominal core of 3 GHz with one vector multiply-add a cycle, 10 GB/s and 1 us to call a kernel: where the fit starts,
+# and what stays of a term that no measured operator has.
+_NOMINAL_SECONDS = {"issues": 1 / 3e9, "bytes": 1e-10, "kernels": 1e-6}
+_PRIOR_LOG_SPREAD = 2.0  # a factor of seven either way
+_ESTIMATE_LOG_SPREAD = 0.1  # what the estimate may miss before a row counts as an outlier
+
+# Few rows (70 to 150): shallow trees, small steps, and half of the features at each split.
+_BOOSTER = {
+    "objective": "reg:squarederror",
+    "base_score": 0.0,
+    "tree_method": "exact",
+    "max_depth": 3,
+    "eta": 0.05,
+    "subsample": 0.8,
+    "colsample_bylevel": 0.5,
+    "min_child_weight": 2,
+    "lambda": 1.0,
+    "nthread": 1,
+}
+_ROUNDS = 150
+
+Array = NDArray[np.float64]
+
+
+class CostModelError(ValueError):
+    """Too few measurements to fit, or a file that is no cost model for this version and machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Saved:
+    """The file: everything readable, the boosters in XGBoost's own JSON."""
+
+    target_name: str
+    fingerprint: str
+    features: tuple[str, ...]
+    seconds_per_unit: dict[str, float]
+    log_spread: float
+    held_out_s: dict[str, float]
+    correction: NetworkCorrection
+    boosters: tuple[dict[str, Any], ...]
+    format: Literal["netlathe-cost-model/1"] = FORMAT
+
+
+_SAVED = TypeAdapter(_Saved)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CostModel:
+    """Predicts the seconds of one operator on one target.
+
+    held_out_s: for each fitted operator, the prediction of the member that had not seen it.
+    correction: from sums of blocks to whole networks.
+    """
+
+    target: Target
+    seconds_per_unit: Array
+    boosters: tuple[xgboost.Booster, ...]
+    log_spread: float
+    held_out_s: Mapping[str, float]
+    correction: NetworkCorrection = field(default_factory=NetworkCorrection)
+
+    @classmethod
+    def fit(cls, ops: Sequence[OpSpec], seconds: Sequence[float], target: Target, seed: int = 0) -> CostModel:
+        """Fit to distinct operators and their measured seconds; the same arguments give the same model.
+
+        Raises:
+            CostModelError: fewer than 16 operators.
+        """
+        if len(ops) < 2 * FOLDS:
+            raise CostModelError(
+                f"A cost model needs at least {2 * FOLDS} measured operators, got {len(ops)}. "
+                "Calibrate a larger space, or look at the failures of this one."
+            )
+        ops, seconds = zip(*sorted(zip(ops, seconds), key=lambda pair: pair[0].key))
+        log_s = np.log(seconds)
+        work = np.array([terms(op, target) for op in ops])
+        inputs = np.array([features(op, target) for op in ops])
+        held_out, boosters = np.empty(len(ops)), []
+        for fit, rest in KFold(FOLDS, shuffle=True, random_state=seed).split(inputs):
+            estimate = np.log(work @ _fit_seconds_per_unit(work[fit], log_s[fit]))
+            booster = xgboost.train(
+                {**_BOOSTER, "seed": seed}, _matrix(inputs[fit], log_s[fit] - estimate[fit]), num_boost_round=_ROUNDS
+            )
+            held_out[rest] = estimate[rest] + booster.predict(_matrix(inputs[rest]))
+            boosters.append(booster)
+        return cls(
+            target=target,
+            seconds_per_unit=_fit_seconds_per_unit(work, log_s),
+            boosters=tuple(boosters),
+            log_spread=float(np.sqrt(np.mean((held_out - log_s) ** 2))),
+            held_out_s={op.key: float(s) for op, s in zip(ops, np.exp(held_out))},
+        )
+
+    def predict(self, op: OpSpec) -> Prediction:
+        """Seconds of one operator; the spread joins held-out error and disagreement of the members."""
+        estimate = float(np.log(self.seconds_per_unit @ terms(op, self.target)))
+        inputs = _matrix(np.array([features(op, self.target)]))
+        members = np.array([float(booster.predict(inputs)[0]) for booster in self.boosters])
+        mean_s = exp(estimate + float(members.mean()))
+        return Prediction(mean_s=mean_s, spread_s=mean_s * hypot(self.log_spread, float(members.std())))
+
+    def with_correction(self, correction: NetworkCorrection) -> CostModel:
+        """The same model with another network correction."""
+        return replace(self, correction=correction)
+
+    def network_seconds(self, ops: Sequence[OpSpec]) -> float:
+        """Predicted seconds of the network that runs these operators, none of them taken from measurements."""
+        return self.correction(sum(self.predict(op).mean_s for op in ops))
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, atomically."""
+        saved = _Saved(
+            target_name=self.target.name,
+            fingerprint=self.target.fingerprint,
+            features=FEATURES,
+            seconds_per_unit=dict(zip(TERMS, self.seconds_per_unit.tolist())),
+            log_spread=self.log_spread,
+            held_out_s=dict(self.held_out_s),
+            correction=self.correction,
+            boosters=tuple(_JSON.validate_json(bytes(booster.save_raw("json"))) for booster in self.boosters),
+        )
+        temporary = path.with_name(path.name + ".part")
+        temporary.write_bytes(_SAVED.dump_json(saved))
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path, target: Target) -> CostModel:
+        """The inverse of `save`.
+
+        Raises:
+            CostModelError: not a cost model, one of another version or with other features, or of another machine.
+        """
+        again = "Run `netlathe calibrate` to make one."
+        try:
+            saved = _SAVED.validate_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise CostModelError(
+                f"{path} is not a cost model of format {FORMAT} ({where}: {first['msg']}). {again}"
+            ) from error
+        if saved.features != FEATURES or tuple(saved.seconds_per_unit) != tuple(TERMS):
+            other = sorted(set(saved.features) ^ set(FEATURES) | set(saved.seconds_per_unit) ^ set(TERMS))
+            raise CostModelError(
+                f"{path} was fitted on other features than this version computes ({', '.join(other)}). {again}"
+            )
+        if saved.fingerprint != target.fingerprint:
+            raise CostModelError(f"{path} was fitted on {saved.fingerprint!r}, not on {target.fingerprint!r}. {again}")
+        return cls(
+            target=target,
+            seconds_per_unit=np.array(list(saved.seconds_per_unit.values())),
+            boosters=tuple(_booster(path, content) for content in saved.boosters),
+            log_spread=saved.log_spread,
+            held_out_s=saved.held_out_s,
+            correction=saved.correction,
+        )
+
+
+_JSON: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
+
+
+def _matrix(inputs: Array, labels: Array | None = None) -> xgboost.DMatrix:
+    return xgboost.DMatrix(inputs, label=labels, feature_names=list(FEATURES), nthread=1)
+
+
+def _booster(path: Path, content: dict[str, Any]) -> xgboost.Booster:
+    """A booster from its JSON.
+
+    Raises:
+        CostModelError: XGBoost does not accept it.
+    """
+    booster = xgboost.Booster({"nthread": 1})
+    try:
+        booster.load_model(bytearray(_JSON.dump_json(content)))
+    except xgboost.core.XGBoostError as error:
+        raise CostModelError(
+            f"XGBoost cannot read a booster in {path}: the file is damaged, or of a newer XGBoost."
+        ) from error
+    return booster
+
+
+def _fit_seconds_per_unit(work: Array, log_s: Array) -> Array:
+    """Seconds per unit of each term, all positive: robust least squares of the logarithms, with a weak prior.
+
+    work: [ops, terms]; log_s: [ops].
+    """
+    prior = np.log([_NOMINAL_SECONDS[name.rpartition("_")[2]] for name in TERMS])
+
+    def residuals(log_units: Array) -> Array:
+        misses = (np.log(work @ np.exp(log_units)) - log_s) / _ESTIMATE_LOG_SPREAD
+        return np.concatenate([misses, (log_units - prior) / _PRIOR_LOG_SPREAD])
+
+    return np.asarray(np.exp(least_squares(residuals, x0=prior, loss="soft_l1").x))

@@ -1,0 +1,149 @@
+"""What the latency of an operator depends on, as numbers: the additive terms of its seconds, and features of the rest.
+
+`terms` are amounts of work, as the schedules' own tiles cut it; they add up to a first estimate of the seconds (a
+roofline with fitted peaks) that also holds outside the calibrated space. `features` describe what the estimate may
+miss: how well the shapes fill the tiles and vectors, and in which cache the tensors live.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import log2
+
+from targets.target import Target
+from tvm_latency.opspec import FLOAT_BYTES, OpSpec
+from tvm_latency.schedules.tiles import FMA_IN_FLIGHT, Tile, matmul_tile, strip_tile
+
+Measure = Callable[[OpSpec, Target], float]
+
+
+def _issues(outputs: int, channels: int, reduction: int, tile: Tile) -> float:
+    """Vector multiply-add slots of a tiled loop nest, those that wait for a result or compute on padding included."""
+    slots = max(tile.rows * tile.columns // tile.vector, FMA_IN_FLIGHT)
+    return outputs / tile.rows * tile.blocks(channels) * reduction * slots
+
+
+def _product(pixels: int, channels: int, reduction: int, target: Target) -> float:
+    return _issues(pixels, channels, reduction, matmul_tile(pixels, channels, target.lanes, target.vector_registers))
+
+
+def _strip(op: OpSpec, channels: int, reduction: int, target: Target) -> float:
+    tile = strip_tile(op.out_width, channels, target.lanes, target.vector_registers)
+    return _issues(_out_pixels(op), channels, reduction, tile)
+
+
+def _pixels(op: OpSpec) -> int:
+    return op.batch * op.height * op.width
+
+
+def _out_pixels(op: OpSpec) -> int:
+    return op.batch * op.out_height * op.out_width
+
+
+def _expand_issues(op: OpSpec, target: Target) -> float:
+    expands = op.kind == "mbconv" and op.expand > 1
+    return _product(_pixels(op), op.hidden_channels, op.in_channels, target) if expands else 0.0
+
+
+def _depthwise_issues(op: OpSpec, target: Target) -> float:
+    return _strip(op, op.hidden_channels, op.kernel**2, target) if op.kind == "mbconv" else 0.0
+
+
+def _project_issues(op: OpSpec, target: Target) -> float:
+    mbconv = op.kind == "mbconv"
+    return _product(_out_pixels(op), op.out_channels, op.hidden_channels, target) if mbconv else 0.0
+
+
+def _dense_issues(op: OpSpec, target: Target) -> float:
+    """Of a dense convolution or a linear layer."""
+    if op.kind not in ("conv", "linear"):
+        return 0.0
+    if op.kernel == op.stride == 1:
+        return _product(_out_pixels(op), op.out_channels, op.in_channels, target)
+    return _strip(op, op.out_channels, op.kernel**2 * op.in_channels, target)
+
+
+def _all_issues(op: OpSpec, target: Target) -> float:
+    issues = (_expand_issues, _depthwise_issues, _project_issues, _dense_issues)
+    return sum(measure(op, target) for measure in issues)
+
+
+def _kernels(op: OpSpec) -> int:
+    """Convolutions, products and pools that run one after the other."""
+    return 2 + (op.expand > 1) if op.kind == "mbconv" else 1
+
+
+def _boundary_bytes(op: OpSpec) -> int:
+    """Bytes of input and output."""
+    elements = _pixels(op) * op.in_channels + _out_pixels(op) * op.out_channels
+    return elements * FLOAT_BYTES[op.dtype]
+
+
+def _expanded_bytes(op: OpSpec) -> int:
+    """Bytes of what the depthwise convolution reads; of the input where there is none."""
+    return _pixels(op) * op.hidden_channels * FLOAT_BYTES[op.dtype]
+
+
+def _window_bytes(op: OpSpec) -> int:
+    """Bytes of the `kernel` input rows that one output row of the depthwise convolution reads."""
+    return op.kernel * op.width * op.hidden_channels * FLOAT_BYTES[op.dtype]
+
+
+def _useful_share(op: OpSpec, target: Target) -> float:
+    """Share of the issued lanes that do useful work; 1 where nothing is multiplied."""
+    issues = _all_issues(op, target)
+    return op.macs / (issues * target.lanes) if issues else 1.0
+
+
+# Each is an amount of work, at least 0; its fitted coefficient is seconds per unit. The last word is the unit.
+TERMS: dict[str, Measure] = {
+    "all_kernels": lambda op, t: _kernels(op),
+    "expand_issues": _expand_issues,
+    "depthwise_issues": _depthwise_issues,
+    "project_issues": _project_issues,
+    "dense_issues": _dense_issues,
+    "weight_bytes": lambda op, t: op.weight_bytes,
+    "boundary_bytes": lambda op, t: _boundary_bytes(op),
+    "expanded_bytes": lambda op, t: op.activation_bytes - _boundary_bytes(op),
+    "spilled_bytes": lambda op, t: max(0, _expanded_bytes(op) - t.l2_bytes),
+}
+
+_FEATURES: dict[str, Measure] = {
+    "kernels": lambda op, t: _kernels(op),
+    "kernel": lambda op, t: op.kernel,
+    "stride": lambda op, t: op.stride,
+    "expand": lambda op, t: op.expand,
+    "residual": lambda op, t: op.residual,
+    "log_out_pixels": lambda op, t: log2(_out_pixels(op)),
+    "log_in_channels": lambda op, t: log2(op.in_channels),
+    "log_hidden_channels": lambda op, t: log2(op.hidden_channels),
+    "log_out_channels": lambda op, t: log2(op.out_channels),
+    "log_flops": lambda op, t: log2(op.flops),
+    "log_weight_bytes": lambda op, t: log2(1 + op.weight_bytes),
+    "log_activation_bytes": lambda op, t: log2(op.activation_bytes),
+    "log_intensity": lambda op, t: log2(op.flops / (op.weight_bytes + op.activation_bytes)),
+    "depthwise_share": lambda op, t: _depthwise_issues(op, t) / max(1.0, _all_issues(op, t)),
+    "useful_share": _useful_share,
+    "hidden_remainder": lambda op, t: op.hidden_channels % t.lanes,
+    "out_remainder": lambda op, t: op.out_channels % t.lanes,
+    "out_width_remainder": lambda op, t: op.out_width % 4,
+    "product_rows": lambda op, t: matmul_tile(_out_pixels(op), op.out_channels, t.lanes, t.vector_registers).rows,
+    "strip_rows": lambda op, t: strip_tile(op.out_width, op.hidden_channels, t.lanes, t.vector_registers).rows,
+    "log_window_over_l1": lambda op, t: log2(_window_bytes(op) / t.l1d_bytes),
+    "log_expanded_over_l2": lambda op, t: log2(_expanded_bytes(op) / t.l2_bytes),
+    "log_weights_over_l2": lambda op, t: log2((1 + op.weight_bytes) / t.l2_bytes),
+    # Small cores have no third level; the second is the last one then.
+    "log_bytes_over_l3": lambda op, t: log2((op.weight_bytes + op.activation_bytes) / (t.l3_bytes or t.l2_bytes)),
+}
+
+FEATURES: tuple[str, ...] = tuple(_FEATURES)
+
+
+def features(op: OpSpec, target: Target) -> list[float]:
+    """The values of `FEATURES` for one operator."""
+    return [float(measure(op, target)) for measure in _FEATURES.values()]
+
+
+def terms(op: OpSpec, target: Target) -> list[float]:
+    """The values of `TERMS` for one operator: kernels, vector multiply-adds issued, bytes."""
+    return [float(measure(op, target)) for measure in TERMS.values()]
