@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.runtimes import RUNTIMES, BenchModel, Inference, RuntimeUnavailableError
-from pipeline.verify import TOLERANCE, random_image
+from pipeline.agreement import TOLERANCE, Inference, random_image
+from pipeline.runtimes import RUNTIMES, BenchModel, RuntimeUnavailableError
 
 
 def disagreement(outputs: Sequence[tuple[str, NDArray[np.float32]]]) -> str | None:

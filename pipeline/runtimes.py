@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-Inference = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+from pipeline.agreement import Inference
 
 
 class RuntimeUnavailableError(RuntimeError):

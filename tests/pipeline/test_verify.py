@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.verify import TOLERANCE, VerifyError, compare, onnx_reference, pytorch, random_image, random_network
+from pipeline.agreement import TOLERANCE, VerifyError, compare, onnx_reference, random_image
+from pipeline.verify import pytorch, random_network
 from supernet.export import to_onnx
 from supernet.space import DIGITS
 

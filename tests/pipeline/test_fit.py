@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+
+from pipeline.fit import derive_within
+from supernet.architecture import Architecture
+from supernet.derive import BudgetError
+from supernet.latency import PathLatency
+from supernet.space import DIGITS
+
+# One millisecond for what is fixed; in every block the first candidate is the most probable and the slowest.
+LATENCY = PathLatency(
+    1e-3, tuple(tuple(1e-3 / (1 + k) for k in range(len(block.candidates))) for block in DIGITS.blocks)
+)
+PROBABILITIES = tuple(tuple(2.0**-k for k in range(len(block.candidates))) for block in DIGITS.blocks)
+WIDEST = DIGITS.architecture([block.candidates[0] for block in DIGITS.blocks])
+
+
+def predicted(architecture: Architecture) -> float:
+    searched = zip(DIGITS.blocks, architecture.blocks[1:])
+    return LATENCY.of([block.candidates.index(found.choice) for block, found in searched])
+
+
+def test_the_first_network_is_kept_if_it_fits() -> None:
+    attempts = derive_within(DIGITS, PROBABILITIES, LATENCY, 1.0, predicted)
+    assert [attempt.architecture for attempt in attempts] == [WIDEST]
+    assert attempts[0].predicted_s == attempts[0].measured_s
+
+
+@pytest.mark.parametrize("factor", [1.04, 1.1, 1.5])
+def test_over_budget_means_tighter_and_again(factor: float) -> None:
+    budget_s = 6e-3
+    attempts = derive_within(DIGITS, PROBABILITIES, LATENCY, budget_s, lambda net: factor * predicted(net))
+    assert len(attempts) == 2
+    assert attempts[0].measured_s > budget_s >= attempts[1].measured_s
+    assert attempts[1].predicted_s < attempts[0].predicted_s
+
+
+def test_a_prediction_that_is_too_high_does_not_hide_the_fastest() -> None:
+    attempts = derive_within(DIGITS, PROBABILITIES, LATENCY, 2e-3, lambda net: 0.5 * predicted(net))
+    assert len(attempts) == 1
+    assert attempts[0].measured_s < 2e-3 < attempts[0].predicted_s
+
+
+def test_nothing_fits() -> None:
+    tried: list[Architecture] = []
+
+    def measure(architecture: Architecture) -> float:
+        tried.append(architecture)
+        return 0.005
+
+    with pytest.raises(
+        BudgetError, match=r"No network of space digits fits 4 ms. The fastest, `r16 .*`, takes 5 ms, meas"
+    ):
+        derive_within(DIGITS, PROBABILITIES, LATENCY, 4e-3, measure)
+    assert len(tried) == len(set(tried)), "no network is measured twice"
