@@ -19,8 +19,8 @@ from tvm_latency.schedules.kernel import ConvSpec, Kernel
 class EmitKernels:
     """The pass: every group that some kernel kind takes becomes a call of that kind's function.
 
-    A group that no kind takes stays as it is and goes through TVM's own legalise and fuse. `names` holds the functions
-    it added.
+    A group that no kind takes is dissolved again and goes through TVM's own legalise and fuse. `names` holds the
+    functions it added.
     """
 
     def __init__(self, target: Target) -> None:
@@ -30,7 +30,7 @@ class EmitKernels:
     def transform_module(self, module: Any, _: Any) -> Any:
         """Rewrite `main`."""
         emitter = _Emitter(module, self.target)
-        main = emitter.visit_expr(module["main"])
+        main = emitter.visit_expr(module["main"]).inline_functions(emitter.refused)
         emitter.builder_.update_func(module.get_global_var("main"), main)
         self.names |= emitter.functions.keys()
         return emitter.builder_.get()
@@ -43,6 +43,7 @@ class _Emitter(PyExprMutator):
         self.module = module
         self.target = target
         self.functions: dict[str, Any] = {}
+        self.refused: dict[Any, Any] = {}
 
     def visit_call_(self, call: Any) -> Any:
         call = super().visit_call_(call)
@@ -53,7 +54,10 @@ class _Emitter(PyExprMutator):
             return call
         match = read_group(group, list(call.args))
         kernel = schedule_kernel(match.spec, self.target) if match else None
-        return self._emitted(match, kernel) if match and kernel else call
+        if match is None or kernel is None:
+            self.refused[call.op] = group
+            return call
+        return self._emitted(match, kernel)
 
     def _emitted(self, match: Match, kernel: Kernel) -> Any:
         """The kernel between layout changes: an NCHW tensor goes in as a matrix [pixels, channels] and comes out so."""

@@ -82,6 +82,6 @@ def _imported(model: onnx.ModelProto) -> Any:
         shape = getattr(parameter.ty, "shape", None)
         if shape is None or not all(hasattr(size, "value") for size in shape):
             raise LoweringError(
-                f"Input {parameter.name_hint!r} has no static shape. Export the model with fixed sizes, batch included."
+                f"Input {parameter.name!r} has no static shape. Export the model with fixed sizes, batch included."
             )
     return module

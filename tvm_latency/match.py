@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tvm
 from tvm import relax
+from tvm.relax.backend.utils import has_leaking_intermediate_variables
 from tvm.relax.dpl import is_const, is_op, wildcard
 from tvm.relax.transform import FuseOpsByPattern
 
@@ -55,7 +56,13 @@ def _depth(pattern: Any) -> int:
 
 def group_operators() -> Any:
     """The pass that puts each match into a function of its own, marked with the attribute `Composite`."""
-    return FuseOpsByPattern(_patterns(), bind_constants=True)
+
+
+    def closed(context: Any) -> bool:
+        """Whether nothing outside the group reads a value from its middle; a shorter pattern may still match."""
+        return not has_leaking_intermediate_variables(context)
+
+    return FuseOpsByPattern([(name, pattern, {}, closed) for name, pattern in _patterns()], bind_constants=True)
 
 
 def read_group(group: Any, arguments: list[Any]) -> Match | None:
