@@ -93,7 +93,7 @@ def _from_run(folder: Path) -> Net:
             f"`netlathe run --resume --out {folder}` goes on with it."
         )
     architecture = Architecture.from_text(derived["architecture"], name=folder.resolve().name)
-    weights, exported = folder / "train" / "winner.weights.pt", folder / "export" / "model.onnx"
+    weights, exported = folder / "train" / "winner.weights.pt", folder / "export" / "winner.onnx"
     trained = weights.exists() and exported.exists()
     return Net(architecture.name, architecture, weights if trained else None, exported if trained else None)
 

@@ -32,10 +32,10 @@ def render(results: Results) -> str:
     derive, baseline, train = results["derive"], results["baseline"], results["train"]
     winner_net = Architecture.from_text(derive["architecture"], name="derived network")
     baseline_net = Architecture.from_text(baseline["architecture"], name=baseline["net"])
-    calibrate, setup = results["calibrate"], results["setup"]
+    setup = results["setup"]
     return environment.get_template("report.html.j2").render(
-        title=f"{setup['data']} on {calibrate['target']['name']}, budget {1e3 * derive['budget_s']:.3g} ms",
-        subtitle=f"Space {setup['space']}, seed {setup['seed']}, {calibrate['target']['threads']} thread(s).",
+        title=f"{setup['data']} on {setup['target']['name']}, budget {1e3 * derive['budget_s']:.3g} ms",
+        subtitle=f"Space {setup['space']}, seed {setup['seed']}, {setup['target']['threads']} thread(s).",
         plotly_js=Markup(get_plotlyjs()),
         cards=_cards(results),
         drawings=[
@@ -128,12 +128,16 @@ def _sections(results: Results) -> list[dict[str, Any]]:
             "The search",
             "Probability of each candidate over the search, block by block; the derived network is the most probable "
             "one that fits the budget.",
-            figures.probabilities_over_time(search["probability_history"], search["candidates"]),
+            figures.probabilities_over_time(
+                [epoch["probabilities"] for epoch in search["history"]], search["candidates"]
+            ),
         ),
         _section(
             "Training",
-            "Accuracy after each epoch.",
-            figures.training_curves({name: train[name]["top1_history"] for name in ("winner", "baseline")}),
+            "Accuracy on the augmented training images of each epoch; the test images are looked at once, at the end.",
+            figures.training_curves(
+                {role: [epoch["train_top1"] for epoch in train[role]["history"]] for role in ("winner", "baseline")}
+            ),
         ),
         _section(
             "Can the predictions be trusted?",
@@ -193,7 +197,7 @@ def _obtained(results: Results) -> dict[str, str]:
 
 
 def _machine(results: Results) -> dict[str, str]:
-    target, versions = results["calibrate"]["target"], results["setup"]["versions"]
+    target, versions = results["setup"]["target"], results["setup"]["versions"]
     return {
         **{name.replace("_", " "): _plain(value) for name, value in target.items()},
         **{name: str(version) for name, version in versions.items()},

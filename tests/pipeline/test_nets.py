@@ -59,7 +59,7 @@ def test_a_run_folder_before_and_after_training(tmp_path: Path) -> None:
     assert net.architecture is not None
     assert net.architecture.text == DIGITS.baseline.text
     assert net.weights is None
-    for name in ("train/winner.weights.pt", "export/model.onnx"):
+    for name in ("train/winner.weights.pt", "export/winner.onnx"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).touch()
     assert resolve_net(str(tmp_path)).weights == tmp_path / "train" / "winner.weights.pt"

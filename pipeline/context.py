@@ -1,0 +1,81 @@
+"""What the stages of one run share: its config, its results so far, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import RunConfig
+from pipeline.measure import path_latency
+from supernet.architecture import Architecture
+from supernet.data import ImageData, load_data
+from supernet.latency import PathLatency
+from supernet.settings import Progress
+from supernet.space import SearchSpace, preset
+from targets.target import Target, get_target
+from tvm_latency.latency_table import LatencyTable
+
+Result = dict[str, Any]
+
+
+class Context:
+    """One run while it goes on.
+
+    folder: the run folder, each stage's files in a folder of its own.
+    results: what each stage performed so far has stored, by its name.
+    say: takes a sentence for the user.
+    """
+
+    def __init__(
+        self, config: RunConfig, folder: Path, database: Path, progress: Progress, say: Callable[[str], None]
+    ) -> None:
+        self.config, self.folder, self.database, self.progress, self.say = config, folder, database, progress, say
+        self.results: dict[str, Result] = {}
+
+    @cached_property
+    def target(self) -> Target:
+        """The machine, with the threads of the config.
+
+        Raises:
+            TargetError: there is no such target.
+        """
+        return get_target(self.config.target).with_threads(self.config.threads)
+
+    @cached_property
+    def data(self) -> ImageData:
+        """The images, at the space's resolution.
+
+        Raises:
+            DataError: they cannot be read or trained on.
+        """
+        data = load_data(self.config.data, preset(self.results["setup"]["space"]).resolution, self.config.seed)
+        for note in data.notes:
+            self.say(note)
+        return data
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """The space, for the classes of the data."""
+        return preset(self.results["setup"]["space"]).with_classes(self.results["setup"]["classes"])
+
+    @cached_property
+    def table(self) -> LatencyTable:
+        """What the calibration stored."""
+        return LatencyTable.load(self.folder / "calibrate" / "latency_table.json")
+
+    @cached_property
+    def latency(self) -> PathLatency:
+        """The latency of every path of the space."""
+        return path_latency(self.space, self.table)
+
+    @cached_property
+    def winner(self) -> Architecture:
+        """The derived network."""
+        return Architecture.from_text(self.results["derive"]["architecture"], name="derived")
+
+    @property
+    def networks(self) -> dict[str, Architecture]:
+        """The networks that are trained and compared, by their role."""
+        return {"winner": self.winner, "baseline": self.space.baseline}

@@ -1,0 +1,90 @@
+"""Deploy: the artefact of one network for one target, with the facts that prove it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import onnx
+from targets.target import Target
+
+from pipeline.agreement import Images, Inference, Verification
+from pipeline.files import sha256, write_atomically, write_json
+from tvm_latency.build import compile_onnx
+from tvm_latency.schedules import SCHEDULE_VERSION
+
+FORMAT = "netlathe-artefact/1"
+LIBRARY, MODEL, REFERENCE, MANIFEST = "model.so", "model.onnx", "reference.npz", "manifest.json"
+
+
+@dataclass(frozen=True)
+class Build:
+    """A compiled network in its folder: which kernels it runs, and which operators had none of ours."""
+
+    folder: Path
+    kernels: tuple[str, ...]
+    fallbacks: tuple[str, ...]
+
+    @property
+    def library(self) -> Path:
+        """The shared library with the weights inside."""
+        return self.folder / LIBRARY
+
+
+def build(model: onnx.ModelProto, target: Target, folder: Path) -> Build:
+    """Compile `model` into `folder`: `model.so`, and `model.onnx` as it was compiled.
+
+    Raises:
+        LoweringError: an operator that cannot be compiled.
+        ToolchainError: nothing here links for the target.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    compiled = compile_onnx(model, target)
+    compiled.export(folder / LIBRARY)
+    write_atomically(folder / MODEL, model.SerializeToString(deterministic=True))
+    return Build(folder, compiled.kernels, compiled.fallbacks)
+
+
+def write_reference(folder: Path, image: Images, reference: Inference) -> None:
+    """Write `reference.npz`: the arrays `image` and `output`, what the reference answers to it."""
+    np.savez(folder / REFERENCE, image=image, output=reference(image))
+
+
+def write_manifest(
+    built: Build,
+    target: Target,
+    verification: Verification,
+    measured_s: Sequence[float],
+    predicted_s: float | None,
+) -> dict[str, Any]:
+    """Write `manifest.json`, last of all, so that a folder that has one is complete; also its content."""
+    manifest = {
+        "format": FORMAT,
+        "target": {"name": target.name, "kind": target.kind, "fingerprint": target.fingerprint},
+        "isa": {"mtriple": target.mtriple, "mcpu": target.mcpu, "features": list(target.features)},
+        "threads": target.threads,
+        "versions": versions(),
+        "schedule_version": SCHEDULE_VERSION,
+        "latency": {
+            "measured_ms": 1e3 * median(measured_s),
+            "measured_how": f"median of {len(measured_s)} runs back to back on {target.cpu_model}",
+            "predicted_ms": None if predicted_s is None else 1e3 * predicted_s,
+            "predicted_how": None if predicted_s is None else "cost model: corrected sum of operators",
+        },
+        "verification": asdict(verification),
+        "kernels": list(built.kernels),
+        "fallbacks": list(built.fallbacks),
+        "files": {name: sha256(built.folder / name) for name in (LIBRARY, MODEL, REFERENCE)},
+    }
+    write_json(built.folder / MANIFEST, manifest)
+    return manifest
+
+
+def versions() -> dict[str, str]:
+    """The installed versions that a result depends on."""
+    return {name: version(name) for name in ("netlathe", "apache-tvm", "torch", "onnx", "xgboost")}

@@ -1,0 +1,155 @@
+"""The stages that find a network: setup, calibrate, baseline, search, derive. No weights are kept."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from math import ceil
+from pathlib import Path
+from time import perf_counter
+
+from pipeline import measure
+from pipeline.config import RunConfig
+from pipeline.context import Context, Result
+from pipeline.deploy import versions
+from pipeline.files import write_json
+from pipeline.fit import derive_within
+from supernet import search as searching
+from supernet.settings import SEARCH, SearchSettings
+from supernet.sources import DIGITS, open_source
+from supernet.space import SearchSpace, preset
+from tvm_latency.database import MeasurementDatabase
+
+# Up to this many pixels a photograph keeps nothing back from a network for 32 x 32.
+_SMALL_IMAGE = 64
+
+
+def setup(context: Context, folder: Path) -> Result:
+    """What the run is about. Whatever does not exist or cannot be read ends the run here, before any work.
+
+    Raises:
+        TargetError, SpaceError, DataError: there is no such target, space or data.
+    """
+    config, target = context.config, context.target
+    space = preset(config.space or suitable_space(config.data))
+    context.results["setup"] = {"space": space.name}
+    data = context.data
+    return {
+        "target": {**asdict(target), "fingerprint": target.fingerprint},
+        "space": space.name,
+        "data": config.data,
+        "classes": len(data.classes),
+        "images": {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
+        "seed": config.seed,
+        "versions": versions(),
+    }
+
+
+def suitable_space(data: str) -> str:
+    """The preset for the data's image size: that of its first training image.
+
+    Raises:
+        DataError: the source cannot be opened.
+    """
+    if data == DIGITS:
+        return "digits"
+    with open_source(data).train.open(0) as image:
+        return "cifar" if min(image.size) <= _SMALL_IMAGE else "imagenet"
+
+
+def calibrate(context: Context, folder: Path) -> Result:
+    """Measure the operators of the space and some networks, fit the cost model, judge it.
+
+    Raises:
+        CalibrationError: too little could be measured.
+    """
+    started = perf_counter()
+    with MeasurementDatabase(context.database) as database:
+        if database.recovered:
+            context.say(database.recovered)
+        found = measure.calibrate_space(context.space, context.target, database, context.progress)
+    measure.save_calibration(found, folder)
+    return {
+        "seconds": perf_counter() - started,
+        "measured": found.calibration.measured,
+        "reused": found.calibration.reused,
+        "failures": dict(found.calibration.failures),
+        "networks": [asdict(net) for net in found.held_out],
+        "accuracy": measure.accuracy_summary(found),
+    }
+
+
+def baseline(context: Context, folder: Path) -> Result:
+    """Compile and measure the space's baseline, from which a relative budget gets its seconds.
+
+    Raises:
+        MeasureError: it could not be run.
+    """
+    net = context.space.baseline
+    measured_s = measure.measure_operators(net.op_specs(), context.target)
+    return {
+        "net": net.name,
+        "architecture": net.text,
+        "measured_s": measured_s,
+        "budget_s": context.config.parsed_budget.seconds(measured_s),
+    }
+
+
+def search(context: Context, folder: Path) -> Result:
+    """Search for the path probabilities under the budget.
+
+    Raises:
+        SearchError: the search diverged.
+        CheckpointError: its checkpoint is not its own.
+    """
+    found = searching.search(
+        context.space,
+        context.data,
+        context.latency,
+        context.results["baseline"]["budget_s"],
+        search_settings(context.space, context.config),
+        folder / "search.checkpoint",
+        context.progress,
+        notice=context.say,
+    )
+    return {
+        "seconds": found.seconds,
+        "probabilities": [list(block) for block in found.probabilities],
+        "history": found.history,
+        "candidates": [[str(choice) for choice in block.candidates] for block in context.space.blocks],
+    }
+
+
+def search_settings(space: SearchSpace, config: RunConfig) -> SearchSettings:
+    """The preset's settings; fewer epochs than it has mean a warm-up shorter in proportion."""
+    settings = replace(SEARCH[space.name], seed=config.seed)
+    if config.search_epochs is None:
+        return settings
+    warmup = ceil(settings.warmup_epochs * config.search_epochs / settings.epochs)
+    return replace(settings, epochs=config.search_epochs, warmup_epochs=warmup)
+
+
+def derive(context: Context, folder: Path) -> Result:
+    """The most probable network that is measured to be within the budget.
+
+    Raises:
+        BudgetError: not even the fastest network of the space is.
+    """
+    budget_s = context.results["baseline"]["budget_s"]
+    attempts = derive_within(
+        context.space,
+        context.results["search"]["probabilities"],
+        context.latency,
+        budget_s,
+        lambda net: measure.measure_operators(net.op_specs(), context.target),
+    )
+    last = attempts[-1]
+    write_json(folder / "architecture.json", replace(last.architecture, name="derived").to_json())
+    entries = ((op.key, context.table.entries[op.key]) for op in last.architecture.op_specs())
+    return {
+        "architecture": last.architecture.text,
+        "predicted_s": last.predicted_s,
+        "measured_s": last.measured_s,
+        "budget_s": budget_s,
+        "rederivations": len(attempts) - 1,
+        "operators": [{"key": key, "seconds": entry.seconds, "source": entry.source} for key, entry in entries],
+    }

@@ -1,0 +1,183 @@
+"""The stages that ship the derived network: train, export, compile, verify, bench, deploy, report."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from importlib.util import find_spec
+from pathlib import Path
+from shutil import copyfile
+from typing import Any
+
+import onnx
+
+from pipeline import deploy as deployment
+from pipeline.agreement import Verification, compare
+from pipeline.bench import BenchEntry, BenchTiming, speedup, time_interleaved
+from pipeline.config import RunConfig
+from pipeline.context import Context, Result
+from pipeline.files import write_atomically, write_json
+from pipeline.measure import input_shape_of, measure_library
+from pipeline.report import render
+from pipeline.runtimes import BenchModel
+from pipeline.verify import pytorch, real_images
+from supernet import train as training
+from supernet.export import export_onnx
+from supernet.settings import TRAIN, TrainSettings
+from supernet.space import SearchSpace
+from tvm_latency.loaded import LoadedNetwork
+
+VERIFIED_IMAGES = 1000
+
+
+def train(context: Context, folder: Path) -> Result:
+    """Train the derived network and the baseline, with the same recipe.
+
+    Raises:
+        TrainError: a training diverged.
+        CheckpointError: a checkpoint is not its own.
+    """
+    settings, result = train_settings(context.space, context.config), {}
+    for role, net in context.networks.items():
+        found = training.train(
+            net, context.data, settings, folder / f"{role}.checkpoint", context.progress, notice=context.say
+        )
+        result[role] = {"top1": found.top1, "seconds": found.seconds, "history": found.history}
+    return result
+
+
+def train_settings(space: SearchSpace, config: RunConfig) -> TrainSettings:
+    """The preset's settings, with the epochs of the config where it has some."""
+    settings = replace(TRAIN[space.name], seed=config.seed)
+    if config.train_epochs is None:
+        return settings
+    return replace(
+        settings, epochs=config.train_epochs, warmup_epochs=min(settings.warmup_epochs, config.train_epochs - 1)
+    )
+
+
+def export(context: Context, folder: Path) -> Result:
+    """ONNX models of both networks, batch norm folded."""
+    for role, net in context.networks.items():
+        network = training.load_network(net, context.folder / "train" / f"{role}.weights.pt")
+        export_onnx(network, net, folder / f"{role}.onnx")
+    return {role: f"{role}.onnx" for role in context.networks}
+
+
+def compile(context: Context, folder: Path) -> Result:  # noqa: A001  (the stage's name; the builtin is not used here)
+    """Compile both and measure the derived network's library.
+
+    Raises:
+        LoweringError, ToolchainError, MeasureError: it cannot be compiled, linked or run.
+    """
+    result: Result = {}
+    for role in context.networks:
+        model = onnx.load(context.folder / "export" / f"{role}.onnx")
+        built = deployment.build(model, context.target, folder / role)
+        result[role] = {
+            "kernels": list(built.kernels),
+            "fallbacks": list(built.fallbacks),
+            "samples_s": list(measure_library(built.library, input_shape_of(model), context.target)),
+        }
+        for name in built.fallbacks:
+            context.say(f"No kernel of ours covers {name} of the {role}: it runs TVM's default loops.")
+    return result
+
+
+def verify(context: Context, folder: Path) -> Result:
+    """The compiled network against PyTorch, on real test images.
+
+    Raises:
+        VerifyError: they differ by more than rounding explains.
+    """
+    network = training.load_network(context.winner, context.folder / "train" / "winner.weights.pt")
+    images = real_images(context.data.test, VERIFIED_IMAGES)
+    compiled = LoadedNetwork(context.folder / "compile" / "winner" / deployment.LIBRARY)
+    verification = compare(compiled, pytorch(network), images, against="PyTorch")
+    deployment.write_reference(folder, images[0], pytorch(network))
+    return asdict(verification)
+
+
+def bench(context: Context, folder: Path) -> Result:
+    """The derived network, the baseline, and ONNX Runtime running the derived network, timed in turn.
+
+    Raises:
+        BenchError: the timing failed, or ONNX Runtime computes something else.
+    """
+    wanted = [("winner", "netlathe"), ("baseline", "netlathe"), ("winner", "onnxruntime")]
+    if find_spec("onnxruntime") is None:
+        context.say("ONNX Runtime is not installed, so it is not compared: `pip install onnxruntime`.")
+        wanted.pop()
+    entries = [BenchEntry(role, runtime, _bench_model(context, role)) for role, runtime in wanted]
+    resolution = context.space.resolution
+    timings = time_interleaved(entries, (1, 3, resolution, resolution), context.config.threads)
+    ours, *others = timings
+    return {
+        "runs": [_bench_row(context, timing) for timing in timings],
+        "speedups": {_label(context, other): speedup(ours, other) for other in others},
+        "speedup_over_baseline": speedup(ours, timings[1]),
+    }
+
+
+def _bench_model(context: Context, role: str) -> BenchModel:
+    built = context.folder / "compile" / role
+    return BenchModel(onnx_file=str(built / deployment.MODEL), library=str(built / deployment.LIBRARY))
+
+
+def _label(context: Context, timing: BenchTiming) -> str:
+    return f"{timing.runtime}: {context.networks[timing.net].name}"
+
+
+def _bench_row(context: Context, timing: BenchTiming) -> dict[str, Any]:
+    return {"name": _label(context, timing), **timing.summary(), "samples_s": timing.samples_s}
+
+
+def deploy(context: Context, folder: Path) -> Result:
+    """Put the artefact together, its manifest last."""
+    compiled = context.results["compile"]["winner"]
+    for source in (
+        context.folder / "compile" / "winner" / deployment.LIBRARY,
+        context.folder / "compile" / "winner" / deployment.MODEL,
+        context.folder / "verify" / deployment.REFERENCE,
+    ):
+        copyfile(source, folder / source.name)
+    return deployment.write_manifest(
+        deployment.Build(folder, tuple(compiled["kernels"]), tuple(compiled["fallbacks"])),
+        context.target,
+        Verification(**context.results["verify"]),
+        compiled["samples_s"],
+        context.results["derive"]["predicted_s"],
+    )
+
+
+def report(context: Context, folder: Path) -> Result:
+    """Write `summary.json` and `report.html` at the top of the run folder."""
+    summary = summarise(context)
+    write_atomically(context.folder / "report.html", render(context.results).encode())
+    write_json(context.folder / "summary.json", summary)
+    return summary
+
+
+def summarise(context: Context) -> Result:
+    """What `summary.json` says; latencies in milliseconds."""
+    results = context.results
+    derive, baseline, verification = results["derive"], results["baseline"], results["verify"]
+    return {
+        "target": context.target.name,
+        "budget_ms": 1e3 * derive["budget_s"],
+        "predicted_ms": 1e3 * derive["predicted_s"],
+        "measured_ms": 1e3 * derive["measured_s"],
+        "search_seconds": results["search"]["seconds"],
+        "calibrate_seconds": results["calibrate"]["seconds"],
+        "train_seconds": results["train"]["winner"]["seconds"] + results["train"]["baseline"]["seconds"],
+        "architecture": derive["architecture"],
+        "top1": results["train"]["winner"]["top1"],
+        "baseline": {
+            "net": baseline["net"],
+            "measured_ms": 1e3 * baseline["measured_s"],
+            "top1": results["train"]["baseline"]["top1"],
+        },
+        "speedup_over_baseline": results["bench"]["speedup_over_baseline"],
+        "cost_model": results["calibrate"]["accuracy"],
+        "verify": {name: verification[name] for name in ("max_abs_error", "top1_agreement")},
+        "artefacts": {name: f"deploy/{name}" for name in (*results["deploy"]["files"], deployment.MANIFEST)},
+    }

@@ -1,0 +1,64 @@
+"""The order of the stages, what each rests on, and a run that performs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from pipeline import finding, shipping
+from pipeline.context import Context, Result
+from pipeline.run_folder import Run, RunFolderError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The work of a stage, and the earlier stages whose results or files it reads."""
+
+    work: Callable[[Context, Path], Result]
+    needs: tuple[str, ...] = ()
+
+
+STAGES: dict[str, Stage] = {
+    "setup": Stage(finding.setup),
+    "calibrate": Stage(finding.calibrate, ("setup",)),
+    "baseline": Stage(finding.baseline, ("setup",)),
+    "search": Stage(finding.search, ("setup", "calibrate", "baseline")),
+    "derive": Stage(finding.derive, ("setup", "calibrate", "baseline", "search")),
+    "train": Stage(shipping.train, ("setup", "derive")),
+    "export": Stage(shipping.export, ("derive", "train")),
+    "compile": Stage(shipping.compile, ("export",)),
+    "verify": Stage(shipping.verify, ("derive", "train", "compile")),
+    "bench": Stage(shipping.bench, ("derive", "compile")),
+    "deploy": Stage(shipping.deploy, ("derive", "compile", "verify")),
+    "report": Stage(
+        shipping.report,
+        ("setup", "calibrate", "baseline", "search", "derive", "train", "compile", "verify", "bench", "deploy"),
+    ),
+}
+
+
+def perform(run: Run, context: Context, until: str = "report") -> dict[str, Result]:
+    """Every stage up to `until`, in order; what is stored and rests on nothing that changed is not done again.
+
+    Raises:
+        RunFolderError: the folder's measurements were made on another machine.
+    """
+    for name, stage in STAGES.items():
+        context.progress(name, 0, 0, {})
+        context.results[name] = run.perform(name, stage.needs, partial(stage.work, context))
+        if name == "setup":
+            _check_machine(context)
+        if name == until:
+            break
+    return context.results
+
+
+def _check_machine(context: Context) -> None:
+    there, here = context.results["setup"]["target"]["fingerprint"], context.target.fingerprint
+    if there != here:
+        raise RunFolderError(
+            f"{context.folder} was measured on {there}; this is {here}. Measurements of two machines do not mix: "
+            "start a new run with another --out."
+        )
