@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from supernet.network import MBConv
 from supernet.space import SpaceBlock
+
+_Module = TypeVar("_Module", bound=nn.Module)
 
 
 class _GateGradient(torch.autograd.Function):
@@ -51,6 +54,22 @@ class BinarisedBlock(nn.Module):
             nn.Identity() if op is None else MBConv(op, running_statistics=False) for op in ops
         )
 
+    @torch.no_grad()
+    def agree(self) -> None:
+        """Make the candidates start alike: one set of 1x1 weights, one small kernel with zeros around it.
+
+        What follows a block then meets nearly the same features whichever candidate runs, where independent weights
+        would give it as many unrelated inputs as there are paths. Residual branches start at zero (arXiv 1706.02677,
+        section 5.1), so a skip changes nothing at first. Few steps of training need both; many steps lose nothing.
+        """
+        blocks = [candidate for candidate in self.candidates if isinstance(candidate, MBConv)]
+        source = min(blocks, key=lambda block: (block.op.kernel, -block.op.expand))
+        for block in blocks:
+            for conv, source_conv in zip(reversed(_all(nn.Conv2d, block)), reversed(_all(nn.Conv2d, source))):
+                _copy_centre(source_conv.weight, conv.weight)
+            if block.op.residual:
+                nn.init.zeros_(_all(nn.BatchNorm2d, block)[-1].weight)
+
     def forward(self, x: Tensor, chosen: int, gates: Tensor | None = None) -> Tensor:
         """The output of the chosen candidate.
 
@@ -66,3 +85,13 @@ class BinarisedBlock(nn.Module):
             return output
         gated = _GateGradient.apply(x, output, gates, self.candidates, chosen)  # type: ignore[no-untyped-call]
         return cast(Tensor, gated)
+
+
+def _all(kind: type[_Module], block: nn.Module) -> list[_Module]:
+    return [module for module in block.modules() if isinstance(module, kind)]
+
+
+def _copy_centre(source: Tensor, weight: Tensor) -> None:
+    """Fill weight [N, M, k, k] from source [>= N, >= M, s, s], s <= k, with zeros around it."""
+    margin = (weight.shape[-1] - source.shape[-1]) // 2
+    weight.copy_(functional.pad(source[: weight.shape[0], : weight.shape[1]], [margin] * 4))

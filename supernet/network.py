@@ -57,12 +57,12 @@ class MBConv(nn.Module):
             ConvBN(hidden, hidden, op.kernel, op.stride, groups=hidden, running_statistics=running_statistics),
             ConvBN(hidden, op.out_channels, activation=False, running_statistics=running_statistics),
         )
-        self.residual = op.residual
+        self.op = op
 
     def forward(self, x: Tensor) -> Tensor:
         """The block's output."""
         output = cast(Tensor, self.layers(x))
-        return x + output if self.residual else output
+        return x + output if self.op.residual else output
 
 
 class GlobalMeanPool(nn.Module):

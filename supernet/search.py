@@ -151,7 +151,7 @@ class _Search:
         for alpha, grad in zip(alphas, torch.autograd.grad(loss, alphas)):
             alpha.grad = grad
         self.alpha_optimizer.step()
-        self.constraint.update(float(expected_s))
+        self.constraint.update(expected_s.item())
 
     def _check_finite(self, loss: Tensor, suspect: str) -> None:
         if not torch.isfinite(loss):

@@ -33,7 +33,7 @@ class SearchSettings:
     label_smoothing: float = 0.1
     weight_steps_per_alpha_step: int = 5
     alpha_travel: float = 10.0
-    latency_damping: float = 1.0
+    latency_damping: float = 3.0
     latency_travel: float = 10.0
     seed: int = 0
 
@@ -80,7 +80,7 @@ SEARCH = {
     "imagenet": SearchSettings(),
     "cifar": SearchSettings(warmup_epochs=20, epochs=60, batch_size=128, weight_steps_per_alpha_step=2),
     "digits": SearchSettings(
-        warmup_epochs=15, epochs=30, batch_size=64, warmup_lr=0.1, lr=0.05, weight_steps_per_alpha_step=1
+        warmup_epochs=15, epochs=25, batch_size=32, warmup_lr=0.1, lr=0.05, weight_steps_per_alpha_step=1
     ),
 }
 """The settings that suit each space preset."""

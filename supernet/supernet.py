@@ -26,6 +26,8 @@ class SuperNet(nn.Module):
         self.blocks = nn.ModuleList(BinarisedBlock(block) for block in space.blocks)
         self.head = nn.Sequential(*fixed[2:])
         initialise(self)
+        for block in self.blocks:
+            cast(BinarisedBlock, block).agree()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.alphas = nn.ParameterList(torch.zeros(len(block.candidates)) for block in space.blocks)
 

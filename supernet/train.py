@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import Tensor
@@ -80,12 +81,16 @@ def load_network(arch: Architecture, state: Path) -> Network:
     """The network of `arch` with the weights that `train` wrote, ready for inference on the CPU.
 
     Raises:
-        CheckpointError: the file has the weights of another network.
+        CheckpointError: the file is damaged or has the weights of another network.
     """
     network = build_network(arch)
     try:
+        # torch.load itself answers damage with any of half a dozen exceptions, or with wrong weights.
+        with ZipFile(state) as archive:
+            if damaged := archive.testzip():
+                raise BadZipFile(f"{damaged} does not have its checksum")
         network.load_state_dict(torch.load(state, map_location="cpu", weights_only=True))
-    except RuntimeError as error:
+    except (BadZipFile, RuntimeError) as error:
         raise CheckpointError(
             f"{state} has no weights for `{arch.text}`: it is damaged or was made for another network."
         ) from error
