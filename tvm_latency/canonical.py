@@ -144,7 +144,14 @@ def _merge_biases() -> tuple[Any, Rewriter]:
 @tvm.transform.module_pass(opt_level=0, name="FoldAffine")
 def fold_affine(module: Any, _: Any) -> Any:
     """Fold what a batch norm becomes (subtract, divide, multiply, add) into the convolution before it."""
-    rules = (_subtract_to_add(), _merge_biases(), _scale_after_bias(False), _scale_after_bias(True), _fold_scale(False), _fold_scale(True))
+    rules = (
+        _subtract_to_add(),
+        _merge_biases(),
+        _scale_after_bias(False),
+        _scale_after_bias(True),
+        _fold_scale(False),
+        _fold_scale(True),
+    )
     return _rewrite_until_stable(module, rules)
 
 

@@ -64,7 +64,9 @@ class _Emitter(PyExprMutator):
         spec = match.spec
         arguments = [match.input if kernel.input_layout == "NCHW" else _to_pixels(match.input)]
         if isinstance(spec, ConvSpec):
-            assert match.weights is not None and match.bias is not None and kernel.pack is not None
+            assert match.weights is not None
+            assert match.bias is not None
+            assert kernel.pack is not None
             arguments += [relax.const(kernel.pack(match.weights)), relax.const(match.bias)]
             if match.residual is not None:
                 arguments.append(_to_pixels(match.residual))

@@ -41,7 +41,9 @@ def _patterns() -> list[tuple[str, Any]]:
     found = []
     for name, core in (("conv", conv), ("matmul", product)):
         biased = [is_op("relax.add")(core, is_const()), core]
-        with_residual = [p for b in biased for p in (is_op("relax.add")(b, wildcard()), is_op("relax.add")(wildcard(), b))]
+        with_residual = [
+            p for b in biased for p in (is_op("relax.add")(b, wildcard()), is_op("relax.add")(wildcard(), b))
+        ]
         ends = (with_residual if name == "conv" else []) + biased
         found += [(f"netlathe.{name}", pattern) for end in ends for pattern in _clip(end)]
     # All clipped forms stand before all bare ones, so that a residual is not cut off from the clip behind it.
@@ -56,7 +58,6 @@ def _depth(pattern: Any) -> int:
 
 def group_operators() -> Any:
     """The pass that puts each match into a function of its own, marked with the attribute `Composite`."""
-
 
     def closed(context: Any) -> bool:
         """Whether nothing outside the group reads a value from its middle; a shorter pattern may still match."""

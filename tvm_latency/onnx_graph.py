@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,16 +30,18 @@ class _Graph:
         return name
 
     def _weights(self, name: str, *shape: int) -> str:
-        scale = np.sqrt(2.0 / max(1, np.prod(shape[1:])))
+        scale = math.sqrt(2.0 / max(1, math.prod(shape[1:])))
         return self._constant(name, (self.random.standard_normal(shape) * scale).astype(np.float32))
 
-    def emit(self, kind: str, *inputs: str, **attributes: object) -> str:
+    def emit(self, kind: str, *inputs: str, **attributes: Any) -> str:
         name = f"t{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, [self.x, *inputs], [name], **attributes))
         self.x = name
         return name
 
-    def conv(self, channels: int, out: int, kernel: int = 1, stride: int = 1, groups: int = 1, relu6: bool = True) -> None:
+    def conv(
+        self, channels: int, out: int, kernel: int = 1, stride: int = 1, groups: int = 1, relu6: bool = True
+    ) -> None:
         i = len(self.nodes)
         self.emit(
             "Conv",
@@ -72,7 +76,7 @@ class _Graph:
 
 
 def network_graph(ops: Sequence[OpSpec], seed: int = 0) -> onnx.ModelProto:
-    """The operators in sequence; input `image` float32 NCHW ([batch, channels] before a linear layer), output `logits`."""
+    """The operators in sequence, float32; input `image` is NCHW, or [batch, channels] before a linear layer."""
     graph, first, last = _Graph(seed), ops[0], ops[-1]
     for op in ops:
         graph.op(op)

@@ -69,7 +69,9 @@ def test_every_op_takes_the_path_of_the_network(op: OpSpec) -> None:
     assert_same(model, compiled, reduction=12 * 6)
 
 
-def single_node(nodes: list[onnx.NodeProto], shape: list[int], out: list[int], **weights: np.ndarray) -> onnx.ModelProto:
+def single_node(
+    nodes: list[onnx.NodeProto], shape: list[int], out: list[int], **weights: np.ndarray
+) -> onnx.ModelProto:
     return helper.make_model(
         helper.make_graph(
             nodes,

@@ -20,13 +20,13 @@ PLANAR_CHANNELS = 8
 def dense_conv(spec: Spec, target: Target) -> Kernel | None:
     """k x k convolution, one group, any stride and padding.
 
-        padded = x with zeros around                                     # whole image
-        for n, channel_block, row, strip:
-            acc[rows, columns] = 0                                       # registers
-            for i in in_channels: for ky:
-                for kx, s, v in unrolled(k, strip, columns / vector):
-                    acc[s, v] += padded[row * stride + ky, s * stride + kx, i] * weights[i, ky, kx, v]
-            y[row, strip, channel_block] = clip(acc + bias + residual)
+    padded = x with zeros around                                     # whole image
+    for n, channel_block, row, strip:
+        acc[rows, columns] = 0                                       # registers
+        for i in in_channels: for ky:
+            for kx, s, v in unrolled(k, strip, columns / vector):
+                acc[s, v] += padded[row * stride + ky, s * stride + kx, i] * weights[i, ky, kx, v]
+        y[row, strip, channel_block] = clip(acc + bias + residual)
     """
     if not isinstance(spec, ConvSpec) or spec.groups != 1:
         return None

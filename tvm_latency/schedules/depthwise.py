@@ -14,13 +14,13 @@ from tvm_latency.schedules.tiles import Tile, divisors, strip_tile
 def depthwise(spec: Spec, target: Target) -> Kernel | None:
     """k x k convolution with one group for each channel.
 
-        for n, channel_block, row_block:
-            padded[rows * stride + k - stride, width + 2 p, columns] = x with zeros around   # stays in the cache
-            for row, strip:
-                acc[rows, columns] = 0                                                        # registers
-                for ky: for kx, s, v in unrolled(k, strip, columns / vector):
-                    acc[s, v] += padded[row * stride + ky, s * stride + kx, v] * weights[ky, kx, v]
-                y[row, strip, channel_block] = clip(acc + bias)
+    for n, channel_block, row_block:
+        padded[rows * stride + k - stride, width + 2 p, columns] = x with zeros around   # stays in the cache
+        for row, strip:
+            acc[rows, columns] = 0                                                        # registers
+            for ky: for kx, s, v in unrolled(k, strip, columns / vector):
+                acc[s, v] += padded[row * stride + ky, s * stride + kx, v] * weights[ky, kx, v]
+            y[row, strip, channel_block] = clip(acc + bias)
     """
     if not isinstance(spec, ConvSpec) or spec.groups == 1 or spec.groups != spec.in_channels:
         return None

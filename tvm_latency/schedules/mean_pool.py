@@ -13,11 +13,11 @@ from tvm_latency.schedules.tiles import matmul_tile
 def mean_pool(spec: Spec, target: Target) -> Kernel | None:
     """Mean over the pixels of each image.
 
-        for n, channel_block:
-            total[columns] = 0                                # registers
-            for p in pixels: for v in unrolled(columns / vector):
-                total[v] += x[n * pixels + p, v]
-            y[n, channel_block] = total / pixels
+    for n, channel_block:
+        total[columns] = 0                                # registers
+        for p in pixels: for v in unrolled(columns / vector):
+            total[v] += x[n * pixels + p, v]
+        y[n, channel_block] = total / pixels
     """
     if not isinstance(spec, PoolSpec):
         return None

@@ -1,0 +1,85 @@
+"""The process that `LocalRunner` measures in: jobs in, times out, one JSON object a line.
+
+It imports the runtime of TVM and nothing else, and catches nothing: a job that raises ends the process after its
+message is sent, so that no job runs in the debris of another.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, TextIO
+
+# TVM's Python layer imports torch when it can, which takes longer than all the rest and serves nothing here.
+sys.modules["torch"] = None  # type: ignore[assignment]
+
+import numpy as np
+import tvm
+from tvm.runtime.vm import VirtualMachine
+
+EVICT = "netlathe.evict"
+# The parent enforces the deadline; the alarm only ends a child whose parent was killed.
+ALARM_MARGIN_S = 5
+
+
+def evictor(cpus: set[int], evict_bytes: int) -> Callable[..., None]:
+    """A function that walks once through a buffer on every CPU, so that neither private nor shared caches stay warm."""
+    buffer = np.zeros(evict_bytes // 4, dtype=np.float32)
+
+    def evict(*_: object) -> None:
+        for cpu in cpus:
+            os.sched_setaffinity(0, {cpu})
+            np.add(buffer, 1, out=buffer)
+        os.sched_setaffinity(0, cpus)
+
+    return evict
+
+
+def measure(job: dict[str, Any], cpus: set[int]) -> list[float]:
+    """Seconds of each timed call of the module's `main` on random inputs of a fixed seed."""
+    rng = np.random.default_rng(0)
+    machine = VirtualMachine(tvm.runtime.load_module(job["module"]), tvm.cpu())
+    inputs = [tvm.runtime.tensor(rng.standard_normal(shape, dtype=np.float32)) for shape in job["input_shapes"]]
+    machine.save_function("main", "timed", *inputs)
+    if job["evict_bytes"]:
+        tvm.register_global_func(EVICT, evictor(cpus, job["evict_bytes"]), override=True)
+    time = machine.time_evaluator(
+        "timed",
+        tvm.cpu(),
+        number=1,
+        repeat=job["warmup"] + job["repeats"],
+        f_preproc=EVICT if job["evict_bytes"] else "",
+    )
+    return [float(sample) for sample in time().results[job["warmup"] :]]
+
+
+def serve(jobs: TextIO, replies: TextIO, cpus: set[int]) -> None:
+    """Answer each line of `jobs` with a line of `replies`, until the input ends."""
+
+    def reply(message: dict[str, object]) -> None:
+        print(json.dumps(message), file=replies, flush=True)
+
+    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        reply({"error": f"{kind.__name__}: {error}"})
+
+    sys.excepthook = report
+    os.sched_setaffinity(0, cpus)
+    reply({"threads": tvm.runtime.num_threads()})
+    for line in jobs:
+        job = json.loads(line)
+        signal.alarm(math.ceil(job["deadline_s"]) + ALARM_MARGIN_S)
+        samples_s = measure(job, cpus)
+        signal.alarm(0)
+        reply({"samples_s": samples_s})
+
+
+if __name__ == "__main__":
+    # What a module prints must not mix with the replies, so standard output moves aside and becomes standard error.
+    with os.fdopen(os.dup(1), "w") as replies:
+        os.dup2(2, 1)
+        serve(sys.stdin, replies, {int(cpu) for cpu in sys.argv[1:]})

@@ -1,0 +1,51 @@
+"""Runners: what runs a compiled module on a target and returns raw times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+class RunnerError(RuntimeError):
+    """Nothing can be run on the target at all, as opposed to one job that fails."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One timing to take: function `main` of a Relax VM module.
+
+    Before each timed call `evict_bytes` of memory are read and written, so that weights are as cold as inside a
+    network; 0 leaves the caches warm. The first `warmup` calls are not reported.
+    """
+
+    key: str
+    module: Path
+    input_shapes: tuple[tuple[int, ...], ...]
+    repeats: int
+    warmup: int
+    evict_bytes: int
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Raw samples of one job in seconds, one for each call, in the order of the calls."""
+
+    key: str
+    samples_s: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job that gave no time, and why."""
+
+    key: str
+    reason: str
+
+
+class Runner(Protocol):
+    """Runs jobs on one target."""
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Timing | Failure]:
+        """Yield one result for each job, in order, as they are done. A job that fails does not stop the others."""

@@ -1,0 +1,133 @@
+"""Target: a machine as data, and the registry of those that have a name."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from targets.host import TRIPLE, detect_host
+
+TargetKind = Literal["x86", "arm", "cuda"]
+
+_FLOAT_BITS = 32
+# Architectural vector registers by width: SSE and AVX2 name 16, AVX-512 (EVEX) 32.
+_X86_REGISTERS = {128: 16, 256: 16, 512: 32}
+
+
+class TargetError(ValueError):
+    """The name is no target's, or the target cannot be what was asked of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A machine: what code for it looks like and what it has. Frozen data; importing it loads no TVM.
+
+    features are LLVM attributes beyond what mcpu implies (`-avx512fp16`); sizes are bytes as one core sees them;
+    threads is how many cores the compiled network may use.
+    """
+
+    name: str
+    kind: TargetKind
+    cpu_model: str
+    mtriple: str
+    mcpu: str
+    features: tuple[str, ...] = ()
+    vector_bits: int
+    vector_registers: int
+    l1d_bytes: int
+    l2_bytes: int
+    l3_bytes: int
+    cores: int
+    threads: int = 1
+    toolchain: str = "host"
+    runner: str = "local"
+
+    @property
+    def lanes(self) -> int:
+        """float32 values in one vector register."""
+        return self.vector_bits // _FLOAT_BITS
+
+    @property
+    def fingerprint(self) -> str:
+        """One printable line that differs wherever measured times must not mix.
+
+        `AMD EPYC / znver5 / 1 thread / local / 3f2a9c1b`: the CPU, the code built for it, the threads, how it was
+        run, and a hash of the attributes that steer the compiler and the schedules.
+        """
+        facts = (self.kind, self.mtriple, *sorted(self.features), self.vector_bits, self.vector_registers)
+        caches = (self.l1d_bytes, self.l2_bytes, self.l3_bytes)
+        digest = hashlib.sha256(repr((facts, caches)).encode()).hexdigest()[:8]
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        return " / ".join((self.cpu_model, self.mcpu, threads, self.runner, digest))
+
+    def with_threads(self, threads: int) -> Target:
+        """The same machine with another number of threads.
+
+        Raises:
+            TargetError: the machine does not have as many cores.
+        """
+        if not 1 <= threads <= self.cores:
+            raise TargetError(
+                f"{self.name} cannot run {threads} threads: it has {self.cores} usable physical "
+                f"core{'s' if self.cores > 1 else ''}. Choose a number of threads from 1 to {self.cores}."
+            )
+        return replace(self, threads=threads)
+
+    def tvm_attributes(self) -> dict[str, object]:
+        """The dictionary that `tvm.target.Target` takes. `num-cores` is the threads the code may use."""
+        attributes: dict[str, object] = {
+            "kind": "llvm",
+            "mtriple": self.mtriple,
+            "mcpu": self.mcpu,
+            "num-cores": self.threads,
+        }
+        return attributes | ({"mattr": list(self.features)} if self.features else {})
+
+
+def _x86() -> Target:
+    host = detect_host()
+    return Target(
+        name="x86",
+        kind="x86",
+        cpu_model=host.cpu_model,
+        mtriple=TRIPLE,
+        mcpu=host.mcpu,
+        features=host.hidden_features,
+        vector_bits=host.vector_bits,
+        vector_registers=_X86_REGISTERS[host.vector_bits],
+        l1d_bytes=host.l1d_bytes,
+        l2_bytes=host.l2_bytes,
+        l3_bytes=host.l3_bytes,
+        cores=host.cores,
+    )
+
+
+def _x86_level(name: str, bits: int) -> Target:
+    """This host's caches and cores, with code for every CPU of a level of the x86-64 psABI."""
+    return replace(
+        _x86(), name=name, mcpu=name, features=(), vector_bits=bits, vector_registers=_X86_REGISTERS[bits]
+    )
+
+
+TARGETS: dict[str, Callable[[], Target]] = {
+    "x86": _x86,
+    "x86-64-v3": lambda: _x86_level("x86-64-v3", 256),
+    "x86-64-v4": lambda: _x86_level("x86-64-v4", 512),
+}
+
+
+def get_target(name: str) -> Target:
+    """The target of that name, detected where it is this host.
+
+    Raises:
+        TargetError: no target has that name; the message lists close matches.
+        HostError: this machine cannot be detected.
+    """
+    if name not in TARGETS:
+        close = difflib.get_close_matches(name, TARGETS, n=3, cutoff=0.5)
+        meant = f" Did you mean {' or '.join(close)}?" if close else ""
+        raise TargetError(f"There is no target {name!r}.{meant} Known targets: {', '.join(TARGETS)}.")
+    return TARGETS[name]()

@@ -1,0 +1,112 @@
+"""Targets are data; detection is parsing, tested on texts."""
+
+from pathlib import Path
+
+import pytest
+
+from targets.host import DEFAULT_CACHES, Host, cache_sizes, parse_cpuinfo, parse_size
+from targets.target import TARGETS, TargetError, get_target
+
+ZEN5 = Host(
+    machine="x86_64",
+    cpu_model="AMD EPYC",
+    llvm_cpu="znver5",
+    flags=frozenset({"avx512f", "avx2", "fma"}),
+    cores=2,
+    l1d_bytes=48 << 10,
+    l2_bytes=1 << 20,
+    l3_bytes=32 << 20,
+)
+
+
+def with_flags(*flags: str, **changes: object) -> Host:
+    return Host(**{**vars(ZEN5), "flags": frozenset(flags), **changes})
+
+
+@pytest.mark.parametrize(
+    ("flags", "bits", "registers", "switched_off"),
+    [
+        (("avx512f", "avx2", "fma"), 512, 32, ()),
+        (("avx2", "fma"), 256, 16, ("-avx512f",)),
+        ((), 128, 16, ("-avx512f", "-avx2", "-fma")),
+    ],
+)
+def test_the_vector_unit_follows_the_flags_not_the_name(
+    flags: tuple[str, ...], bits: int, registers: int, switched_off: tuple[str, ...]
+) -> None:
+    """A hypervisor may hide features of a CPU whose name implies them."""
+    target = TARGETS["x86"](with_flags(*flags))
+    assert (target.vector_bits, target.vector_registers, target.features) == (bits, registers, switched_off)
+    assert target.lanes == bits // 32
+
+
+def test_the_attributes_are_what_tvm_takes() -> None:
+    target = TARGETS["x86"](with_flags("avx2", "fma"))
+    assert target.tvm_attributes() == {
+        "kind": "llvm",
+        "mtriple": "x86_64-linux-gnu",
+        "mcpu": "znver5",
+        "num-cores": 1,
+        "mattr": ["-avx512f"],
+    }
+
+
+def test_fingerprints_differ_where_rows_must_not_mix() -> None:
+    native = TARGETS["x86"](ZEN5)
+    others = [
+        TARGETS["x86"](with_flags("avx2", "fma")),
+        TARGETS["x86"](Host(**{**vars(ZEN5), "cpu_model": "Intel Xeon"})),
+        TARGETS["x86"](Host(**{**vars(ZEN5), "l2_bytes": 2 << 20})),
+        TARGETS["x86-64-v3"](ZEN5),
+        TARGETS["x86-64-v4"](ZEN5),
+        native.with_threads(2),
+    ]
+    assert len({target.fingerprint for target in [native, *others]}) == 1 + len(others)
+
+
+def test_the_portable_targets_have_their_own_vectors() -> None:
+    assert TARGETS["x86-64-v3"](ZEN5).vector_bits == 256
+    assert TARGETS["x86-64-v4"](with_flags("avx2")).vector_bits == 512
+
+
+def test_an_unknown_target_has_close_matches() -> None:
+    with pytest.raises(TargetError, match=r"Unknown target 'x86-64-v33'\. Did you mean x86-64-v3"):
+        get_target("x86-64-v33")
+
+
+def test_x86_is_not_an_arm_machine() -> None:
+    with pytest.raises(TargetError, match="this machine is aarch64"):
+        TARGETS["x86"](with_flags("asimd", machine="aarch64"))
+
+
+@pytest.mark.parametrize("threads", [0, 3])
+def test_threads_are_at_most_the_cores(threads: int) -> None:
+    with pytest.raises(TargetError, match="between 1 and that"):
+        TARGETS["x86"](ZEN5).with_threads(threads)
+
+
+def test_cpuinfo_of_the_first_cpu() -> None:
+    text = (
+        "processor : 0\nmodel name\t: AMD EPYC 9B45\nflags\t\t: fpu avx2 avx512f\n\nprocessor : 1\nmodel name : other\n"
+    )
+    assert parse_cpuinfo(text) == ("AMD EPYC 9B45", frozenset({"fpu", "avx2", "avx512f"}))
+
+
+def test_cpuinfo_without_a_name() -> None:
+    assert parse_cpuinfo("") == ("unknown CPU", frozenset())
+
+
+@pytest.mark.parametrize(("text", "size"), [("48K\n", 48 << 10), ("1024K", 1 << 20), ("32M", 32 << 20), ("512", 512)])
+def test_sizes_as_sysfs_writes_them(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+def test_cache_sizes_by_level_and_kind(tmp_path: Path) -> None:
+    for i, (level, kind, size) in enumerate(
+        [("1", "Instruction", "32K"), ("1", "Data", "48K"), ("2", "Unified", "1M")]
+    ):
+        folder = tmp_path / f"index{i}"
+        folder.mkdir()
+        for name, text in (("level", level), ("type", kind), ("size", size)):
+            (folder / name).write_text(text + "\n")
+    assert cache_sizes(tmp_path) == {"l1d": 48 << 10, "l2": 1 << 20, "l3": DEFAULT_CACHES["l3"]}

@@ -1,0 +1,119 @@
+"""The database: append-only, safe to kill, never mixed."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tvm_latency.database import Context, DatabaseError, MeasurementDatabase
+
+HERE = Context("machine", 1, "0.27", 0)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "folder" / "measurements.sqlite"
+
+
+def test_samples_come_back_as_they_were(path: Path) -> None:
+    database = MeasurementDatabase(path, clock=lambda: 12.5)
+    database.add("op", HERE, samples_s=[1e-6, 2.5e-6])
+    found = database.find("op", HERE)
+    assert found is not None
+    assert (found.samples_s, found.failure, found.created) == ((1e-6, 2.5e-6), None, 12.5)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(HERE, fingerprint="another machine"),
+        replace(HERE, schedule_version=2),
+        replace(HERE, tvm_version="0.28"),
+        replace(HERE, evict_bytes=1),
+    ],
+)
+def test_rows_of_another_context_do_not_mix(path: Path, other: Context) -> None:
+    database = MeasurementDatabase(path)
+    database.add("op", other, samples_s=[1.0])
+    assert database.find("op", HERE) is None
+    assert database.find("another op", other) is None
+
+
+def test_a_success_wins_over_failures_and_the_latest_wins(path: Path) -> None:
+    database = MeasurementDatabase(path)
+    database.add("op", HERE, failure="first")
+    database.add("op", HERE, failure="second")
+    found = database.find("op", HERE)
+    assert found is not None
+    assert found.failure == "second"
+    database.add("op", HERE, samples_s=[1.0])
+    database.add("op", HERE, samples_s=[2.0])
+    database.add("op", HERE, failure="third")
+    found = database.find("op", HERE)
+    assert found is not None
+    assert found.samples_s == (2.0,)
+    assert database.count() == 5
+
+
+@pytest.mark.parametrize("result", [{}, {"samples_s": [1.0], "failure": "x"}, {"samples_s": []}])
+def test_a_row_is_a_success_or_a_failure(path: Path, result: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="exactly one of them"):
+        MeasurementDatabase(path).add("op", HERE, **result)  # type: ignore[arg-type]
+
+
+def test_a_killed_writer_loses_nothing_it_added(path: Path) -> None:
+    script = f"""
+import os, signal
+from pathlib import Path
+from tvm_latency.database import Context, MeasurementDatabase
+database = MeasurementDatabase(Path({str(path)!r}))
+for i in range(5):
+    database.add(f"op{{i}}", Context("machine", 1, "0.27", 0), samples_s=[float(i)])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=False, env=os.environ)
+    assert done.returncode == -signal.SIGKILL
+    database = MeasurementDatabase(path)
+    assert database.recovered is None
+    assert [database.find(f"op{i}", HERE).samples_s for i in range(5)] == [(float(i),) for i in range(5)]  # type: ignore[union-attr]
+
+
+def test_two_processes_may_write(path: Path) -> None:
+    first, second = MeasurementDatabase(path), MeasurementDatabase(path)
+    first.add("a", HERE, samples_s=[1.0])
+    second.add("b", HERE, samples_s=[2.0])
+    assert first.find("b", HERE) is not None
+
+
+def test_a_damaged_file_is_moved_aside_and_said(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"this is no database" * 100)
+    database = MeasurementDatabase(path)
+    aside = path.with_name("measurements.sqlite.corrupt-1")
+    assert database.recovered is not None
+    assert str(aside) in database.recovered
+    assert aside.read_bytes().startswith(b"this is no database")
+    database.add("op", HERE, samples_s=[1.0])
+    database.close()
+    path.write_bytes(b"broken again" * 100)
+    assert "corrupt-2" in str(MeasurementDatabase(path).recovered)
+
+
+def test_another_format_is_refused_and_kept(path: Path) -> None:
+    path.parent.mkdir()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(DatabaseError, match="format 99"):
+        MeasurementDatabase(path)
+    assert path.exists()
+
+
+def test_a_folder_in_place_of_the_file(path: Path) -> None:
+    path.mkdir(parents=True)
+    with pytest.raises(DatabaseError, match="cannot be opened"):
+        MeasurementDatabase(path)

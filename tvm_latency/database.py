@@ -1,0 +1,172 @@
+"""Measurements in SQLite: append-only, safe to kill, never mixed between machines or versions."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE measurement (
+    id INTEGER PRIMARY KEY,
+    op_key TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    schedule_version INTEGER NOT NULL,
+    tvm_version TEXT NOT NULL,
+    evict_bytes INTEGER NOT NULL,
+    samples_s TEXT,
+    failure TEXT,
+    created REAL NOT NULL,
+    CHECK ((samples_s IS NULL) <> (failure IS NULL))
+);
+CREATE INDEX by_key ON measurement (op_key, fingerprint, schedule_version, tvm_version, evict_bytes);
+"""
+
+
+class DatabaseError(RuntimeError):
+    """The database cannot be used: written by another version, or not writable."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What two rows must share to be compared: machine and code, schedules, TVM, how cold the caches were."""
+
+    fingerprint: str
+    schedule_version: int
+    tvm_version: str
+    evict_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One row: raw samples in seconds, or why there are none. `created` is seconds since 1970."""
+
+    op_key: str
+    context: Context
+    samples_s: tuple[float, ...] | None
+    failure: str | None
+    created: float
+
+
+class MeasurementDatabase:
+    """Rows are added and never changed. Each is committed before `add` returns.
+
+    A file that SQLite cannot read is moved aside, never deleted; `recovered` then says so and where it is.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        """Open or create.
+
+        Raises:
+            DatabaseError: another version wrote the file, or it cannot be written.
+        """
+        self.path = path
+        self.recovered: str | None = None
+        self._clock = clock
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._connection = self._open()
+        except sqlite3.OperationalError as error:
+            raise DatabaseError(
+                f"{path} cannot be opened ({error}). Check its permissions, or name another with --database."
+            ) from error
+        except sqlite3.DatabaseError as error:
+            aside = self._move_aside()
+            self.recovered = f"{path} is damaged ({error}); it was moved to {aside} and an empty one started."
+            self._connection = self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, isolation_level=None, timeout=60.0)
+        try:
+            problems = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if problems != "ok":
+                raise sqlite3.DatabaseError(problems)
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                self._create(connection)
+            elif version != SCHEMA_VERSION:
+                raise DatabaseError(
+                    f"{self.path} has format {version}, this netlathe writes {SCHEMA_VERSION}. "
+                    "Name another file with --database."
+                )
+        except (sqlite3.Error, DatabaseError):
+            connection.close()
+            raise
+        return connection
+
+    @staticmethod
+    def _create(connection: sqlite3.Connection) -> None:
+        # In one transaction, and only if nobody else was faster.
+        connection.execute("BEGIN IMMEDIATE")
+        if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+            for statement in filter(str.strip, _SCHEMA.split(";")):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+
+    def _move_aside(self) -> Path:
+        number = 1
+        while (aside := self.path.with_name(f"{self.path.name}.corrupt-{number}")).exists():
+            number += 1
+        self.path.rename(aside)
+        for suffix in ("-journal", "-wal", "-shm"):
+            extra = self.path.with_name(self.path.name + suffix)
+            if extra.exists():
+                extra.rename(aside.with_name(aside.name + suffix))
+        return aside
+
+    def add(
+        self, op_key: str, context: Context, *, samples_s: Sequence[float] | None = None, failure: str | None = None
+    ) -> None:
+        """Append one result: either samples or the reason for a failure.
+
+        Raises:
+            ValueError: both, or neither, or no samples.
+        """
+        if (samples_s is None) == (failure is None) or (samples_s is not None and len(samples_s) == 0):
+            raise ValueError("A measurement has samples or the reason for a failure: exactly one of them.")
+        self._connection.execute(
+            "INSERT INTO measurement"
+            " (op_key, fingerprint, schedule_version, tvm_version, evict_bytes, samples_s, failure, created)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                op_key,
+                *astuple(context),
+                json.dumps(list(samples_s)) if samples_s is not None else None,
+                failure,
+                self._clock(),
+            ),
+        )
+
+    def find(self, op_key: str, context: Context) -> Measurement | None:
+        """The latest success in exactly this context; else the latest failure; else None."""
+        row = self._connection.execute(
+            "SELECT samples_s, failure, created FROM measurement WHERE op_key = ? AND fingerprint = ?"
+            " AND schedule_version = ? AND tvm_version = ? AND evict_bytes = ?"
+            " ORDER BY samples_s IS NULL, id DESC LIMIT 1",
+            (op_key, *astuple(context)),
+        ).fetchone()
+        if row is None:
+            return None
+        samples, failure, created = row
+        return Measurement(
+            op_key=op_key,
+            context=context,
+            samples_s=tuple(json.loads(samples)) if samples else None,
+            failure=failure,
+            created=created,
+        )
+
+    def count(self) -> int:
+        """How many rows there are."""
+        total: int = self._connection.execute("SELECT COUNT(*) FROM measurement").fetchone()[0]
+        return total
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
