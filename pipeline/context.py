@@ -20,7 +20,7 @@ from tvm_latency.latency_table import LatencyTable
 Result = dict[str, Any]
 
 
-class Context:
+class RunContext:
     """One run while it goes on.
 
     folder: the run folder, each stage's files in a folder of its own.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import asdict, replace
 from math import ceil
 from pathlib import Path
@@ -9,7 +10,7 @@ from time import perf_counter
 
 from pipeline import measure
 from pipeline.config import RunConfig
-from pipeline.context import Context, Result
+from pipeline.context import Result, RunContext
 from pipeline.deploy import versions
 from pipeline.files import write_json
 from pipeline.fit import derive_within
@@ -23,7 +24,7 @@ from tvm_latency.database import MeasurementDatabase
 _SMALL_IMAGE = 64
 
 
-def setup(context: Context, folder: Path) -> Result:
+def setup(context: RunContext, folder: Path) -> Result:
     """What the run is about. Whatever does not exist or cannot be read ends the run here, before any work.
 
     Raises:
@@ -56,14 +57,14 @@ def suitable_space(data: str) -> str:
         return "cifar" if min(image.size) <= _SMALL_IMAGE else "imagenet"
 
 
-def calibrate(context: Context, folder: Path) -> Result:
+def calibrate(context: RunContext, folder: Path) -> Result:
     """Measure the operators of the space and some networks, fit the cost model, judge it.
 
     Raises:
         CalibrationError: too little could be measured.
     """
     started = perf_counter()
-    with MeasurementDatabase(context.database) as database:
+    with closing(MeasurementDatabase(context.database)) as database:
         if database.recovered:
             context.say(database.recovered)
         found = measure.calibrate_space(context.space, context.target, database, context.progress)
@@ -78,7 +79,7 @@ def calibrate(context: Context, folder: Path) -> Result:
     }
 
 
-def baseline(context: Context, folder: Path) -> Result:
+def baseline(context: RunContext, folder: Path) -> Result:
     """Compile and measure the space's baseline, from which a relative budget gets its seconds.
 
     Raises:
@@ -94,7 +95,7 @@ def baseline(context: Context, folder: Path) -> Result:
     }
 
 
-def search(context: Context, folder: Path) -> Result:
+def search(context: RunContext, folder: Path) -> Result:
     """Search for the path probabilities under the budget.
 
     Raises:
@@ -128,7 +129,7 @@ def search_settings(space: SearchSpace, config: RunConfig) -> SearchSettings:
     return replace(settings, epochs=config.search_epochs, warmup_epochs=warmup)
 
 
-def derive(context: Context, folder: Path) -> Result:
+def derive(context: RunContext, folder: Path) -> Result:
     """The most probable network that is measured to be within the budget.
 
     Raises:

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from pipeline.files import read_json
 from supernet.architecture import Architecture
 from supernet.named import named_architecture
+from supernet.space import PRESETS, SpaceError
 
 
 class NetError(ValueError):
@@ -82,6 +83,19 @@ def resolve_net(text: str) -> Net:
         architecture = Architecture.from_file(path)
         return Net(architecture.name or path.stem, architecture)
     return Net(text, named_architecture(text))
+
+
+def space_of(architecture: Architecture) -> str:
+    """The preset for images of the architecture's size.
+
+    Raises:
+        SpaceError: none has that size.
+    """
+    for name, space in PRESETS.items():
+        if space.resolution == architecture.resolution:
+            return name
+    sizes = ", ".join(f"{name} {space.resolution}" for name, space in PRESETS.items())
+    raise SpaceError(f"No space is for images of {architecture.resolution} pixels ({sizes}). Name one with --space.")
 
 
 def _from_run(folder: Path) -> Net:

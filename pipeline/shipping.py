@@ -14,7 +14,7 @@ from pipeline import deploy as deployment
 from pipeline.agreement import Verification, compare
 from pipeline.bench import BenchEntry, BenchTiming, speedup, time_interleaved
 from pipeline.config import RunConfig
-from pipeline.context import Context, Result
+from pipeline.context import Result, RunContext
 from pipeline.files import write_atomically, write_json
 from pipeline.measure import input_shape_of, measure_library
 from pipeline.report import render
@@ -29,7 +29,7 @@ from tvm_latency.loaded import LoadedNetwork
 VERIFIED_IMAGES = 1000
 
 
-def train(context: Context, folder: Path) -> Result:
+def train(context: RunContext, folder: Path) -> Result:
     """Train the derived network and the baseline, with the same recipe.
 
     Raises:
@@ -55,7 +55,7 @@ def train_settings(space: SearchSpace, config: RunConfig) -> TrainSettings:
     )
 
 
-def export(context: Context, folder: Path) -> Result:
+def export(context: RunContext, folder: Path) -> Result:
     """ONNX models of both networks, batch norm folded."""
     for role, net in context.networks.items():
         network = training.load_network(net, context.folder / "train" / f"{role}.weights.pt")
@@ -63,7 +63,7 @@ def export(context: Context, folder: Path) -> Result:
     return {role: f"{role}.onnx" for role in context.networks}
 
 
-def compile(context: Context, folder: Path) -> Result:  # noqa: A001  (the stage's name; the builtin is not used here)
+def compile(context: RunContext, folder: Path) -> Result:  # noqa: A001  (the stage's name; the builtin is not used here)
     """Compile both and measure the derived network's library.
 
     Raises:
@@ -83,7 +83,7 @@ def compile(context: Context, folder: Path) -> Result:  # noqa: A001  (the stage
     return result
 
 
-def verify(context: Context, folder: Path) -> Result:
+def verify(context: RunContext, folder: Path) -> Result:
     """The compiled network against PyTorch, on real test images.
 
     Raises:
@@ -97,7 +97,7 @@ def verify(context: Context, folder: Path) -> Result:
     return asdict(verification)
 
 
-def bench(context: Context, folder: Path) -> Result:
+def bench(context: RunContext, folder: Path) -> Result:
     """The derived network, the baseline, and ONNX Runtime running the derived network, timed in turn.
 
     Raises:
@@ -118,20 +118,20 @@ def bench(context: Context, folder: Path) -> Result:
     }
 
 
-def _bench_model(context: Context, role: str) -> BenchModel:
+def _bench_model(context: RunContext, role: str) -> BenchModel:
     built = context.folder / "compile" / role
     return BenchModel(onnx_file=str(built / deployment.MODEL), library=str(built / deployment.LIBRARY))
 
 
-def _label(context: Context, timing: BenchTiming) -> str:
+def _label(context: RunContext, timing: BenchTiming) -> str:
     return f"{timing.runtime}: {context.networks[timing.net].name}"
 
 
-def _bench_row(context: Context, timing: BenchTiming) -> dict[str, Any]:
+def _bench_row(context: RunContext, timing: BenchTiming) -> dict[str, Any]:
     return {"name": _label(context, timing), **timing.summary(), "samples_s": timing.samples_s}
 
 
-def deploy(context: Context, folder: Path) -> Result:
+def deploy(context: RunContext, folder: Path) -> Result:
     """Put the artefact together, its manifest last."""
     compiled = context.results["compile"]["winner"]
     for source in (
@@ -149,7 +149,7 @@ def deploy(context: Context, folder: Path) -> Result:
     )
 
 
-def report(context: Context, folder: Path) -> Result:
+def report(context: RunContext, folder: Path) -> Result:
     """Write `summary.json` and `report.html` at the top of the run folder."""
     summary = summarise(context)
     write_atomically(context.folder / "report.html", render(context.results).encode())
@@ -157,7 +157,7 @@ def report(context: Context, folder: Path) -> Result:
     return summary
 
 
-def summarise(context: Context) -> Result:
+def summarise(context: RunContext) -> Result:
     """What `summary.json` says; latencies in milliseconds."""
     results = context.results
     derive, baseline, verification = results["derive"], results["baseline"], results["verify"]

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline import finding, shipping
-from pipeline.context import Context, Result
+from pipeline.context import Result, RunContext
 from pipeline.run_folder import Run, RunFolderError
 
 
@@ -16,7 +16,7 @@ from pipeline.run_folder import Run, RunFolderError
 class Stage:
     """The work of a stage, and the earlier stages whose results or files it reads."""
 
-    work: Callable[[Context, Path], Result]
+    work: Callable[[RunContext, Path], Result]
     needs: tuple[str, ...] = ()
 
 
@@ -39,7 +39,7 @@ STAGES: dict[str, Stage] = {
 }
 
 
-def perform(run: Run, context: Context, until: str = "report") -> dict[str, Result]:
+def perform(run: Run, context: RunContext, until: str = "report") -> dict[str, Result]:
     """Every stage up to `until`, in order; what is stored and rests on nothing that changed is not done again.
 
     Raises:
@@ -55,7 +55,7 @@ def perform(run: Run, context: Context, until: str = "report") -> dict[str, Resu
     return context.results
 
 
-def _check_machine(context: Context) -> None:
+def _check_machine(context: RunContext) -> None:
     there, here = context.results["setup"]["target"]["fingerprint"], context.target.fingerprint
     if there != here:
         raise RunFolderError(

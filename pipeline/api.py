@@ -1,0 +1,160 @@
+"""The commands as Python functions, with the same names and the same results as `netlathe COMMAND --json`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline import measure
+from pipeline.artefacts import bench, compile, report, targets
+from pipeline.config import RunConfig
+from pipeline.context import RunContext
+from pipeline.disk import require_free_space
+from pipeline.files import write_json
+from pipeline.measure import load_calibration
+from pipeline.nets import resolve_net, space_of
+from pipeline.places import RUNS, calibration_folder, default_database
+from pipeline.run_folder import Run, default_folder
+from pipeline.stages import perform
+from supernet import train as training
+from supernet.data import load_data
+from supernet.export import export_onnx
+from supernet.settings import TRAIN, Progress
+from supernet.space import preset
+from targets.target import get_target
+from tvm_latency.database import MeasurementDatabase
+
+__all__ = ["bench", "calibrate", "compile", "predict", "report", "run", "search", "targets", "train"]
+
+
+def silent(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
+    """Progress that nobody looks at."""
+
+
+def run(
+    config: RunConfig,
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    until: str = "report",
+    database: Path | None = None,
+    progress: Progress = silent,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """From data to a verified artefact: the content of summary.json and, as `run`, the run's folder.
+
+    until: the last stage to perform; `derive` stops when the architecture is found; the result is that stage's.
+
+    Raises:
+        Every error of `pipeline.errors.EXIT_CODES`, each with a sentence for the user.
+    """
+    folder = out or default_folder(config, RUNS, resume=resume)
+    require_free_space(folder)
+    with Run(folder, config, resume=resume, say=say) as opened:
+        context = RunContext(config, folder, database or default_database(), progress, say)
+        return {"run": str(folder), **perform(opened, context, until)[until]}
+
+
+def search(config: RunConfig, **options: Any) -> dict[str, Any]:
+    """`run` up to the derived network: its text, its latencies, and as `file` the architecture.json."""
+    found = run(config, until="derive", **options)
+    return {**found, "file": str(Path(found["run"]) / "derive" / "architecture.json")}
+
+
+def calibrate(
+    target: str = "x86",
+    space: str = "imagenet",
+    *,
+    threads: int = 1,
+    database: Path | None = None,
+    progress: Progress = silent,
+    say: Callable[[str], None] = print,
+    fit_networks: int = measure.FIT_NETWORKS,
+    test_networks: int = measure.TEST_NETWORKS,
+) -> dict[str, Any]:
+    """Measure a space on a target, fit the cost model, and judge it by blocks and networks it has not seen."""
+    database = database or default_database()
+    machine = get_target(target).with_threads(threads)
+    with closing(MeasurementDatabase(database)) as rows:
+        if rows.recovered:
+            say(rows.recovered)
+        found = measure.calibrate_space(
+            preset(space), machine, rows, progress, fit_networks=fit_networks, test_networks=test_networks
+        )
+    folder = calibration_folder(database, target, space)
+    measure.save_calibration(found, folder)
+    return {
+        "target": target,
+        "space": space,
+        "measured": found.calibration.measured,
+        "reused": found.calibration.reused,
+        "failures": dict(found.calibration.failures),
+        **asdict(found.calibration.accuracy),
+        "folder": str(folder),
+    }
+
+
+def predict(
+    net: str, target: str = "x86", *, space: str | None = None, threads: int = 1, database: Path | None = None
+) -> dict[str, Any]:
+    """The latency of a network by the calibration of its space, without compiling it.
+
+    Raises:
+        MeasureError: nothing was calibrated for that space on this target.
+    """
+    found = resolve_net(net)
+    architecture = found.require_architecture("a prediction")
+    machine = get_target(target).with_threads(threads)
+    folder = calibration_folder(database or default_database(), target, space or space_of(architecture))
+    table, model = load_calibration(folder, machine)
+    ops = architecture.op_specs()
+    return {
+        "net": found.name,
+        "target": target,
+        "predicted_ms": 1e3 * table.completed(ops, model.predict).network_seconds(ops),
+        "operators": len(ops),
+        "measured_operators": sum(op.key in table.entries for op in ops),
+        "macs": architecture.macs,
+        "params": architecture.params,
+    }
+
+
+def train(
+    net: str,
+    data: str,
+    *,
+    out: Path | None = None,
+    epochs: int | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Train a network on data; `model.onnx`, the weights and the top-1 on test images are left in `out`.
+
+    Killed and called again with the same arguments, it goes on from its checkpoint.
+    """
+    found = resolve_net(net)
+    architecture = found.require_architecture("training")
+    images = load_data(data, architecture.resolution, seed)
+    for note in images.notes:
+        say(note)
+    architecture = architecture.with_classes(len(images.classes))
+    settings = replace(TRAIN[space_of(architecture)], seed=seed)
+    if epochs is not None:
+        settings = replace(settings, epochs=epochs, warmup_epochs=min(settings.warmup_epochs, epochs - 1))
+    folder = out or RUNS / f"train-{found.name}-{Path(data).name}-s{seed}"
+    require_free_space(folder)
+    trained = training.train(architecture, images, settings, folder / "net.checkpoint", progress, notice=say)
+    export_onnx(training.load_network(architecture, trained.state), architecture, folder / "model.onnx")
+    write_json(folder / "architecture.json", architecture.to_json())
+    return {
+        "net": found.name,
+        "architecture": architecture.text,
+        "top1": trained.top1,
+        "seconds": trained.seconds,
+        "state": str(trained.state),
+        "model": str(folder / "model.onnx"),
+    }

@@ -1,0 +1,164 @@
+"""`compile`, `bench`, `report` and `targets` as functions; `pipeline.api` has them with the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pipeline import deploy, verify
+from pipeline.agreement import Images, Inference, compare, onnx_reference, random_image
+from pipeline.bench import CALLS, ROUNDS, BenchEntry, compare_runtimes, time_interleaved
+from pipeline.files import read_json, write_atomically
+from pipeline.measure import MeasureError, input_shape_of, load_calibration, measure_library
+from pipeline.nets import Net, resolve_net, space_of
+from pipeline.places import calibration_folder, default_database
+from pipeline.report import render
+from pipeline.run_folder import RESULT, RunFolderError
+from pipeline.runtimes import BenchModel, find_peers
+from pipeline.stages import STAGES
+from supernet.data import load_data
+from supernet.space import SpaceError
+from supernet.train import load_network
+from targets.target import TARGETS, Target, TargetError, get_target
+from tvm_latency.loaded import LoadedNetwork
+
+RANDOM_IMAGES, REAL_IMAGES = 4, 100
+
+
+def compile(  # noqa: A001  (the command's name; the builtin is not used here)
+    net: str, target: str = "x86", out: Path | None = None, *, data: str | None = None, threads: int = 1, seed: int = 0
+) -> dict[str, Any]:
+    """Compile, verify, measure: the content of manifest.json, with the artefact's `folder`.
+
+    data: verify on its test images instead of random ones.
+
+    Raises:
+        LoweringError: an operator that cannot be compiled.
+        VerifyError: the result differs from the reference by more than rounding explains.
+    """
+    found, machine = resolve_net(net), get_target(target).with_threads(threads)
+    shape = input_shape_of(found.model)
+    built = deploy.build(found.model, machine, out or Path(f"{found.name}-{target}"))
+    against, reference = _reference(found)
+    images = _images(shape, data, seed)
+    verification = compare(LoadedNetwork(built.library), reference, images, against)
+    deploy.write_reference(built.folder, images[0], reference)
+    measured_s = measure_library(built.library, shape, machine)
+    manifest = deploy.write_manifest(built, machine, verification, measured_s, _predicted_s(found, machine))
+    return {"folder": str(built.folder), **manifest}
+
+
+def _reference(net: Net) -> tuple[str, Inference]:
+    """What a compiled network is compared with, and its name."""
+    if net.architecture is None:
+        return "the ONNX reference", onnx_reference(net.model)
+    if net.weights is None:
+        return "PyTorch", verify.pytorch(verify.random_network(net.architecture))
+    return "PyTorch", verify.pytorch(load_network(net.architecture, net.weights))
+
+
+def _images(shape: tuple[int, ...], data: str | None, seed: int) -> list[Images]:
+    if data is None:
+        return [random_image(shape, seed + i) for i in range(RANDOM_IMAGES)]
+    return verify.real_images(load_data(data, shape[-1], seed).test, REAL_IMAGES)
+
+
+def _predicted_s(net: Net, target: Target) -> float | None:
+    """Seconds by the calibration of the network's space; None where there is no architecture or no calibration."""
+    if net.architecture is None:
+        return None
+    ops = net.architecture.op_specs()
+    try:
+        folder = calibration_folder(default_database(), target.name, space_of(net.architecture))
+        table, model = load_calibration(folder, target)
+    except (SpaceError, MeasureError):
+        return None
+    return table.completed(ops, model.predict).network_seconds(ops)
+
+
+def bench(
+    nets: Sequence[str],
+    target: str = "x86",
+    against: str = "onnxruntime",
+    *,
+    threads: int = 1,
+    rounds: int = ROUNDS,
+    calls: int = CALLS,
+) -> dict[str, Any]:
+    """Time each network on our runtime and on others, in turn, in one pinned process.
+
+    against: comma-separated names of runtimes; empty to time ours alone.
+
+    Raises:
+        RuntimeUnavailableError: a runtime is unknown or not installed.
+        BenchError: the runtimes do not compute the same, or the timing failed.
+    """
+    peers, machine = find_peers(against), get_target(target).with_threads(threads)
+    names = ["netlathe", *(peer.name for peer in peers)]
+    tables = []
+    for net in map(resolve_net, nets):
+        with TemporaryDirectory() as folder:
+            model = _bench_model(net, machine, Path(folder), "torch" in names)
+            entries = [BenchEntry(net.name, name, model) for name in names]
+            timings = time_interleaved(entries, input_shape_of(net.model), threads, rounds=rounds, calls=calls)
+        macs = net.architecture.macs if net.architecture else None
+        tables.append({"net": net.name, "macs": macs, **compare_runtimes(timings)})
+    return {"target": target, "threads": threads, "nets": tables}
+
+
+def _bench_model(net: Net, target: Target, folder: Path, for_pytorch: bool) -> BenchModel:
+    """The network in every form that the runtimes load."""
+    built = deploy.build(net.model, target, folder)
+    weights = net.weights
+    if for_pytorch and weights is None and net.architecture is not None:
+        weights = folder / "weights.pt"
+        verify.save_weights(verify.random_network(net.architecture), weights)
+    return BenchModel(
+        onnx_file=str(folder / deploy.MODEL),
+        library=str(built.library),
+        architecture=net.architecture.text if net.architecture else "",
+        weights=str(weights) if weights and for_pytorch else "",
+    )
+
+
+def report(run: Path) -> dict[str, Any]:
+    """Write report.html of a finished run again: its path as `report`.
+
+    Raises:
+        RunFolderError: a stage has no result yet.
+    """
+    results = {}
+    for stage in STAGES:
+        path = run / stage / RESULT
+        content = read_json(path) if path.exists() else None
+        if content is None and stage != "report":
+            raise RunFolderError(
+                f"{run} has no result of stage {stage}: it is not a run folder, or the run is not finished. "
+                f"`netlathe run --resume --out {run}` goes on with it."
+            )
+        results[stage] = content or {}
+    write_atomically(run / "report.html", render(results).encode())
+    return {"report": str(run / "report.html")}
+
+
+def targets() -> list[dict[str, Any]]:
+    """What is known of every target; `available` is None, or why this machine cannot be it."""
+    return [_describe(name) for name in TARGETS]
+
+
+def _describe(name: str) -> dict[str, Any]:
+    try:
+        found = get_target(name)
+    except TargetError as error:
+        return {"name": name, "unavailable": str(error)}
+    sizes: Iterable[str] = ("vector_bits", "vector_registers", "l1d_bytes", "l2_bytes", "l3_bytes", "cores")
+    return {
+        "name": name,
+        "kind": found.kind,
+        "mcpu": found.mcpu,
+        "cpu_model": found.cpu_model,
+        **{size: getattr(found, size) for size in sizes},
+        "fingerprint": found.fingerprint,
+    }

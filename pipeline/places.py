@@ -1,0 +1,19 @@
+"""Where things are kept when nobody says where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from platformdirs import user_data_path
+
+RUNS = Path("runs")
+
+
+def default_database() -> Path:
+    """The measurements of this user, shared by all runs."""
+    return user_data_path("netlathe", appauthor=False) / "measurements.sqlite"
+
+
+def calibration_folder(database: Path, target_name: str, space_name: str) -> Path:
+    """Where `netlathe calibrate` leaves the table and the cost model of a space: beside the database."""
+    return database.parent / "calibrations" / target_name / space_name
