@@ -34,10 +34,12 @@ class _GateGradient(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         x, output = ctx.saved_tensors
         (grad,) = grad_outputs
-        outputs = (output if k == ctx.chosen else candidate(x) for k, candidate in enumerate(ctx.candidates))
+        gate_grads = []
         with torch.no_grad():
-            gate_grad = torch.stack([(o * grad).sum() for o in outputs])
-        return None, grad, gate_grad, None, None
+            for k, candidate in enumerate(ctx.candidates):
+                o_k = output if k == ctx.chosen else candidate(x)
+                gate_grads.append((o_k * grad).sum())
+        return None, grad, torch.stack(gate_grads), None, None
 
 
 class BinarisedBlock(nn.Module):
@@ -60,7 +62,8 @@ class BinarisedBlock(nn.Module):
 
         What follows a block then meets nearly the same features whichever candidate runs, where independent weights
         would give it as many unrelated inputs as there are paths. Residual branches start at zero (arXiv 1706.02677,
-        section 5.1), so a skip changes nothing at first. Few steps of training need both; many steps lose nothing.
+        section 5.1), so a skip changes nothing at first. Without both, a search of a few hundred steps is over before
+        its weights can tell one candidate from another.
         """
         blocks = [candidate for candidate in self.candidates if isinstance(candidate, MBConv)]
         source = min(blocks, key=lambda block: (block.op.kernel, -block.op.expand))

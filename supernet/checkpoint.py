@@ -25,18 +25,22 @@ class CheckpointError(RuntimeError):
     """The checkpoint belongs to something else, or cannot be written."""
 
 
-def save_checkpoint(path: Path, owner: str, state: Mapping[str, Any]) -> None:
+Owner = Mapping[str, str | float]
+"""What a checkpoint belongs to: every setting and input that its state depends on, by name."""
+
+
+def save_checkpoint(path: Path, owner: Owner, state: Mapping[str, Any]) -> None:
     """Replace `path` by a checkpoint with `state` (tensors, numbers, text, lists and dicts of them).
 
-    `owner` says what the state belongs to. After a power cut or SIGKILL there is the old file or the new one, whole.
+    After a power cut or SIGKILL there is the old file or the new one, whole.
     """
     payload = io.BytesIO()
-    torch.save({"owner": owner, "state": dict(state)}, payload)
+    torch.save({"owner": dict(owner), "state": dict(state)}, payload)
     body = payload.getvalue()
     write_atomically(path, _MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
 
 
-def load_checkpoint(path: Path, owner: str, notice: Notice = log_notice) -> dict[str, Any] | None:
+def load_checkpoint(path: Path, owner: Owner, notice: Notice = log_notice) -> dict[str, Any] | None:
     """The state last saved for `owner`, or None where there is none.
 
     A corrupt file is moved aside to `<name>.corrupt-N`, and `notice` is told.
@@ -52,11 +56,12 @@ def load_checkpoint(path: Path, owner: str, notice: Notice = log_notice) -> dict
         path.replace(aside)
         notice(f"The checkpoint {path} is corrupt. It was moved to {aside.name}, and this stage starts over.")
         return None
-    content = torch.load(io.BytesIO(body), weights_only=True)
-    if content["owner"] != owner:
+    content = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    saved = content["owner"]
+    if different := [name for name in {**owner, **saved} if name not in owner or owner[name] != saved.get(name)]:
         raise CheckpointError(
-            f"The checkpoint {path} belongs to another run.\n  it was made for: {content['owner']}\n"
-            f"  this run is:     {owner}\nUse another output folder, or delete the checkpoint to start over."
+            f"The checkpoint {path} belongs to another run: it has another {', '.join(different)}. "
+            "Use another output folder, or delete the checkpoint to start over."
         )
     state: dict[str, Any] = content["state"]
     return state

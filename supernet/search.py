@@ -64,7 +64,13 @@ def search(
     latency.check(space)
     augment = augment or augmentation(data.name, data.resolution)
     run = _Search(space, data, latency, budget_s, settings, augment, torch.device(device))
-    owner = f"search of {space} on {data.name} for {budget_s!r} s with {latency} and {asdict(settings)}"
+    owner = {
+        "space": repr(space),
+        "data": f"{data.name}, {len(data.train)} and {len(data.validation)} images",
+        "latency": repr(latency),
+        "budget": budget_s,
+        **asdict(settings),
+    }
     saved = load_checkpoint(checkpoint, owner, notice)
     if saved is not None:
         run.load_state(saved)

@@ -60,7 +60,11 @@ def train(
     """
     augment = augment or augmentation(data.name, data.resolution)
     run = _Training(arch, data, settings, augment, torch.device(device))
-    owner = f"training of {arch.text} on {data.name} with {asdict(settings)}"
+    owner = {
+        "architecture": arch.text,
+        "data": f"{data.name}, {len(data.train_all)} images",
+        **asdict(settings),
+    }
     saved = load_checkpoint(checkpoint, owner, notice)
     if saved is not None:
         run.load_state(saved)

@@ -122,7 +122,7 @@ def test_a_loss_that_is_no_number_on_the_validation_split_stops_the_search(
 
 def test_a_checkpoint_of_another_search_is_refused(run: Callable[..., SearchResult]) -> None:
     run()
-    with pytest.raises(CheckpointError, match="belongs to another run"):
+    with pytest.raises(CheckpointError, match=r"belongs to another run: it has another budget\."):
         run(budget_s=5e-5)
 
 

@@ -93,7 +93,7 @@ def test_a_loss_that_is_no_number_stops_the_training(run: Callable[..., TrainRes
 
 def test_a_checkpoint_of_another_training_is_refused(run: Callable[..., TrainResult]) -> None:
     run()
-    with pytest.raises(CheckpointError, match="belongs to another run"):
+    with pytest.raises(CheckpointError, match=r"belongs to another run: it has another lr\."):
         run(replace(SETTINGS, lr=0.1))
 
 
