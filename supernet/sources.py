@@ -140,8 +140,9 @@ def _load_tables(source: str, **files: str) -> Mapping[str, Any]:
 
     datasets.disable_progress_bars()
     disable_progress_bars()
+    # What goes wrong is raised as well; logged, it would stand on the terminal twice.
     for library in ("datasets", "huggingface_hub"):
-        logging.getLogger(library).setLevel(logging.ERROR)
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     where = files.get("data_files", source)
     try:
         tables: Mapping[str, Any] = datasets.load_dataset(source, **files)
