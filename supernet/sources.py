@@ -129,8 +129,10 @@ def _first_parquet(folder: Path) -> Path | None:
 
 
 def _parquet(path: Path) -> RawData:
-    tables = _load_tables("parquet", data_files=str(path)) if path.is_file() else _load_tables(str(path))
-    return _tables(path.stem if path.is_file() else path.resolve().name, tables)
+    if path.is_dir():
+        return _tables(path.resolve().name, _load_tables(str(path)))
+    # The library's own name for such a file, "parquet", would make it call a server to be counted.
+    return _tables(path.stem, _load_tables(str(path.parent), data_files=path.name))
 
 
 def _load_tables(source: str, **files: str) -> Mapping[str, Any]:
@@ -143,7 +145,7 @@ def _load_tables(source: str, **files: str) -> Mapping[str, Any]:
     # What goes wrong is raised as well; logged, it would stand on the terminal twice.
     for library in ("datasets", "huggingface_hub"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
-    where = files.get("data_files", source)
+    where = str(Path(source, *files.values()))
     try:
         tables: Mapping[str, Any] = datasets.load_dataset(source, **files)
     except ConnectionError as error:
