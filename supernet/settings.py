@@ -80,7 +80,13 @@ SEARCH = {
     "imagenet": SearchSettings(),
     "cifar": SearchSettings(warmup_epochs=20, epochs=60, batch_size=128, weight_steps_per_alpha_step=2),
     "digits": SearchSettings(
-        warmup_epochs=15, epochs=25, batch_size=32, warmup_lr=0.1, lr=0.05, weight_steps_per_alpha_step=1
+        warmup_epochs=12,
+        epochs=20,
+        batch_size=32,
+        warmup_lr=0.1,
+        lr=0.05,
+        weight_steps_per_alpha_step=1,
+        alpha_travel=20.0,
     ),
 }
 """The settings that suit each space preset."""
@@ -88,6 +94,6 @@ SEARCH = {
 TRAIN = {
     "imagenet": TrainSettings(),
     "cifar": TrainSettings(epochs=200, batch_size=128, lr=0.1, warmup_epochs=5, dropout=0.2),
-    "digits": TrainSettings(epochs=40, batch_size=64, lr=0.1, warmup_epochs=2, dropout=0.2),
+    "digits": TrainSettings(epochs=30, batch_size=64, lr=0.1, warmup_epochs=2, dropout=0.2),
 }
 """The settings that suit each space preset."""
