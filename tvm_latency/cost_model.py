@@ -27,6 +27,7 @@ from tvm_latency.opspec import OpSpec
 
 FORMAT: Literal["netlathe-cost-model/1"] = "netlathe-cost-model/1"
 FOLDS = 8
+MIN_OPS = 2 * FOLDS
 
 # A nominal core of 3 GHz with one vector multiply-add a cycle, 10 GB/s and 1 us to call a kernel: where the fit starts,
 # and what stays of a term that no measured operator has.
@@ -96,9 +97,9 @@ class CostModel:
         Raises:
             CostModelError: fewer than 16 operators.
         """
-        if len(ops) < 2 * FOLDS:
+        if len(ops) < MIN_OPS:
             raise CostModelError(
-                f"A cost model needs at least {2 * FOLDS} measured operators, got {len(ops)}. "
+                f"A cost model needs at least {MIN_OPS} measured operators, got {len(ops)}. "
                 "Calibrate a larger space, or look at the failures of this one."
             )
         ops, seconds = zip(*sorted(zip(ops, seconds), key=lambda pair: pair[0].key))

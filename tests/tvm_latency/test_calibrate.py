@@ -1,0 +1,257 @@
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from supernet.space import DIGITS
+from targets.runner import Failure, Job, Timing
+from targets.target import Target
+from tvm_latency.calibrate import Calibration, CalibrationError, MeasureSettings, calibrate, input_shape, network_key
+from tvm_latency.database import Context, MeasurementDatabase
+from tvm_latency.opspec import OpSpec
+
+TARGET = Target(
+    name="test",
+    kind="x86",
+    mtriple="x86_64-linux-gnu",
+    mcpu="x86-64-v4",
+    vector_bits=512,
+    vector_registers=32,
+    l1d_bytes=32 * 1024,
+    l2_bytes=1024 * 1024,
+    l3_bytes=32 * 1024 * 1024,
+    cores=2,
+    cpu_model="a test",
+)
+OPS = DIGITS.op_specs()
+EVICT = 1_000_000
+OFFSET_S, SCALE = 2e-6, 0.8
+
+
+def networks(count: int, seed: int) -> list[tuple[OpSpec, ...]]:
+    random = Random(seed)
+    return [DIGITS.random_architecture(random).op_specs() for _ in range(count)]
+
+
+FIT, TEST = networks(6, seed=1), networks(8, seed=2)
+
+
+def block_seconds(op: OpSpec) -> float:
+    return 2e-6 + op.macs / 50e9
+
+
+@dataclass
+class Machine:
+    """Builds files that hold the names of their operators, and runs them on a clock of its own."""
+
+    built: list[str] = field(default_factory=list)
+    ran: list[Job] = field(default_factory=list)
+    cannot_build: str = ""
+    cannot_run: str = ""
+    dies_after: int | None = None
+
+    def build(self, ops: Sequence[OpSpec], path: Path) -> Path | str:
+        key = ops[0].key if len(ops) == 1 else network_key(ops)
+        self.built.append(key)
+        if key == self.cannot_build:
+            return "no kernel of ours and no linker"
+        blocks_s = sum(map(block_seconds, ops))
+        path.write_text(str(blocks_s if len(ops) == 1 else OFFSET_S + SCALE * blocks_s))
+        return path
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Timing | Failure]:
+        for job in jobs:
+            if self.dies_after is not None and len(self.ran) >= self.dies_after:
+                raise KeyboardInterrupt
+            self.ran.append(job)
+            if job.key == self.cannot_run:
+                yield Failure(job.key, "the process that ran it died of SIGSEGV")
+            else:
+                seconds = float(job.module.read_text())
+                # One interrupted run among many: the median does not see it.
+                yield Timing(job.key, (seconds,) * (job.repeats - 1) + (100 * seconds,))
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[MeasurementDatabase]:
+    opened = MeasurementDatabase(tmp_path / "measurements.sqlite", clock=lambda: 0.0)
+    yield opened
+    opened.close()
+
+
+def run(
+    machine: Machine,
+    database: MeasurementDatabase,
+    *,
+    ops: Sequence[OpSpec] = OPS,
+    fit: Sequence[Sequence[OpSpec]] = FIT,
+    test: Sequence[Sequence[OpSpec]] = TEST,
+    target: Target = TARGET,
+    versions: tuple[int, str] = (1, "0.27"),
+    evict_bytes: int = EVICT,
+    seen: list[tuple[str, int, int]] | None = None,
+) -> Calibration:
+    workspace = database.path.parent / "workspace"
+    workspace.mkdir(exist_ok=True)
+    try:
+        return calibrate(
+            ops,
+            fit,
+            test,
+            target=target,
+            runner=machine,
+            database=database,
+            build=machine.build,
+            versions=versions,
+            evict_bytes=evict_bytes,
+            workspace=workspace,
+            progress=lambda stage, done, total, _: (seen if seen is not None else []).append((stage, done, total)),
+            settings=MeasureSettings(repeats=5, warmup=1, batch=4),
+        )
+    finally:
+        assert list(workspace.iterdir()) == []
+
+
+def test_every_block_and_network_is_measured_and_the_correction_found(database: MeasurementDatabase) -> None:
+    machine, seen = Machine(), []
+    found = run(machine, database, seen=seen)
+    distinct = len({network_key(net) for net in (*FIT, *TEST)})
+    assert (found.measured, found.reused, found.failures) == (len(OPS) + distinct, 0, {})
+    for op in OPS:
+        entry = found.table.entries[op.key]
+        assert (entry.seconds, entry.spread_s, entry.source) == (block_seconds(op), 0.0, "measured")
+    # The machine is exactly what the correction assumes; what remains is its prior on the offset.
+    assert found.accuracy.networks.within_5pct == 1.0
+    assert found.accuracy.networks.count == len({network_key(net) for net in TEST})
+    assert found.accuracy.blocks.count == len(OPS)
+    assert found.accuracy.noise == 0.0
+    assert found.model.correction == found.table.correction
+    assert found.table.correction.scale == pytest.approx(SCALE, rel=0.02)
+    assert seen[-1] == ("measure networks", distinct, distinct)
+
+
+def test_blocks_are_timed_cold_and_networks_as_they_run(database: MeasurementDatabase) -> None:
+    machine = Machine()
+    run(machine, database)
+    assert {job.evict_bytes for job in machine.ran if job.key.startswith("net:")} == {0}
+    assert {job.evict_bytes for job in machine.ran if not job.key.startswith("net:")} == {EVICT}
+    assert all((job.repeats, job.warmup) == (5, 1) for job in machine.ran)
+
+
+def test_a_second_calibration_measures_nothing_and_finds_the_same(database: MeasurementDatabase) -> None:
+    first, again = run(Machine(), database), Machine()
+    rows = database.count()
+    second = run(again, database)
+    assert (again.built, again.ran, database.count()) == ([], [], rows)
+    assert (second.measured, second.reused) == (0, first.measured)
+    assert (second.table, second.accuracy) == (first.table, first.accuracy)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"target": replace(TARGET, cpu_model="another")},
+        {"target": TARGET.with_threads(2)},
+        {"versions": (2, "0.27")},
+        {"versions": (1, "0.28")},
+    ],
+)
+def test_measurements_of_another_machine_or_version_do_not_count(database: MeasurementDatabase, other: dict) -> None:
+    first, machine = run(Machine(), database), Machine()
+    found = run(machine, database, **other)
+    assert (found.measured, found.reused) == (first.measured, 0)
+    assert len(machine.ran) == first.measured
+
+
+def test_colder_blocks_are_measured_again_and_networks_are_not(database: MeasurementDatabase) -> None:
+    run(Machine(), database)
+    assert run(Machine(), database, evict_bytes=2 * EVICT).measured == len(OPS)
+
+
+@pytest.mark.parametrize(
+    ("machine", "reason"),
+    [
+        (Machine(cannot_build=OPS[9].key), "no kernel of ours and no linker"),
+        (Machine(cannot_run=OPS[9].key), "the process that ran it died of SIGSEGV"),
+    ],
+)
+def test_a_failure_is_a_row_and_the_rest_goes_on(database: MeasurementDatabase, machine: Machine, reason: str) -> None:
+    found = run(machine, database)
+    assert found.failures == {OPS[9].key: reason}
+    row = database.find(OPS[9].key, Context(TARGET.fingerprint, 1, "0.27", EVICT))
+    assert row is not None
+    assert (row.failure, row.samples_s) == (reason, None)
+    assert found.table.entries[OPS[9].key].source == "predicted"
+    assert found.table.block_seconds(OPS[9]) == pytest.approx(block_seconds(OPS[9]), rel=0.3)
+    assert sum(entry.source == "measured" for entry in found.table.entries.values()) == len(OPS) - 1
+
+
+def test_a_failure_is_tried_once_more_by_the_next_calibration(database: MeasurementDatabase) -> None:
+    run(Machine(cannot_run=OPS[9].key), database)
+    machine = Machine()
+    found = run(machine, database)
+    assert (machine.built, found.measured, found.failures) == ([OPS[9].key], 1, {})
+
+
+@pytest.mark.parametrize("after", [0, 5, len(OPS) + 3])
+def test_an_interrupted_calibration_goes_on_where_it_stopped(database: MeasurementDatabase, after: int) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(Machine(dies_after=after), database)
+    assert database.count() == after
+    rest = Machine()
+    found = run(rest, database)
+    assert found.reused == after
+    keys = [job.key for job in rest.ran]
+    assert len(keys) == len(set(keys)) == found.measured
+    assert database.count() == after + found.measured
+
+
+def test_the_result_is_that_of_a_calibration_that_was_never_stopped(tmp_path: Path) -> None:
+    results = []
+    for name, after in (("stopped", 7), ("whole", None)):
+        database = MeasurementDatabase(tmp_path / name / "measurements.sqlite")
+        if after is not None:
+            with pytest.raises(KeyboardInterrupt):
+                run(Machine(dies_after=after), database)
+        found = run(Machine(), database)
+        found.model.save(tmp_path / f"{name}.json")
+        results.append((found.table, found.accuracy, (tmp_path / f"{name}.json").read_bytes()))
+        database.close()
+    assert results[0] == results[1]
+
+
+def test_a_fitted_network_is_no_test(database: MeasurementDatabase) -> None:
+    found = run(Machine(), database, test=[*FIT, TEST[0]])
+    assert found.accuracy.networks.count == 1
+
+
+@pytest.mark.parametrize(
+    ("few", "message"),
+    [
+        ({"fit": FIT[:1]}, "53 operators, 1 networks to fit to and 8 to test on; at least 16, 2 and 1"),
+        ({"test": FIT}, "6 networks to fit to and 0 to test on"),
+        ({"ops": OPS[:5]}, "Measured 5 operators"),
+    ],
+)
+def test_too_few_measurements_are_a_sentence(database: MeasurementDatabase, few: dict, message: str) -> None:
+    with pytest.raises(CalibrationError, match=message):
+        run(Machine(), database, **few)
+
+
+def test_the_sentence_has_the_first_failure(database: MeasurementDatabase) -> None:
+    bad = network_key(FIT[0])
+    with pytest.raises(CalibrationError, match=f"The first failure, of {bad}: no kernel of ours and no linker"):
+        run(Machine(cannot_build=bad), database, fit=FIT[:2])
+
+
+def test_a_network_is_named_by_its_operators_in_order() -> None:
+    assert network_key(FIT[0]) == network_key(list(FIT[0]))
+    assert network_key(FIT[0]) != network_key(FIT[0][::-1])
+    assert network_key(FIT[0]).startswith("net:")
+
+
+def test_a_linear_layer_reads_a_matrix_and_the_others_an_image() -> None:
+    assert input_shape(OPS[0]) == (1, 3, 16, 16)
+    assert input_shape(next(op for op in OPS if op.kind == "linear")) == (1, 320)

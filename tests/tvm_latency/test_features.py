@@ -1,0 +1,95 @@
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from targets.target import Target
+from tvm_latency.features import FEATURES, TERMS, features, terms
+from tvm_latency.opspec import OpSpec
+from tvm_latency.schedules.tiles import FMA_IN_FLIGHT
+
+TARGET = Target(
+    name="test",
+    kind="x86",
+    mtriple="x86_64-linux-gnu",
+    mcpu="x86-64-v4",
+    vector_bits=512,
+    vector_registers=32,
+    l1d_bytes=32 * 1024,
+    l2_bytes=1024 * 1024,
+    l3_bytes=32 * 1024 * 1024,
+    cores=2,
+    cpu_model="a test",
+)
+BLOCK = OpSpec(kind="mbconv", height=14, width=14, in_channels=64, out_channels=64, kernel=3, expand=6)
+
+ops = st.builds(
+    OpSpec,
+    kind=st.sampled_from(["conv", "mbconv", "pool", "linear"]),
+    height=st.integers(1, 64),
+    width=st.integers(1, 64),
+    in_channels=st.integers(1, 128),
+    out_channels=st.integers(1, 128),
+    kernel=st.sampled_from([1, 3, 5, 7]),
+    stride=st.integers(1, 2),
+    expand=st.integers(1, 6),
+    batch=st.integers(1, 4),
+)
+
+
+def term(op: OpSpec, name: str) -> float:
+    return dict(zip(TERMS, terms(op, TARGET)))[name]
+
+
+def feature(op: OpSpec, name: str, target: Target = TARGET) -> float:
+    return dict(zip(FEATURES, features(op, target)))[name]
+
+
+@given(op=ops)
+def test_every_operator_has_finite_features_and_work(op: OpSpec) -> None:
+    values, work = features(op, TARGET), terms(op, TARGET)
+    assert len(values) == len(FEATURES)
+    assert all(map(math.isfinite, values + work))
+    # Otherwise its estimate would be 0 s.
+    assert min(work) >= 0
+    assert max(work) > 0
+
+
+@given(op=ops)
+def test_the_vector_slots_cover_the_multiply_accumulates(op: OpSpec) -> None:
+    issued = sum(term(op, name) for name in TERMS if name.endswith("_issues"))
+    # Rounding of a sum of three products.
+    assert issued * TARGET.lanes >= op.macs * (1 - 1e-12)
+    assert 0 < feature(op, "useful_share") <= 1 + 1e-12
+
+
+def test_channels_that_fill_the_vectors_waste_nothing() -> None:
+    assert feature(BLOCK, "useful_share") == pytest.approx(1.0)
+    assert (feature(BLOCK, "hidden_remainder"), feature(BLOCK, "out_remainder")) == (0, 0)
+    assert feature(replace(BLOCK, out_channels=72), "useful_share") < 1
+    assert feature(replace(BLOCK, out_channels=72), "out_remainder") == 8
+
+
+def test_a_product_of_one_vector_waits_for_its_sum() -> None:
+    linear = OpSpec(kind="linear", height=1, width=1, in_channels=100, out_channels=16)
+    assert term(linear, "dense_issues") == 100 * FMA_IN_FLIGHT
+
+
+def test_a_block_without_expansion_has_two_kernels_and_no_expansion_work() -> None:
+    plain = replace(BLOCK, expand=1)
+    assert (term(plain, "all_kernels"), term(plain, "expand_issues")) == (2, 0)
+    assert term(BLOCK, "all_kernels") == 3
+
+
+def test_only_what_leaves_the_second_cache_spills() -> None:
+    large = replace(BLOCK, height=112, width=112)
+    assert term(BLOCK, "spilled_bytes") == 0
+    assert term(large, "spilled_bytes") == 112 * 112 * 64 * 6 * 4 - TARGET.l2_bytes
+
+
+def test_without_a_third_cache_the_second_is_the_last() -> None:
+    small = replace(TARGET, l3_bytes=0)
+    same = replace(TARGET, l3_bytes=TARGET.l2_bytes)
+    assert feature(BLOCK, "log_bytes_over_l3", small) == feature(BLOCK, "log_bytes_over_l3", same)

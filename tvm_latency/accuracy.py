@@ -1,0 +1,62 @@
+"""How well predictions match measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import spearmanr
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Predictions against measurements of things the predictor was not fitted to.
+
+    within_5pct, within_10pct: share of predictions that near to the measurement, relative to it.
+    mape: mean absolute error relative to the measurement; 0.05 is 5 %.
+    rmse_s: root of the mean squared error in seconds.
+    spearman: rank correlation; None where ranks say nothing (fewer than three, or all equal).
+    """
+
+    count: int
+    within_5pct: float
+    within_10pct: float
+    mape: float
+    rmse_s: float
+    spearman: float | None
+
+    @classmethod
+    def of(cls, predicted_s: Sequence[float], measured_s: Sequence[float]) -> Scores:
+        """Compare pair by pair.
+
+        Raises:
+            ValueError: nothing to compare, or not as many predictions as measurements.
+        """
+        if not measured_s or len(predicted_s) != len(measured_s):
+            raise ValueError(
+                f"Scores need pairs, got {len(predicted_s)} predictions of {len(measured_s)} measurements."
+            )
+        predicted, measured = np.asarray(predicted_s), np.asarray(measured_s)
+        errors = np.abs(predicted / measured - 1.0)
+        ranked = len(measured) >= 3 and np.ptp(predicted) > 0 and np.ptp(measured) > 0
+        return cls(
+            count=len(measured),
+            within_5pct=float(np.mean(errors <= 0.05)),
+            within_10pct=float(np.mean(errors <= 0.10)),
+            mape=float(errors.mean()),
+            rmse_s=float(np.sqrt(np.mean((predicted - measured) ** 2))),
+            spearman=float(spearmanr(predicted, measured).statistic) if ranked else None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """Scores on held-out blocks and on whole networks that were not used for fitting.
+
+    noise: the median network's relative spread between repeated measurements; no prediction can do better.
+    """
+
+    blocks: Scores
+    networks: Scores
+    noise: float
