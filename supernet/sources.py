@@ -5,6 +5,7 @@ A source only lists what there is; nothing is decoded before `RawSplit.open` is 
 
 from __future__ import annotations
 
+import glob
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -132,7 +133,7 @@ def _parquet(path: Path) -> RawData:
     if path.is_dir():
         return _tables(path.resolve().name, _load_tables(str(path)))
     # The library's own name for such a file, "parquet", would make it call a server to be counted.
-    return _tables(path.stem, _load_tables(str(path.parent), data_files=path.name))
+    return _tables(path.stem, _load_tables(str(path.parent), data_files=glob.escape(path.name)))
 
 
 def _load_tables(source: str, **files: str) -> Mapping[str, Any]:
@@ -154,8 +155,9 @@ def _load_tables(source: str, **files: str) -> Mapping[str, Any]:
             f"set of that name. Check the network, or the spelling. {_KINDS}"
         ) from error
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error.__cause__ or error).strip().partition("\n")[0]
-        raise DataError(f"Cannot read data {where!r}: {reason.rstrip('.')}. {_KINDS}") from error
+        cause = error.__cause__ or error
+        reason = str(cause).strip().partition("\n")[0].rstrip(".")
+        raise DataError(f"Cannot read data {where!r}: {reason} ({type(cause).__name__}). {_KINDS}") from error
     return tables
 
 

@@ -321,9 +321,10 @@ def test_parquet_folder(tmp_path: Path, held_out: str | None) -> None:
 
 
 def test_parquet_file(tmp_path: Path) -> None:
-    as_dataset().to_parquet(tmp_path / "pets.parquet")
-    data = load_data(str(tmp_path / "pets.parquet"), 12, 0)
-    assert (data.name, data.classes, len(data.train_all)) == ("pets", ("cat", "dog"), 18)
+    as_dataset().to_parquet(tmp_path / "pets[1].parquet")
+    as_dataset(30).to_parquet(tmp_path / "test.parquet")
+    data = load_data(str(tmp_path / "pets[1].parquet"), 12, 0)
+    assert (data.name, data.classes, len(data.train_all)) == ("pets[1]", ("cat", "dog"), 18)
 
 
 def test_parquet_written_without_features(tmp_path: Path) -> None:
@@ -463,5 +464,8 @@ def test_hub_refusal_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
         raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{name}' doesn't exist on the Hub\nmore")
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    with pytest.raises(DataError, match=r"Cannot read data 'a/b': Dataset 'a/b' doesn't exist on the Hub\. Data is"):
+    with pytest.raises(
+        DataError,
+        match=r"Cannot read data 'a/b': Dataset 'a/b' doesn't exist on the Hub \(DatasetNotFoundError\)\. Data is",
+    ):
         load_data("a/b", 12, 0)
