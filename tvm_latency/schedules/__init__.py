@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from targets.target import Target
 from tvm_latency.schedules.dense_conv import dense_conv
@@ -17,6 +18,10 @@ SCHEDULE_VERSION = 1
 CPU_KINDS: tuple[Callable[[Spec, Target], Kernel | None], ...] = (pointwise, depthwise, dense_conv, mean_pool)
 
 
+@lru_cache(maxsize=4096)
 def schedule_kernel(spec: Spec, target: Target) -> Kernel | None:
-    """The first kind that takes this operator schedules it; None where no kind does."""
+    """The first kind that takes this operator schedules it; None where no kind does.
+
+    Remembered: the blocks of a network, and the networks of a space, share most of their kernels.
+    """
     return next((kernel for kind in CPU_KINDS if (kernel := kind(spec, target)) is not None), None)
