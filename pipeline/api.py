@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import measure
-from pipeline.artefacts import bench, compile, report, targets
+from pipeline.artefacts import bench, compile, report, targets  # noqa: A004
 from pipeline.config import RunConfig
 from pipeline.context import RunContext
 from pipeline.disk import require_free_space

@@ -57,10 +57,13 @@ class _Emitter(PyExprMutator):
         if match is None or kernel is None:
             self.refused[call.op] = group
             return call
-        return self._emitted(match, kernel)
+        return self._emitted(match, kernel, rank=len(call.ty.shape))
 
-    def _emitted(self, match: Match, kernel: Kernel) -> Any:
-        """The kernel between layout changes: an NCHW tensor goes in as a matrix [pixels, channels] and comes out so."""
+    def _emitted(self, match: Match, kernel: Kernel, rank: int) -> Any:
+        """The kernel between layout changes: an NCHW tensor goes in as a matrix [pixels, channels] and comes out so.
+
+        rank: of the output; a mean without `keepdims` and a matrix product have two dimensions.
+        """
         spec = match.spec
         arguments = [match.input if kernel.input_layout == "NCHW" else _to_pixels(match.input)]
         if isinstance(spec, ConvSpec):
@@ -74,7 +77,7 @@ class _Emitter(PyExprMutator):
         else:
             rows, shape = spec.batch, (spec.batch, 1, 1, spec.channels)
         result = relax.call_tir(self._function(kernel), arguments, relax.TensorType((rows, shape[-1]), "float32"))
-        if len(match.input.ty.shape) == 2:
+        if rank == 2:
             return result
         return relax.op.permute_dims(relax.op.reshape(result, shape), NHWC_TO_NCHW)
 
