@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from targets.host import available_cpus, read_cpuinfo, vector_bits
+from targets.host import available_cpus, detect_host
 from targets.runner import Failure, Job, RunnerError, Timing
 from targets.target import Target
 
@@ -66,7 +66,7 @@ class _Child:
         try:
             line = self._lines.get(timeout=deadline_s)
         except queue.Empty:
-            raise _ChildEnded(f"no result within {deadline_s:g} s") from None
+            raise _ChildEnded(f"took longer than {deadline_s:g} s") from None
         if line is None:
             raise _ChildEnded(self._how_it_ended())
         reply: dict[str, Any] = json.loads(line)
@@ -78,7 +78,7 @@ class _Child:
         code = self._process.wait()
         self._stderr.seek(0)
         said = self._stderr.read().decode(errors="replace").strip().splitlines()
-        how = f"crashed with {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        how = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return f"{how}: {said[-1]}" if said else how
 
     def close(self) -> None:
@@ -99,11 +99,9 @@ class LocalRunner:
         RunnerError: this machine cannot run code for the target.
     """
 
-    def __init__(
-        self, target: Target, deadline_s: float = 30.0, environ: Mapping[str, str] = os.environ
-    ) -> None:
+    def __init__(self, target: Target, deadline_s: float = 30.0, environ: Mapping[str, str] = os.environ) -> None:
         cpus = available_cpus()
-        host_bits = vector_bits(read_cpuinfo()[1])
+        host_bits = detect_host().vector_bits
         if target.kind != "x86" or target.vector_bits > host_bits:
             raise RunnerError(
                 f"Code for {target.name} cannot run on this machine: it needs {target.vector_bits}-bit vectors of "

@@ -18,9 +18,9 @@ from typing import Any, TextIO
 # TVM's Python layer imports torch when it can, which takes longer than all the rest and serves nothing here.
 sys.modules["torch"] = None  # type: ignore[assignment]
 
-import numpy as np
-import tvm
-from tvm.runtime.vm import VirtualMachine
+import numpy as np  # noqa: E402
+import tvm  # noqa: E402
+from tvm.runtime.vm import VirtualMachine  # noqa: E402
 
 EVICT = "netlathe.evict"
 # The parent enforces the deadline; the alarm only ends a child whose parent was killed.

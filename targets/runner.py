@@ -23,9 +23,9 @@ class Job:
     key: str
     module: Path
     input_shapes: tuple[tuple[int, ...], ...]
-    repeats: int
-    warmup: int
-    evict_bytes: int
+    repeats: int = 20
+    warmup: int = 2
+    evict_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,9 @@ class ToolchainError(RuntimeError):
 class Toolchain(Protocol):
     """Links for one target. An instance is what `export_library(..., fcompile=)` of TVM calls."""
 
-    output_format: str
+    @property
+    def output_format(self) -> str:
+        """File name ending of what is linked, as TVM asks for it."""
 
     def link_shared(self, objects: Sequence[Path], output: Path) -> None:
         """Link object files into the shared library `output`."""
@@ -75,13 +77,13 @@ def _host_toolchain(environ: Mapping[str, str]) -> Toolchain:
     if environ.get("CC"):
         return CompilerToolchain(tuple(environ["CC"].split()))
     for name in HOST_COMPILERS:
-        if found := shutil.which(name, path=environ.get("PATH")):
+        if found := shutil.which(name):
             return CompilerToolchain((found,))
     if importlib.util.find_spec("ziglang"):
         return CompilerToolchain(ZIG)
     raise ToolchainError(
         f"No C compiler was found (looked for {', '.join(HOST_COMPILERS)} and the ziglang package), and compiled "
-        "networks must be linked. Install one with: pip install netlathe[cc]"
+        'networks must be linked. Install one with: pip install "netlathe[cc]"'
     )
 
 
