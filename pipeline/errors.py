@@ -19,6 +19,7 @@ class ExitCode(IntEnum):
     STORAGE = 8
     MEASUREMENT = 9
     VERIFICATION = 10
+    TRAINING = 11
     INTERRUPTED = 130
 
     @property
@@ -38,6 +39,7 @@ _MEANINGS = {
     ExitCode.STORAGE: "a file cannot be written or read: disk full, no permission, corrupt",
     ExitCode.MEASUREMENT: "a measurement failed, is missing, or a runtime to compare with is not installed",
     ExitCode.VERIFICATION: "the compiled network does not agree with PyTorch",
+    ExitCode.TRAINING: "the loss of a search or a training is no longer a number",
     ExitCode.INTERRUPTED: "stopped with Ctrl-C; `--resume` goes on",
 }
 
@@ -46,9 +48,29 @@ EXIT_CODES: dict[str, ExitCode] = {
     "pipeline.config:ConfigError": ExitCode.USAGE,
     "pipeline.nets:NetError": ExitCode.USAGE,
     "supernet.architecture:ArchitectureError": ExitCode.USAGE,
+    "supernet.settings:SettingsError": ExitCode.USAGE,
     "supernet.space:SpaceError": ExitCode.USAGE,
+    "targets.target:TargetError": ExitCode.TARGET,
+    "targets.toolchain:ToolchainError": ExitCode.TARGET,
+    "supernet.sources:DataError": ExitCode.DATA,
+    "supernet.derive:BudgetError": ExitCode.BUDGET,
+    "tvm_latency.lower:LoweringError": ExitCode.LOWERING,
     "pipeline.run_folder:RunFolderError": ExitCode.RUN_FOLDER,
+    "supernet.checkpoint:CheckpointError": ExitCode.RUN_FOLDER,
     "pipeline.disk:DiskSpaceError": ExitCode.STORAGE,
+    "tvm_latency.database:DatabaseError": ExitCode.STORAGE,
+    "tvm_latency.latency_table:LatencyTableError": ExitCode.STORAGE,
+    "tvm_latency.cost_model:CostModelError": ExitCode.STORAGE,
+    "pipeline.measure:MeasureError": ExitCode.MEASUREMENT,
+    "pipeline.bench:BenchError": ExitCode.MEASUREMENT,
+    "pipeline.runtimes:RuntimeUnavailableError": ExitCode.MEASUREMENT,
+    "targets.runner:RunnerError": ExitCode.MEASUREMENT,
+    "tvm_latency.calibrate:CalibrationError": ExitCode.MEASUREMENT,
+    "tvm_latency.latency_table:MissingLatencyError": ExitCode.MEASUREMENT,
+    "supernet.latency:LatencyError": ExitCode.MEASUREMENT,
+    "supernet.search:SearchError": ExitCode.TRAINING,
+    "supernet.train:TrainError": ExitCode.TRAINING,
+    "pipeline.agreement:VerifyError": ExitCode.VERIFICATION,
     "builtins:OSError": ExitCode.STORAGE,
 }
 

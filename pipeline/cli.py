@@ -1,0 +1,127 @@
+"""`netlathe`: the application, its two commands that make a run, and where errors become exit codes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from pipeline import commands, console, options
+from pipeline.config import ConfigError, RunConfig, make_config
+from pipeline.errors import ExitCode, exit_code, expected_errors, sentence
+from pipeline.places import RUNS
+from pipeline.run_folder import default_folder, stored_config
+
+
+class _Commands(TyperGroup):
+    """Errors of the table become a sentence and an exit code; anything else is a bug and keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        meta = ctx.find_root().meta
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            resume = meta.get(options.RESUME_KEY)
+            text, code = f"Stopped. To go on: {resume}" if resume else "Stopped.", ExitCode.INTERRUPTED
+        except expected_errors() as error:
+            text, code = sentence(error), exit_code(error)
+        console.fail(text, code, as_json=meta.get(options.JSON_KEY, False))
+        raise typer.Exit(code)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="Hardware-aware neural architecture search that ends in a binary.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def run(
+    ctx: typer.Context,
+    target: options.RunTarget = None,
+    data: options.RunData = None,
+    budget: options.Budget = None,
+    budget_ms: options.BudgetMs = None,
+    space: options.RunSpace = None,
+    seed: options.RunSeed = None,
+    threads: options.RunThreads = None,
+    search_epochs: options.SearchEpochs = None,
+    train_epochs: options.TrainEpochs = None,
+    out: options.Out = None,
+    resume: options.Resume = False,
+    database: options.Database = None,
+    json: options.Json = False,
+) -> None:
+    """From data and a latency budget to a compiled network with proof: everything in one command."""
+    _run(ctx, "report")
+
+
+@app.command()
+def search(
+    ctx: typer.Context,
+    target: options.RunTarget = None,
+    data: options.RunData = None,
+    budget: options.Budget = None,
+    budget_ms: options.BudgetMs = None,
+    space: options.RunSpace = None,
+    seed: options.RunSeed = None,
+    threads: options.RunThreads = None,
+    search_epochs: options.SearchEpochs = None,
+    out: options.Out = None,
+    resume: options.Resume = False,
+    database: options.Database = None,
+    json: options.Json = False,
+) -> None:
+    """The part of `run` that finds the architecture; `netlathe run --resume --out DIR` goes on from there."""
+    _run(ctx, "derive")
+
+
+def _run(ctx: typer.Context, until: str) -> None:
+    """A run with the options of the command line, up to a stage."""
+    given: dict[str, Any] = {name: value for name, value in ctx.params.items() if value is not None}
+    resume = given["resume"]
+    config = _config(given)
+    folder = given.get("out") or default_folder(config, RUNS, resume=resume)
+    ctx.find_root().meta[options.RESUME_KEY] = f"netlathe {ctx.info_name} --resume --out {folder}"
+    console.say(f"{folder}: {config.summary()}")
+    from pipeline import api  # torch and TVM take seconds to load, and `--help` needs neither
+
+    with console.ProgressView() as progress:
+        arguments = {"out": folder, "resume": resume, "database": given.get("database")}
+        work = api.run if until == "report" else api.search
+        found = work(config, **arguments, progress=progress, say=console.say)
+    console.show(found, as_json=given["json"])
+
+
+def _config(given: dict[str, Any]) -> RunConfig:
+    """The config that the options make, on top of the stored one where the run in --out is resumed."""
+    chosen = {name: value for name, value in given.items() if name in RunConfig.model_fields}
+    if "budget_ms" in given:
+        if "budget" in given:
+            raise ConfigError("The budget was given twice. Give --budget or --budget-ms.")
+        chosen["budget"] = f"{given['budget_ms']!r}ms"
+    out = given.get("out")
+    stored = stored_config(out).model_dump() if given["resume"] and out and (out / "config.json").exists() else {}
+    return make_config(**{**stored, **chosen})
+
+
+for command in (
+    commands.calibrate,
+    commands.predict,
+    commands.train,
+    commands.compile,
+    commands.bench,
+    commands.report,
+    commands.targets,
+    commands.doctor,
+):
+    app.command()(command)
+
+
+def main() -> None:
+    """The entry point of the `netlathe` command."""
+    app(prog_name="netlathe")

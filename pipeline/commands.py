@@ -1,0 +1,130 @@
+"""The commands that are not a run: each calls the function of the same name in `pipeline.api`, and prints."""
+
+# ruff: noqa: A001  (commands and options are named as users type them)
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from pipeline import console, options
+from pipeline.errors import ExitCode
+
+# `pipeline.api` is imported where it is used: torch and TVM take seconds to load, and `--help` needs neither.
+
+
+def calibrate(
+    target: options.Target = "x86",
+    space: options.Space = "imagenet",
+    threads: options.Threads = 1,
+    database: options.Database = None,
+    json: options.Json = False,
+) -> None:
+    """Measure a search space on a target, fit the cost model, and print how accurate it is on unseen networks."""
+    from pipeline import api
+
+    with console.ProgressView() as progress:
+        found = api.calibrate(target, space, threads=threads, database=database, progress=progress, say=console.say)
+    console.show(found, as_json=json)
+
+
+def predict(
+    net: options.Net,
+    target: options.Target = "x86",
+    space: options.RunSpace = None,
+    threads: options.Threads = 1,
+    database: options.Database = None,
+    json: options.Json = False,
+) -> None:
+    """Predict the latency of a network from a calibration, without compiling it."""
+    from pipeline import api
+
+    console.show(api.predict(net, target, space=space, threads=threads, database=database), as_json=json)
+
+
+def train(
+    ctx: typer.Context,
+    net: options.Net,
+    data: options.Data,
+    epochs: options.Epochs = None,
+    seed: options.Seed = 0,
+    out: options.Out = None,
+    json: options.Json = False,
+) -> None:
+    """Train a network. Stopped and started again with the same options, it goes on from its checkpoint."""
+    from pipeline import api
+
+    ctx.find_root().meta[options.RESUME_KEY] = "the same command"
+    with console.ProgressView() as progress:
+        found = api.train(net, data, out=out, epochs=epochs, seed=seed, progress=progress, say=console.say)
+    console.show(found, as_json=json)
+
+
+def compile(
+    net: options.Net,
+    target: options.Target = "x86",
+    out: options.Out = None,
+    data: options.RunData = None,
+    threads: options.Threads = 1,
+    json: options.Json = False,
+) -> None:
+    """Compile a network, verify it against PyTorch, measure it, and leave the artefact in --out."""
+    from pipeline import api
+
+    console.show(api.compile(net, target, out, data=data, threads=threads), as_json=json)
+
+
+def bench(
+    nets: options.Nets,
+    target: options.Target = "x86",
+    against: options.Against = "onnxruntime",
+    threads: options.Threads = 1,
+    json: options.Json = False,
+) -> None:
+    """Time networks on several runtimes in turn, in one pinned process."""
+    from pipeline import api
+
+    found = api.bench(nets, target, against, threads=threads)
+    if json:
+        console.show(found, as_json=True)
+        return
+    for net in found["nets"]:
+        console.show_table(f"{net['net']} on {target}, {threads} thread(s)", net["results"])
+        if net["best_peer"]:
+            console.result_line(f"{net['speedup_over_best_peer']:.3f} times as fast as {net['best_peer']}")
+
+
+def report(run: options.RunFolder, json: options.Json = False) -> None:
+    """Write report.html of a finished run again."""
+    from pipeline import api
+
+    console.show(api.report(run), as_json=json)
+
+
+def targets(json: options.Json = False) -> None:
+    """List the machines that networks can be compiled for."""
+    from pipeline import api
+
+    found = api.targets()
+    if json:
+        console.show(found, as_json=True)
+        return
+    for target in found:
+        facts = target.get("unavailable") or (
+            f"{target['cpu_model']}, {target['mcpu']}, {target['vector_bits']}-bit vectors, {target['cores']} cores"
+        )
+        console.result_line(f"{target['name']:<12} {facts}")
+
+
+def doctor(json: options.Json = False) -> None:
+    """Check that this machine has what Netlathe needs."""
+    from pipeline.doctor import examine
+
+    checks = list(examine(Path.cwd()))
+    if json:
+        console.show([{"name": check.name, "ok": check.ok, "text": check.text} for check in checks], as_json=True)
+    else:
+        for check in checks:
+            console.result_line(f"{'ok  ' if check.ok else 'FAIL'}  {check.name:<18} {check.text}")
+    if not all(check.ok for check in checks):
+        raise typer.Exit(ExitCode.TARGET)

@@ -1,0 +1,84 @@
+"""Doctor: whether this machine can do what Netlathe needs, one check after the other."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from packaging.requirements import Requirement
+
+from pipeline.disk import NEEDED_BYTES
+from pipeline.errors import expected_errors, sentence
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at; `text` says what was found, or what to do about it."""
+
+    name: str
+    ok: bool
+    text: str
+
+
+def examine(folder: Path) -> Iterator[Check]:
+    """Every check in turn; `folder` is where a run would write."""
+    yield from _packages()
+    yield _tried("target", _target)
+    yield _tried("compile, link, run", _compile_and_run)
+    free = shutil.disk_usage(folder).free
+    yield Check("disk", free >= NEEDED_BYTES, f"{free / 2**30:.1f} GB free; a run needs {NEEDED_BYTES / 2**30:.1f} GB")
+
+
+def _packages() -> Iterator[Check]:
+    yield Check("Python", True, platform.python_version())
+    for text in requires("netlathe") or ():
+        wanted = Requirement(text)
+        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = version(wanted.name)
+        except PackageNotFoundError:
+            yield Check(wanted.name, False, f"not installed: `pip install '{wanted}'`")
+            continue
+        fits = wanted.specifier.contains(found, prereleases=True)
+        yield Check(
+            wanted.name, fits, found if fits else f"{found}, needed {wanted.specifier}: `pip install '{wanted}'`"
+        )
+
+
+def _tried(name: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(name, True, look())
+    except expected_errors() as error:
+        return Check(name, False, sentence(error))
+
+
+def _target() -> str:
+    from targets.target import get_target
+
+    found = get_target("x86")
+    return f"{found.cpu_model}, LLVM's {found.mcpu}, {found.vector_bits}-bit vectors, {found.cores} cores"
+
+
+def _compile_and_run() -> str:
+    """One small block through everything that a network goes through."""
+    from pipeline.agreement import compare, onnx_reference, random_image
+    from targets.target import get_target
+    from tvm_latency.build import compile_onnx
+    from tvm_latency.loaded import LoadedNetwork
+    from tvm_latency.onnx_graph import op_graph
+    from tvm_latency.opspec import OpSpec
+
+    op = OpSpec(kind="mbconv", height=8, width=8, in_channels=16, out_channels=16, kernel=3, expand=3)
+    model = op_graph(op)
+    with TemporaryDirectory() as folder:
+        library = compile_onnx(model, get_target("x86")).export(Path(folder) / "block.so")
+        image = random_image((1, 16, 8, 8))
+        found = compare(LoadedNetwork(library), onnx_reference(model), [np.asarray(image)], "the ONNX reference")
+    return f"a block agrees with {found.against} to {found.max_abs_error:.1e}"

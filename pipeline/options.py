@@ -1,0 +1,44 @@
+"""The command line's options, each said once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+JSON_KEY, RESUME_KEY = "netlathe.json", "netlathe.resume"
+"""Where the context keeps whether to print JSON, and the command that goes on after Ctrl-C."""
+
+
+def _remember_json(ctx: typer.Context, value: bool) -> bool:
+    ctx.find_root().meta[JSON_KEY] = value
+    return value
+
+
+Json = Annotated[bool, typer.Option("--json", callback=_remember_json, is_eager=True, help="Print the result as JSON.")]
+Net = Annotated[str, typer.Argument(help="A name, an architecture.json, a run folder or an .onnx file.")]
+Nets = Annotated[list[str], typer.Argument(help="Names, architecture.json files, run folders or .onnx files.")]
+RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.")]
+
+Target = Annotated[str, typer.Option(help="The machine to build for: see `netlathe targets`.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of the compiled network.")]
+Data = Annotated[str, typer.Option(help="`digits`, a folder, Parquet files or a name on the Hugging Face hub.")]
+Space = Annotated[str, typer.Option(help="Search space: digits, cifar or imagenet.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of splits, weights, search and training.")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs, instead of what suits the images' size.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for everything that is written.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
+Database = Annotated[Path | None, typer.Option(help="File of measurements; by default one for all runs of a user.")]
+Against = Annotated[str, typer.Option(help="Runtimes to compare with: onnxruntime, openvino, torch.")]
+
+# Options of a run have no default of their own: what is not given comes from the run that is resumed, or RunConfig.
+RunTarget = Annotated[str | None, typer.Option("--target", help="The machine to build for. [default: x86]")]
+RunData = Annotated[str | None, typer.Option("--data", help="As for `train`. [default: digits]")]
+Budget = Annotated[str | None, typer.Option(help="`0.6x` the baseline's latency, or `3.5ms`. [default: 0.6x]")]
+BudgetMs = Annotated[float | None, typer.Option(help="The budget in milliseconds.")]
+RunSpace = Annotated[str | None, typer.Option("--space", help="Search space. [default: by the images' size]")]
+RunSeed = Annotated[int | None, typer.Option("--seed", help="Seed of everything. [default: 0]")]
+RunThreads = Annotated[int | None, typer.Option("--threads", help="Threads of the network. [default: 1]")]
+SearchEpochs = Annotated[int | None, typer.Option(help="Epochs of the search.")]
+TrainEpochs = Annotated[int | None, typer.Option(help="Epochs of both trainings.")]
