@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -55,14 +54,13 @@ class Target:
     def fingerprint(self) -> str:
         """One printable line that differs wherever measured times must not mix.
 
-        `AMD EPYC / znver5 / 1 thread / local / 3f2a9c1b`: the CPU, the code built for it, the threads, how it was
-        run, and a hash of the attributes that steer the compiler and the schedules.
+        `x86 AMD EPYC (2 cores, 48/1024/32768 KiB) code znver5 threads 1`: the machine, the code built for it with
+        the features that differ from its mcpu's, and the threads; another runner than `local` is named at the end.
         """
-        facts = (self.kind, self.mtriple, *sorted(self.features), self.vector_bits, self.vector_registers)
-        caches = (self.l1d_bytes, self.l2_bytes, self.l3_bytes)
-        digest = hashlib.sha256(repr((facts, caches)).encode()).hexdigest()[:8]
-        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
-        return " / ".join((self.cpu_model, self.mcpu, threads, self.runner, digest))
+        caches = "/".join(str(size >> 10) for size in (self.l1d_bytes, self.l2_bytes, self.l3_bytes))
+        machine = f"{self.kind} {self.cpu_model} ({self.cores} cores, {caches} KiB)"
+        code = f"code {self.mcpu}{''.join(self.features)} threads {self.threads}"
+        return f"{machine} {code}" + (f" via {self.runner}" if self.runner != "local" else "")
 
     def with_threads(self, threads: int) -> Target:
         """The same machine with another number of threads.

@@ -1,14 +1,21 @@
 """The local runner with real child processes: what is timed, and what happens to the rest when one candidate breaks."""
 
+import json
+import os
+import signal
 import subprocess
+import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tvm
 from tvm import relax
 
+from targets.host import detect_host
 from targets.local import LocalRunner
 from targets.runner import Failure, Job, RunnerError, Timing
 from targets.target import get_target
@@ -37,9 +44,8 @@ def job(key: str, module: Path, **settings: int) -> Job:
 def library(folder: Path, name: str, on_load: str) -> Path:
     """A shared library that runs C code when it is loaded."""
     source, path = folder / f"{name}.c", folder / f"{name}.so"
-    source.write_text(
-        f"#include <unistd.h>\n#include <stdlib.h>\n__attribute__((constructor)) static void go(void) {{ {on_load} }}"
-    )
+    headers = "".join(f"#include <{name}.h>\n" for name in ("stdio", "stdlib", "unistd"))
+    source.write_text(f"{headers}__attribute__((constructor)) static void go(void) {{ {on_load} }}")
     subprocess.run(["cc", "-shared", "-fPIC", "-o", path, source], check=True)
     return path
 
@@ -98,3 +104,53 @@ def test_the_module_really_ran(doubling: Path) -> None:
     machine = relax.VirtualMachine(tvm.runtime.load_module(str(doubling)), tvm.cpu())
     x = np.arange(32, dtype=np.float32).reshape(4, 8)
     np.testing.assert_array_equal(machine["main"](tvm.runtime.tensor(x)).numpy(), 2 * x)
+
+
+def test_a_machine_without_the_vectors_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow = replace(detect_host(), flags=frozenset({"avx2", "fma"}))
+    monkeypatch.setattr("targets.local.detect_host", lambda: narrow)
+    with pytest.raises(RunnerError, match="cannot run on this machine: it needs 512-bit vectors"):
+        LocalRunner(get_target("x86-64-v4"))
+
+
+def test_more_threads_than_cores_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("targets.local.available_cpus", lambda: (0,))
+    with pytest.raises(RunnerError, match="may use 1 physical cores"):
+        LocalRunner(replace(TARGET, cores=2, threads=2))
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="TVM runs no more threads than there are cores")
+def test_the_child_runs_as_many_threads_as_asked() -> None:
+    """Standard input ends at once, so all it says is how it was set up. Left alone, TVM takes half of the cores."""
+    cpus = sorted(os.sched_getaffinity(0))[:2]
+    done = subprocess.run(
+        [sys.executable, "-m", "targets.local_child", *map(str, cpus)],
+        env={**os.environ, "TVM_NUM_THREADS": "2"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=True,
+    )
+    assert json.loads(done.stdout) == {"threads": 2}
+
+
+def test_what_a_module_prints_does_not_mix_with_the_protocol(doubling: Path, tmp_path: Path) -> None:
+    noisy = library(tmp_path, "noisy", 'puts("{}"); fflush(stdout);')
+    results = list(LocalRunner(TARGET).run([job("noisy", noisy), job("good", doubling)]))
+    assert isinstance(results[0], Failure)
+    assert isinstance(results[1], Timing)
+
+
+def test_stopping_early_ends_the_child(doubling: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[str]] = []
+    popen = subprocess.Popen
+
+    def start(*words: Any, **settings: Any) -> subprocess.Popen[str]:
+        started.append(popen(*words, **settings))
+        return started[-1]
+
+    monkeypatch.setattr("targets.local.subprocess.Popen", start)
+    results = LocalRunner(TARGET).run([job("a", doubling), job("b", doubling)])
+    next(results)
+    assert started[0].poll() is None
+    results.close()  # type: ignore[attr-defined]
+    assert started[0].returncode == -signal.SIGKILL

@@ -1,10 +1,20 @@
 """Targets are data; detection is parsing, tested on texts."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from targets.host import DEFAULT_CACHES, Host, cache_sizes, parse_cpuinfo, parse_size
+from targets.host import (
+    DEFAULT_CACHES,
+    Host,
+    cache_sizes,
+    one_cpu_per_core,
+    parse_cpu_list,
+    parse_cpuinfo,
+    parse_size,
+)
 from targets.target import TARGETS, TargetError, get_target
 
 ZEN5 = Host(
@@ -60,8 +70,14 @@ def test_fingerprints_differ_where_rows_must_not_mix() -> None:
         TARGETS["x86-64-v3"](ZEN5),
         TARGETS["x86-64-v4"](ZEN5),
         native.with_threads(2),
+        replace(native, runner="emulator"),
     ]
     assert len({target.fingerprint for target in [native, *others]}) == 1 + len(others)
+
+
+def test_a_fingerprint_reads_as_a_line() -> None:
+    target = TARGETS["x86"](with_flags("avx2", "fma"))
+    assert target.fingerprint == "x86 AMD EPYC (2 cores, 48/1024/32768 KiB) code znver5-avx512f threads 1"
 
 
 def test_the_portable_targets_have_their_own_vectors() -> None:
@@ -110,3 +126,18 @@ def test_cache_sizes_by_level_and_kind(tmp_path: Path) -> None:
         for name, text in (("level", level), ("type", kind), ("size", size)):
             (folder / name).write_text(text + "\n")
     assert cache_sizes(tmp_path) == {"l1d": 48 << 10, "l2": 1 << 20, "l3": DEFAULT_CACHES["l3"]}
+
+
+def test_cpu_lists_as_sysfs_writes_them() -> None:
+    assert parse_cpu_list("0-2,8\n") == (0, 1, 2, 8)
+
+
+@pytest.mark.parametrize("parse", [parse_size, parse_cpu_list])
+def test_what_sysfs_never_writes(parse: Callable[[str], object]) -> None:
+    with pytest.raises(ValueError, match="invalid literal"):
+        parse("many")
+
+
+def test_hyper_threads_share_a_core() -> None:
+    siblings = {0: (0, 4), 4: (0, 4), 1: (1, 5), 5: (1, 5)}
+    assert one_cpu_per_core({0, 4, 5, 6}, siblings) == (0, 5, 6)

@@ -51,3 +51,13 @@ def test_a_failing_linker_is_quoted(tmp_path: Path) -> None:
     missing = tmp_path / "missing.o"
     with pytest.raises(ToolchainError, match=r"missing\.o"):
         find_toolchain(TARGET)(str(tmp_path / "out.so"), [str(missing)])
+
+
+def test_cc_names_the_compiler() -> None:
+    toolchain = find_toolchain(TARGET, {"CC": "ccache no-such-compiler"})
+    assert toolchain.command == ("ccache", "no-such-compiler")
+
+
+def test_a_compiler_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ToolchainError, match=r"'no-such-compiler' could not be started .* Set CC"):
+        find_toolchain(TARGET, {"CC": "no-such-compiler"}).link_shared([tmp_path / "a.o"], tmp_path / "a.so")
