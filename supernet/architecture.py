@@ -67,7 +67,8 @@ class Architecture:
     def text(self) -> str:
         """`r224 c32s2 16k3e1 32k5e3s2 ... h1280 n1000`."""
         blocks = " ".join(map(str, self.blocks))
-        return f"r{self.resolution} c{self.stem_channels}s{self.stem_stride} {blocks} h{self.head_channels} n{self.classes}"
+        stem = f"c{self.stem_channels}s{self.stem_stride}"
+        return f"r{self.resolution} {stem} {blocks} h{self.head_channels} n{self.classes}"
 
     @classmethod
     def from_text(cls, text: str, name: str = "") -> Architecture:
@@ -116,7 +117,9 @@ class Architecture:
         try:
             data = json.loads(path.read_text())
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ArchitectureError(f"{path} is not JSON ({error}). Expected a file that `netlathe search` wrote.") from error
+            raise ArchitectureError(
+                f"{path} is not JSON ({error}). Expected a file that `netlathe search` wrote."
+            ) from error
         if not isinstance(data, dict) or data.get("format") != FORMAT or not isinstance(data.get("architecture"), str):
             raise ArchitectureError(f'{path} is not an architecture file: "format" must be "{FORMAT}".')
         return cls.from_text(data["architecture"], name=str(data.get("name", "")))
@@ -185,5 +188,3 @@ def make_divisible(channels: float, divisor: int = 8) -> int:
     """Round a channel count to a multiple of 8, never down by more than 10 % (MobileNetV2's rule)."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
-
-

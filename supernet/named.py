@@ -100,11 +100,15 @@ def named_architecture(name: str) -> Architecture:
     if base not in NAMED:
         close = get_close_matches(base, NAMED, n=2, cutoff=0.5)
         hint = f" Did you mean {' or '.join(close)}?" if close else ""
-        raise ArchitectureError(f"Unknown network {name!r}.{hint} Known: {', '.join(NAMED)} (a width is written `name@1.4`).")
+        raise ArchitectureError(
+            f"Unknown network {name!r}.{hint} Known: {', '.join(NAMED)} (a width is written `name@1.4`)."
+        )
     try:
         factor = float(width) if width else 1.0
     except ValueError:
         factor = 0.0
     if not 0.1 <= factor <= 4.0:
-        raise ArchitectureError(f"In {name!r}, {width!r} is not a width multiplier: a number between 0.1 and 4, as in `{base}@1.4`.")
+        raise ArchitectureError(
+            f"In {name!r}, {width!r} is not a width multiplier: a number between 0.1 and 4, as in `{base}@1.4`."
+        )
     return NAMED[base](factor)

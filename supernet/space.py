@@ -103,7 +103,8 @@ class SearchSpace:
             raise SpaceError(f"Space {self.name} has {len(blocks)} blocks to choose, got {len(choices)} choices.")
         for i, (block, choice) in enumerate(zip(blocks, choices)):
             if choice not in block.candidates:
-                raise SpaceError(f"Block {i} of space {self.name} has no candidate {choice}: {', '.join(map(str, block.candidates))}.")
+                known = ", ".join(map(str, block.candidates))
+                raise SpaceError(f"Block {i} of space {self.name} has no candidate {choice}; it has {known}.")
         return Architecture(
             resolution=self.resolution,
             stem_channels=self.stem_channels,

@@ -18,8 +18,9 @@ def depthwise(spec: Spec, target: Target) -> Kernel | None:
         padded[rows * stride + k - stride, width + 2 p, columns] = x with zeros around   # stays in the cache
         for row, strip:
             acc[rows, columns] = 0                                                        # registers
-            for ky: for kx, s, v in unrolled(k, strip, columns / vector):
-                acc[s, v] += padded[row * stride + ky, s * stride + kx, v] * weights[ky, kx, v]
+            for ky in k:                                                                  # unrolled, it is no faster
+                for kx, s, v in unrolled(k, strip, columns / vector):
+                    acc[s, v] += padded[row * stride + ky, s * stride + kx, v] * weights[ky, kx, v]
             y[row, strip, channel_block] = clip(acc + bias)
     """
     if not isinstance(spec, ConvSpec) or spec.groups == 1 or spec.groups != spec.in_channels:
@@ -89,7 +90,6 @@ def _scheduled(spec: ConvSpec, tile: Tile, rows: int) -> object:
     vectorize_columns(s, column, tile.vector)
     s.unroll(pixel)
     s.unroll(kx_loop)
-    s.unroll(ky_loop)
     s.decompose_reduction(acc_block, ky_loop)
     if source is not x:
         s.compute_at(first_reader, row_block, preserve_unit_loops=True)

@@ -10,6 +10,8 @@ FMA_PER_CYCLE = 2
 LOADS_PER_CYCLE = 2
 # A fused multiply-add takes 4 cycles; this many must be in flight to keep two units busy.
 FMA_IN_FLIGHT = 4 * FMA_PER_CYCLE
+# More vectors side by side than this make longer code, not faster.
+MAX_VECTORS = 16
 # A strip longer than this saves less than one load in sixteen and doubles the unrolled code.
 MAX_STRIP = 16
 
@@ -60,7 +62,7 @@ def matmul_tile(m: int, n: int, lanes: int, registers: int) -> Tile:
         return rows + vectors
 
     rows = divisors(m, registers)
-    return _cheapest(m, n, lanes, _fitting(rows, registers, registers, registers_used), loads)
+    return _cheapest(m, n, lanes, _fitting(rows, MAX_VECTORS, registers, registers_used), loads)
 
 
 def strip_tile(width: int, channels: int, lanes: int, registers: int) -> Tile:
