@@ -104,7 +104,7 @@ class SearchSpace:
         for i, (block, choice) in enumerate(zip(blocks, choices)):
             if choice not in block.candidates:
                 known = ", ".join(map(str, block.candidates))
-                raise SpaceError(f"Block {i} of space {self.name} has no candidate {choice}; it has {known}.")
+                raise SpaceError(f"Block {i} of space {self.name} has no candidate {choice}: {known}.")
         return Architecture(
             resolution=self.resolution,
             stem_channels=self.stem_channels,
