@@ -10,13 +10,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.agreement import TOLERANCE, Inference, random_image
+from pipeline.agreement import TOLERANCE, random_image
 from pipeline.runtimes import RUNTIMES, BenchModel, RuntimeUnavailableError
 
 
@@ -56,19 +55,18 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     """Load, compare and time every entry of a job; `samples_s` of each, or `error` with a sentence."""
     entries = job["entries"]
     image = random_image(tuple(job["shape"]))
-    loaded: list[Inference] = []
+    runs: list[Callable[[], object]] = []
     outputs: dict[str, list[tuple[str, NDArray[np.float32]]]] = {}
     for entry in entries:
         try:
-            inference = RUNTIMES[entry["runtime"]].prepare(BenchModel(**entry["model"]), job["threads"])
+            bound = RUNTIMES[entry["runtime"]].prepare(BenchModel(**entry["model"]), job["threads"], image)
         except RuntimeUnavailableError as error:
             return {"error": str(error)}
-        loaded.append(inference)
-        outputs.setdefault(entry["net"], []).append((entry["runtime"], inference(image)))
+        runs.append(bound.run)
+        outputs.setdefault(entry["net"], []).append((entry["runtime"], bound.output()))
     for net, answers in outputs.items():
         if (difference := disagreement(answers)) is not None:
             return {"error": f"The runtimes do not compute the same for {net}: {difference}"}
-    runs = [partial(inference, image) for inference in loaded]
     interleaved(runs, rounds=1, calls=job["warmup"], clock=time.perf_counter)
     return {"samples_s": interleaved(runs, job["rounds"], job["calls"], time.perf_counter)}
 

@@ -40,7 +40,7 @@ def show(result: Any, *, as_json: bool) -> None:
     for name, value in result.items():
         if isinstance(value, Mapping):
             value = ", ".join(f"{key} {_text(inner)}" for key, inner in value.items()) or "none"
-        Console(highlight=False).print(f"{name:<24}{_text(value)}", markup=False)
+        result_line(f"{name:<24}{_text(value)}")
 
 
 def result_line(text: str) -> None:

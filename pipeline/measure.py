@@ -34,7 +34,8 @@ from tvm_latency.schedules import SCHEDULE_VERSION
 
 # Networks that the correction from blocks to networks is fitted to, and others that it is judged by.
 FIT_NETWORKS, TEST_NETWORKS = 12, 24
-NETWORK_REPEATS, NETWORK_WARMUP = 100, 10
+# Small networks run in a fraction of a millisecond: enough runs to outlast a busy moment of the machine.
+NETWORK_REPEATS, NETWORK_WARMUP = 1000, 50
 
 
 class MeasureError(RuntimeError):

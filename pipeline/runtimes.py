@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.agreement import Inference
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.agreement import Images
 
 
 class RuntimeUnavailableError(RuntimeError):
@@ -28,14 +32,25 @@ class BenchModel:
     weights: str = ""
 
 
+@dataclass(frozen=True)
+class Bound:
+    """A network with its input already where the runtime wants it, so that a timed call is the inference alone.
+
+    run: one inference; output: that of one inference, as an array.
+    """
+
+    run: Callable[[], object]
+    output: Callable[[], NDArray[np.float32]]
+
+
 class BenchRuntime(Protocol):
     """Something that runs a network: how it is called, and the package it needs."""
 
     name: str
     package: str
 
-    def prepare(self, model: BenchModel, threads: int) -> Inference:
-        """Load the network for `threads` threads; the answer runs it once."""
+    def prepare(self, model: BenchModel, threads: int, image: Images) -> Bound:
+        """Load the network for `threads` threads and give it its input."""
         ...
 
 
@@ -44,11 +59,12 @@ class Netlathe:
 
     name, package = "netlathe", "tvm"
 
-    def prepare(self, model: BenchModel, threads: int) -> Inference:
+    def prepare(self, model: BenchModel, threads: int, image: Images) -> Bound:
         """Threads are those of the environment (TVM_NUM_THREADS), as for every TVM program."""
         from tvm_latency.loaded import LoadedNetwork
 
-        return LoadedNetwork(Path(model.library))
+        network = LoadedNetwork(Path(model.library))
+        return Bound(network.bind(image), lambda: network(image))
 
 
 class OnnxRuntime:
@@ -56,15 +72,25 @@ class OnnxRuntime:
 
     name, package = "onnxruntime", "onnxruntime"
 
-    def prepare(self, model: BenchModel, threads: int) -> Inference:
+    def prepare(self, model: BenchModel, threads: int, image: Images) -> Bound:
         """Sequential execution, `threads` threads inside an operator."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         session = onnxruntime.InferenceSession(model.onnx_file, options, providers=["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
-        return lambda image: session.run(None, {name: image})[0]
+        binding = session.io_binding()
+        binding.bind_cpu_input(session.get_inputs()[0].name, image)
+        binding.bind_output(session.get_outputs()[0].name)
+
+        def run() -> None:
+            session.run_with_iobinding(binding)
+
+        def output() -> NDArray[np.float32]:
+            run()
+            return np.asarray(binding.copy_outputs_to_cpu()[0], dtype=np.float32)
+
+        return Bound(run, output)
 
 
 class OpenVino:
@@ -72,7 +98,7 @@ class OpenVino:
 
     name, package = "openvino", "openvino"
 
-    def prepare(self, model: BenchModel, threads: int) -> Inference:
+    def prepare(self, model: BenchModel, threads: int, image: Images) -> Bound:
         """One stream, `threads` threads; bfloat16, which it would choose on some machines, is off."""
         import openvino
 
@@ -83,7 +109,8 @@ class OpenVino:
             "INFERENCE_PRECISION_HINT": "f32",
         }
         request = openvino.Core().compile_model(model.onnx_file, "CPU", config).create_infer_request()
-        return lambda image: request.infer([image])[0]
+        request.set_input_tensor(openvino.Tensor(image))
+        return Bound(request.infer, lambda: np.array(request.infer()[0], dtype=np.float32))
 
 
 class PyTorch:
@@ -91,17 +118,17 @@ class PyTorch:
 
     name, package = "torch", "torch"
 
-    def prepare(self, model: BenchModel, threads: int) -> Inference:
+    def prepare(self, model: BenchModel, threads: int, image: Images) -> Bound:
         """The network that the ONNX file was exported from.
 
         Raises:
             RuntimeUnavailableError: the network came as an .onnx file and has no PyTorch form.
         """
-        from pipeline.verify import load_pytorch
+        from pipeline.verify import bind_pytorch
 
         if not model.weights:
             raise RuntimeUnavailableError("PyTorch cannot run an .onnx file: leave `torch` out of --against.")
-        return load_pytorch(model.architecture, Path(model.weights), threads)
+        return Bound(*bind_pytorch(model.architecture, Path(model.weights), threads, image))
 
 
 RUNTIMES: dict[str, BenchRuntime] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +28,24 @@ def pytorch(network: Network) -> Inference:
     return run
 
 
-def load_pytorch(architecture: str, weights: Path, threads: int) -> Inference:
-    """A trained network for timing: eager, channels-last, on `threads` threads of this process."""
+def bind_pytorch(
+    architecture: str, weights: Path, threads: int, image: Images
+) -> tuple[Callable[[], object], Callable[[], NDArray[np.float32]]]:
+    """A trained network for timing, eager and channels-last: one inference, and one that answers the output.
+
+    Sets the number of threads of this process.
+    """
     torch.set_num_threads(threads)
     network = load_network(Architecture.from_text(architecture), weights)
-    return pytorch(network.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x = torch.from_numpy(image).to(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def run() -> torch.Tensor:
+        logits: torch.Tensor = network(x)
+        return logits
+
+    return run, lambda: run().numpy()
 
 
 def random_network(architecture: Architecture, seed: int = 0) -> Network:

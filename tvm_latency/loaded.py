@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tvm
@@ -21,5 +24,9 @@ class LoadedNetwork:
 
     def __call__(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """The network's output for `image`, both in the layout of the ONNX model."""
-        output: NDArray[np.float32] = self._main(tvm.runtime.tensor(image, self._device)).numpy()
+        output: NDArray[np.float32] = self.bind(image)().numpy()
         return output
+
+    def bind(self, image: NDArray[np.float32]) -> Callable[[], Any]:
+        """One inference of `image` without converting it again; the answer is TVM's tensor."""
+        return partial(self._main, tvm.runtime.tensor(image, self._device))
