@@ -126,7 +126,8 @@ def calibrate(
     def measured_s(nets: Sequence[Ops]) -> list[float]:
         return [networks.entries[network_key(net)].seconds for net in nets]
 
-    correction = NetworkCorrection.fit([table.network_seconds(net) for net in fit], measured_s(fit))
+    alone = [[(op, table.entry(op).seconds) for op in net] for net in fit]
+    correction = NetworkCorrection.fit(alone, measured_s(fit))
     table, model = replace(table, correction=correction), model.with_correction(correction)
     accuracy = Accuracy(
         blocks=Scores.of([model.held_out_s[op.key] for op in known], [blocks.entries[op.key].seconds for op in known]),

@@ -80,7 +80,7 @@ class CostModel:
     """Predicts the seconds of one operator on one target.
 
     held_out_s: for each fitted operator, the prediction of the member that had not seen it.
-    correction: from sums of blocks to whole networks.
+    correction: from operators alone to whole networks.
     """
 
     target: Target
@@ -136,7 +136,7 @@ class CostModel:
 
     def network_seconds(self, ops: Sequence[OpSpec]) -> float:
         """Predicted seconds of the network that runs these operators, none of them taken from measurements."""
-        return self.correction(sum(self.predict(op).mean_s for op in ops))
+        return self.correction.network((op, self.predict(op).mean_s) for op in ops)
 
     def save(self, path: Path) -> None:
         """Write as JSON, atomically."""

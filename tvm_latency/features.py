@@ -11,6 +11,7 @@ from collections.abc import Callable
 from math import log2
 
 from targets.target import Target
+from tvm_latency.latency_table import kernels
 from tvm_latency.opspec import FLOAT_BYTES, OpSpec
 from tvm_latency.schedules.tiles import FMA_IN_FLIGHT, Tile, matmul_tile, strip_tile
 
@@ -68,11 +69,6 @@ def _all_issues(op: OpSpec, target: Target) -> float:
     return sum(measure(op, target) for measure in issues)
 
 
-def _kernels(op: OpSpec) -> int:
-    """Convolutions, products and pools that run one after the other."""
-    return 2 + (op.expand > 1) if op.kind == "mbconv" else 1
-
-
 def _boundary_bytes(op: OpSpec) -> int:
     """Bytes of input and output."""
     elements = _pixels(op) * op.in_channels + _out_pixels(op) * op.out_channels
@@ -97,7 +93,7 @@ def _useful_share(op: OpSpec, target: Target) -> float:
 
 # Each is an amount of work, at least 0; its fitted coefficient is seconds per unit. The last word is the unit.
 TERMS: dict[str, Measure] = {
-    "all_kernels": lambda op, t: _kernels(op),
+    "all_kernels": lambda op, t: kernels(op),
     "expand_issues": _expand_issues,
     "depthwise_issues": _depthwise_issues,
     "project_issues": _project_issues,
@@ -109,7 +105,7 @@ TERMS: dict[str, Measure] = {
 }
 
 _FEATURES: dict[str, Measure] = {
-    "kernels": lambda op, t: _kernels(op),
+    "kernels": lambda op, t: kernels(op),
     "kernel": lambda op, t: op.kernel,
     "stride": lambda op, t: op.stride,
     "expand": lambda op, t: op.expand,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 from scipy.optimize import least_squares
 
@@ -15,11 +16,12 @@ from tvm_latency.opspec import OpSpec
 
 FORMAT: Literal["netlathe-latency-table/1"] = "netlathe-latency-table/1"
 
-# How far a network's relative residual counts as noise; beyond it an outlier pulls linearly, not squared.
-NOISE = 0.02
-# Random networks take nearly the same time, so offset and scale are hard to tell apart: without evidence to the
-# contrary the offset is within about this share of a network's time.
-OFFSET_SHARE = 0.1
+# Random networks take nearly the same time, so the three terms of a correction are hard to tell apart. Where the data
+# do not insist, a network's latency is its blocks' own; these are standard deviations of what may differ.
+NOISE = 0.02  # of a network's time, beyond which it is an outlier that pulls linearly, not squared
+OFFSET_SHARE = 0.1  # of a network's time
+SCALE_SPREAD = 0.3
+ALONE_SHARE = 0.5  # of the sum of a network's blocks
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -47,50 +49,68 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Entry:
-    """The latency of one operator: its median where it was measured, its expectation where it was predicted."""
+    """The latency of an operator run alone: the median where measured, the expectation where predicted."""
 
     seconds: Positive
     spread_s: NonNegative
     source: Literal["measured", "predicted"]
 
 
+def kernels(op: OpSpec) -> int:
+    """Convolutions, products and pools that the operator runs one after the other."""
+    return 2 + (op.expand > 1) if op.kind == "mbconv" else 1
+
+
 @dataclass(frozen=True)
 class NetworkCorrection:
-    """From the sum of cold blocks to a network: `offset_s + scale * sum`.
+    """From operators measured alone to a network: `offset_s + scale * sum(block)`.
 
-    A block measured alone finds its input cold and pays the timer; inside a network it does not. Linear, so that an
-    expectation over paths stays linear in their probabilities; neither term is negative, so no network takes 0 s.
+    Alone, every kernel is called cold: its code and the virtual machine's have left the caches with the weights. In a
+    network they have not, so `alone_s` is taken off for each kernel, and off no operator more than half its time. On
+    small networks that is most of the difference. All terms are linear in the blocks, so that an expectation over
+    paths stays linear in their probabilities; none is negative, so that no network takes 0 s.
     """
 
     offset_s: NonNegative = 0.0
     scale: NonNegative = 1.0
+    alone_s: NonNegative = 0.0
 
-    def __call__(self, blocks_s: float) -> float:
-        """Seconds of a network whose blocks sum to `blocks_s`."""
-        return self.offset_s + self.scale * blocks_s
+    def block(self, op: OpSpec, seconds: float) -> float:
+        """Seconds of an operator without what it pays only when it runs alone."""
+        return max(seconds - self.alone_s * kernels(op), 0.5 * seconds)
+
+    def network(self, blocks: Iterable[tuple[OpSpec, float]]) -> float:
+        """Seconds of the network of these operators, each with its seconds alone."""
+        return self.offset_s + self.scale * sum(self.block(op, seconds) for op, seconds in blocks)
 
     @classmethod
-    def fit(cls, blocks_s: Sequence[float], networks_s: Sequence[float]) -> NetworkCorrection:
-        """Least squares on relative residuals, robust to outliers (soft L1), with a weak prior on the offset.
+    def fit(cls, networks: Sequence[Sequence[tuple[OpSpec, float]]], measured_s: Sequence[float]) -> NetworkCorrection:
+        """Least squares on relative residuals, robust to outliers (soft L1), with weak priors towards no correction.
+
+        networks: for each, its operators with their seconds alone; measured_s: its seconds as a whole.
 
         Raises:
             LatencyTableError: fewer than two networks.
         """
-        if len(networks_s) < 2:
+        if len(measured_s) < 2:
             raise LatencyTableError(
-                f"A network correction needs at least two measured networks, got {len(networks_s)}. "
+                f"A network correction needs at least two measured networks, got {len(measured_s)}. "
                 "Measure more random networks."
             )
-        blocks, networks = np.asarray(blocks_s), np.asarray(networks_s)
-        typical = float(np.median(networks))
+        measured = np.asarray(measured_s)
+        typical_s = float(np.median(measured))
+        kernel_s = float(np.median([sum(s for _, s in net) / sum(kernels(op) for op, _ in net) for net in networks]))
 
-        def residuals(x: np.ndarray) -> np.ndarray:
-            offset_share, scale = x
-            errors = (offset_share * typical + scale * blocks) / networks - 1.0
-            return np.append(errors / NOISE, offset_share / OFFSET_SHARE)
+        def correction(x: NDArray[np.float64]) -> NetworkCorrection:
+            offset_share, scale, alone_share = map(float, x)
+            return cls(offset_share * typical_s, scale, alone_share * kernel_s)
 
-        fit = least_squares(residuals, x0=(0.01, 1.0), bounds=(0.0, np.inf), loss="soft_l1", xtol=1e-12)
-        return cls(offset_s=float(fit.x[0]) * typical, scale=float(fit.x[1]))
+        def residuals(x: NDArray[np.float64]) -> NDArray[np.float64]:
+            predicted = np.array([correction(x).network(net) for net in networks])
+            priors = x[0] / OFFSET_SHARE, (x[1] - 1.0) / SCALE_SPREAD, x[2] / ALONE_SHARE
+            return np.append((predicted / measured - 1.0) / NOISE, priors)
+
+        return correction(least_squares(residuals, x0=(0.01, 0.9, 0.1), bounds=(0.0, np.inf), loss="soft_l1").x)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,18 +123,26 @@ class LatencyTable:
     correction: NetworkCorrection = field(default_factory=NetworkCorrection)
     format: Literal["netlathe-latency-table/1"] = FORMAT
 
-    def block_seconds(self, op: OpSpec) -> float:
-        """Seconds of one operator alone, cold.
+    def entry(self, op: OpSpec) -> Entry:
+        """The latency of one operator as it was measured or predicted: alone.
 
         Raises:
-            MissingLatencyError: the table has no entry for it.
+            MissingLatencyError: the table has none.
         """
         if op.key not in self.entries:
             raise MissingLatencyError(
                 f"No latency of {op.key} on {self.target_name}: it is not among the {len(self.entries)} operators of "
                 "this table. The table was made for another search space; calibrate this one."
             )
-        return self.entries[op.key].seconds
+        return self.entries[op.key]
+
+    def block_seconds(self, op: OpSpec) -> float:
+        """Seconds of one operator, without what it pays only when it runs alone.
+
+        Raises:
+            MissingLatencyError: the table has no entry for it.
+        """
+        return self.correction.block(op, self.entry(op).seconds)
 
     def network_seconds(self, ops: Iterable[OpSpec]) -> float:
         """Seconds of the network that runs these operators in order.
@@ -122,7 +150,7 @@ class LatencyTable:
         Raises:
             MissingLatencyError: the table has no entry for one of them.
         """
-        return self.correction(sum(map(self.block_seconds, ops)))
+        return self.correction.network((op, self.entry(op).seconds) for op in ops)
 
     def completed(self, ops: Iterable[OpSpec], predict: Callable[[OpSpec], Prediction]) -> LatencyTable:
         """This table with a predicted entry for each of `ops` that it lacks."""

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tvm_latency.latency_table import (
+    NOISE,
     Entry,
     LatencyTable,
     LatencyTableError,
@@ -16,6 +18,7 @@ from tvm_latency.latency_table import (
 from tvm_latency.opspec import OpSpec
 
 POOL = OpSpec(kind="pool", height=7, width=7, in_channels=64, out_channels=64)
+BLOCK = OpSpec(kind="mbconv", height=7, width=7, in_channels=64, out_channels=64, kernel=3, expand=6)
 LINEAR = OpSpec(kind="linear", height=1, width=1, in_channels=64, out_channels=10)
 
 seconds = st.floats(min_value=1e-9, max_value=10.0)
@@ -25,7 +28,7 @@ tables = st.builds(
     target_name=st.text(max_size=5),
     fingerprint=st.text(max_size=5),
     entries=st.dictionaries(st.text(max_size=9), entries, max_size=4),
-    correction=st.builds(NetworkCorrection, seconds, seconds),
+    correction=st.builds(NetworkCorrection, seconds, seconds, seconds),
 )
 
 
@@ -41,6 +44,13 @@ def table(**entries: Entry) -> LatencyTable:
 def test_a_network_is_the_offset_and_the_scaled_sum_of_its_blocks() -> None:
     # Powers and halves: exact up to the rounding of one sum of three terms.
     assert table().network_seconds([POOL, POOL, POOL]) == pytest.approx(1e-5 + 0.5 * 6e-5, rel=4 * 2**-52)
+
+
+def test_a_block_is_counted_without_what_it_pays_alone() -> None:
+    alone = replace(table(), correction=NetworkCorrection(offset_s=1e-5, scale=0.5, alone_s=4e-6))
+    # Roundings of three sums.
+    assert alone.block_seconds(POOL) == pytest.approx(1.6e-5, rel=4 * 2**-52)
+    assert alone.network_seconds([POOL, POOL]) == pytest.approx(1e-5 + 0.5 * 3.2e-5, rel=4 * 2**-52)
 
 
 def test_an_absent_operator_is_a_sentence_and_no_number() -> None:
@@ -93,35 +103,63 @@ def test_a_broken_file_is_refused(tmp_path: Path, content: bytes) -> None:
         LatencyTable.load(path)
 
 
+def net(unit_s: float, *scales: float) -> list[tuple[OpSpec, float]]:
+    """A network of pools and blocks; one unit of seconds for each scale."""
+    return [(BLOCK if i % 2 else POOL, unit_s * scale) for i, scale in enumerate(scales)]
+
+
+NETS = [
+    (1, 3, 2, 4),
+    (1, 5, 2, 6, 1, 3),
+    (2, 3),
+    (1, 4, 1, 4, 1, 4, 1, 4),
+    (1, 2, 3, 8),
+    (2, 9, 1, 5),
+    (1, 3, 1, 3, 1, 3),
+]
+
+
 def test_a_correction_needs_two_networks() -> None:
     with pytest.raises(LatencyTableError, match="at least two measured networks, got 1"):
-        NetworkCorrection.fit([1.0], [1.0])
+        NetworkCorrection.fit([net(1.0, 1.0)], [1.0])
 
 
-@pytest.mark.parametrize("unit_s", [1.0, 1e-4])
-def test_the_correction_finds_the_scale_between_blocks_and_networks(unit_s: float) -> None:
-    blocks_s = [unit_s * x for x in (1.0, 1.1, 1.3, 2.0)]
-    correction = NetworkCorrection.fit(blocks_s, [0.8 * x for x in blocks_s])
-    # least_squares stops when a step changes the cost by less than 1e-8; the cost is quadratic in the parameters.
-    assert correction.scale == pytest.approx(0.8, rel=1e-4)
-    assert correction.offset_s == pytest.approx(0.0, abs=1e-4 * unit_s)
+def test_networks_that_are_the_sum_of_their_blocks_need_no_correction() -> None:
+    nets = [net(1e-5, *scales) for scales in NETS]
+    correction = NetworkCorrection.fit(nets, [sum(s for _, s in blocks) for blocks in nets])
+    # least_squares stops when a step changes the cost by less than 1e-8 of it; the bounds keep it inside, not on them.
+    assert correction.scale == pytest.approx(1.0, abs=0.01)
+    assert correction.alone_s == pytest.approx(0.0, abs=1e-7)
 
 
-def test_the_correction_finds_an_offset_that_the_data_insist_on() -> None:
-    blocks_s = [1.0, 2.0, 4.0, 8.0, 16.0]
-    correction = NetworkCorrection.fit(blocks_s, [0.5 + 0.9 * x for x in blocks_s])
-    # The weak prior on the offset holds it back a little: less than the noise that it assumes.
-    for x in blocks_s:
-        assert correction(x) == pytest.approx(0.5 + 0.9 * x, rel=0.02)
+@pytest.mark.parametrize("unit_s", [1.0, 1e-6])
+@pytest.mark.parametrize(
+    "truth", [NetworkCorrection(0.0, 0.8), NetworkCorrection(0.5, 0.9), NetworkCorrection(0.0, 1.0, 0.3)], ids=str
+)
+def test_the_correction_predicts_networks_that_follow_it(truth: NetworkCorrection, unit_s: float) -> None:
+    truth = NetworkCorrection(truth.offset_s * unit_s, truth.scale, truth.alone_s * unit_s)
+    nets = [net(unit_s, *scales) for scales in NETS]
+    correction = NetworkCorrection.fit(nets[:-1], [truth.network(blocks) for blocks in nets[:-1]])
+    # The weak priors hold it back by less than twice the noise that they assume.
+    for blocks in nets:
+        assert correction.network(blocks) == pytest.approx(truth.network(blocks), rel=2 * NOISE)
 
 
 def test_one_outlier_among_many_moves_the_correction_little() -> None:
-    blocks_s = [1.0 + 0.1 * i for i in range(12)]
-    networks_s = [0.8 * x for x in blocks_s]
-    networks_s[5] *= 10
-    correction = NetworkCorrection.fit(blocks_s, networks_s)
-    for x in blocks_s:
-        assert correction(x) == pytest.approx(0.8 * x, rel=0.02)
+    nets = [net(1e-5, *scales) for scales in NETS * 2]
+    measured_s = [0.8 * sum(s for _, s in blocks) for blocks in nets]
+    honest = NetworkCorrection.fit(nets, measured_s)
+    measured_s[5] *= 10
+    correction = NetworkCorrection.fit(nets, measured_s)
+    for blocks in nets:
+        assert correction.network(blocks) == pytest.approx(honest.network(blocks), rel=2 * NOISE)
+
+
+def test_running_alone_costs_each_kernel_but_never_more_than_half() -> None:
+    correction = NetworkCorrection(alone_s=1.0)
+    assert correction.block(BLOCK, 10.0) == 7.0
+    assert correction.block(POOL, 10.0) == 9.0
+    assert correction.block(BLOCK, 4.0) == 2.0
 
 
 @given(
@@ -131,5 +169,5 @@ def test_one_outlier_among_many_moves_the_correction_little() -> None:
 def test_a_corrected_latency_is_positive_and_grows_with_its_blocks(
     pairs: list[tuple[float, float]], blocks_s: float
 ) -> None:
-    correction = NetworkCorrection.fit([x for x, _ in pairs], [x * ratio for x, ratio in pairs])
-    assert 0 < correction(blocks_s) <= correction(2 * blocks_s)
+    correction = NetworkCorrection.fit([[(BLOCK, x)] for x, _ in pairs], [x * ratio for x, ratio in pairs])
+    assert 0 < correction.network([(BLOCK, blocks_s)]) <= correction.network([(BLOCK, 2 * blocks_s)])
