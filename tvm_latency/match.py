@@ -31,7 +31,7 @@ class Match:
 
 def _clip(x: Any) -> list[Any]:
     bounded = is_op("relax.minimum")(is_op("relax.maximum")(x, is_const()), is_const())
-    return [bounded, is_op("relax.clip")(x), is_op("relax.nn.relu")(x), x]
+    return [bounded, is_op("relax.nn.relu")(x), x]
 
 
 def _patterns() -> list[tuple[str, Any]]:
@@ -95,8 +95,6 @@ def _step(match: Match | None, call: Any, actual: dict[Any, Any]) -> Match | Non
     low, high = match.spec.clip or (-np.inf, np.inf)
     if name == "relax.nn.relu":
         low = max(low, 0.0)
-    elif name == "relax.clip":
-        low, high = (float(a.value.value) for a in call.args[1:])
     else:
         value = call.args[1].value.numpy()
         if value.size != 1:
