@@ -132,12 +132,12 @@ def accuracy_and_latency(points: Sequence[dict[str, Any]]) -> go.Figure:
     tops = [100 * point["top1"] for point in points]
     slack = max(1.0, max(tops) - min(tops))
     figure.update_xaxes(range=[0, 1.25e3 * max(point["measured_s"] for point in points)])
-    figure.update_yaxes(range=[min(tops) - slack, min(101.0, max(tops) + slack)])
+    figure.update_yaxes(range=[max(0.0, min(tops) - slack), min(103.0, max(tops) + slack)])
     return figure
 
 
 def interleaved_samples(runs: Sequence[dict[str, Any]]) -> go.Figure:
-    """The distribution of every timed call, side by side.
+    """Quartiles and whiskers of every timed call, side by side.
 
     runs: each with `name` and `samples_s`.
     """
@@ -145,9 +145,9 @@ def interleaved_samples(runs: Sequence[dict[str, Any]]) -> go.Figure:
     for run in runs:
         figure.add_box(
             y=[1e3 * sample for sample in run["samples_s"]],
-            name=run["name"],
+            name=run["name"].replace(": ", "<br>"),
             marker_color=OURS if run["name"].startswith("netlathe") else OTHER,
-            boxpoints="outliers",
+            boxpoints=False,
         )
     figure.update_yaxes(rangemode="tozero")
     return figure

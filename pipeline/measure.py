@@ -12,23 +12,23 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import onnx
-from targets.local import LocalRunner
-from targets.runner import Failure, Job
-from targets.target import Target
-from targets.toolchain import ToolchainError
-from tvm_latency.database import Context, MeasurementDatabase
 
 from pipeline.files import write_json
 from supernet.latency import PathLatency
 from supernet.settings import Progress
 from supernet.space import SearchSpace
+from targets.local import LocalRunner
+from targets.runner import Failure, Job
+from targets.target import Target
+from targets.toolchain import ToolchainError
 from tvm_latency import calibrate as calibration
 from tvm_latency.build import compile_onnx
 from tvm_latency.calibrate import Calibration, network_key
 from tvm_latency.cost_model import CostModel
+from tvm_latency.database import Context, MeasurementDatabase
 from tvm_latency.latency_table import LatencyTable
 from tvm_latency.lower import LoweringError
-from tvm_latency.onnx_graph import network_graph
+from tvm_latency.onnx_graph import input_shape, network_graph
 from tvm_latency.opspec import OpSpec
 from tvm_latency.schedules import SCHEDULE_VERSION
 
@@ -87,7 +87,7 @@ def measure_operators(ops: Sequence[OpSpec], target: Target) -> float:
     """
     with TemporaryDirectory() as folder:
         library = compile_onnx(network_graph(ops), target).export(Path(folder) / "network.so")
-        return median(measure_library(library, calibration.input_shape(ops[0]), target))
+        return median(measure_library(library, input_shape(ops[0]), target))
 
 
 def calibrate_space(

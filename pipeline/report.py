@@ -107,6 +107,7 @@ def _sections(results: Results) -> list[dict[str, Any]]:
         results[name] for name in ("calibrate", "baseline", "search", "derive", "train", "bench")
     )
     accuracy = calibrate["accuracy"]
+    rank = "unknown" if accuracy["spearman"] is None else f"{accuracy['spearman']:.3f}"
     points = [
         {"name": "derived", "measured_s": derive["measured_s"], "top1": train["winner"]["top1"], "ours": True},
         {
@@ -143,13 +144,13 @@ def _sections(results: Results) -> list[dict[str, Any]]:
             "Can the predictions be trusted?",
             f"{accuracy['networks']} random networks that the cost model was not fitted to: "
             f"{100 * accuracy['within_5pct']:.0f} % are within 5 % of their measurement, "
-            f"{100 * accuracy['within_10pct']:.0f} % within 10 %; rank correlation {accuracy['spearman']:.3f}.",
+            f"{100 * accuracy['within_10pct']:.0f} % within 10 %; rank correlation {rank}.",
             figures.predicted_against_measured(calibrate["networks"]),
         ),
         _section(
             "Where the time goes",
             "Each operator of the derived network, measured alone with cold weights. In the network an operator finds "
-            "its input warm, so the sum is above the network's own latency.",
+            "its input warm, so their sum is not the network's own latency.",
             figures.time_by_operator(derive["operators"]),
         ),
     ]
@@ -188,7 +189,7 @@ def _obtained(results: Results) -> dict[str, str]:
         "compiled with untrained weights before training",
         "Latency in the search": f"predicted: {1e3 * derive['predicted_s']:.4f} ms for the derived network, "
         f"{derive['rederivations']} re-derivation(s) with a tighter budget",
-        "Blocks": f"measured: {calibrate['measured']} now, {calibrate['reused']} taken from the database, "
+        "Blocks and networks": f"measured: {calibrate['measured']} now, {calibrate['reused']} from the database, "
         f"{len(calibrate['failures'])} failed",
         "Accuracy": "measured on test images that neither the weights nor the architecture were trained on",
         "Agreement with PyTorch": f"measured on {verify['images']} test images: largest difference of an output "

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from random import Random
+from typing import Any
+
+import pytest
+
+from pipeline.report import render
+from supernet.space import DIGITS
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, dict[str, Any]]:
+    """What the stages of a short run store."""
+    random = Random(0)
+    net = DIGITS.architecture([block.candidates[-1] for block in DIGITS.blocks])
+    uniform = [[1 / len(block.candidates)] * len(block.candidates) for block in DIGITS.blocks]
+    run = {"samples_s": [1e-3, 2e-3], "median_ms": 1.5, "min_ms": 1.0, "p90_ms": 2.0}
+    return {
+        "setup": {
+            "data": "<digits>",
+            "space": "digits",
+            "seed": 0,
+            "target": {"name": "x86", "cpu_model": "A CPU", "features": ["+fma", "+avx2"], "threads": 1},
+            "versions": {"netlathe": "0.1.0"},
+        },
+        "calibrate": {
+            "measured": 50,
+            "reused": 3,
+            "failures": {"mbconv-x": "it crashed"},
+            "networks": [
+                {"architecture": DIGITS.random_architecture(random).text, "predicted_s": 1e-3, "measured_s": 1.1e-3}
+            ],
+            "accuracy": {"within_5pct": 0.5, "within_10pct": 1.0, "spearman": None, "networks": 1},
+        },
+        "baseline": {"net": "mobilenet_v2@0.5", "architecture": DIGITS.baseline.text, "measured_s": 2e-3},
+        "search": {
+            "candidates": [[str(c) for c in block.candidates] for block in DIGITS.blocks],
+            "history": [{"probabilities": uniform}] * 3,
+        },
+        "derive": {
+            "architecture": net.text,
+            "measured_s": 1e-3,
+            "predicted_s": 1.1e-3,
+            "budget_s": 1.2e-3,
+            "rederivations": 1,
+            "operators": [{"key": op.key, "seconds": 1e-4} for op in net.op_specs()],
+        },
+        "train": {
+            role: {"top1": top1, "history": [{"train_top1": 0.5}, {"train_top1": top1}]}
+            for role, top1 in (("winner", 0.98), ("baseline", 0.97))
+        },
+        "verify": {"images": 450, "max_abs_error": 3e-6, "top1_agreement": 1.0},
+        "bench": {"runs": [{"name": name, **run} for name in ("netlathe: derived", "onnxruntime: derived")]},
+    }
+
+
+class Resources(HTMLParser):
+    """Collects whatever a browser would load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.loaded += [str(value) for name, value in attrs if name in ("src", "href") and value]
+
+
+def test_the_page_opens_without_a_network(results: dict[str, dict[str, Any]]) -> None:
+    page = render(results)
+    parser = Resources()
+    parser.feed(page)
+    assert parser.loaded == []
+    assert page.count("plotly.js v") == 1, "Plotly's code is there, once"
+    style = page[page.index("<style>") : page.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_the_page_says_what_was_measured_and_what_predicted(results: dict[str, dict[str, Any]]) -> None:
+    page = render(results)
+    for text in (
+        "&lt;digits&gt; on x86, budget 1.2 ms",
+        "measured: 1.0000 ms",
+        "predicted: 1.1000 ms for the derived network, 1 re-derivation(s)",
+        "measured: 50 now, 3 from the database, 1 failed",
+        "98.00 %",
+        "2.00x",
+        "+fma +avx2",
+        "rank correlation unknown",
+    ):
+        assert text in page, text
+
+
+def test_every_block_of_both_networks_is_drawn(results: dict[str, dict[str, Any]]) -> None:
+    page = render(results)
+    bars = re.findall(r'<i class="(\w*)" style="height:(\d+)px', page)
+    skipped = sum(block.candidates[-1].expand == 0 for block in DIGITS.blocks)
+    assert [css for css, _ in bars].count("skip") == skipped
+    # Stem, head and linear of each are fixed; the first block of a space is not searched.
+    assert len(bars) == (1 + len(DIGITS.blocks) + 3) + (len(DIGITS.baseline.blocks) + 3)
+
+
+def test_the_same_results_give_the_same_facts(results: dict[str, dict[str, Any]]) -> None:
+    def without_ids(page: str) -> str:
+        return re.sub(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]+", "", page)
+
+    assert without_ids(render(results)) == without_ids(render(results))
