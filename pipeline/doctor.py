@@ -72,13 +72,13 @@ def _compile_and_run() -> str:
     from targets.target import get_target
     from tvm_latency.build import compile_onnx
     from tvm_latency.loaded import LoadedNetwork
-    from tvm_latency.onnx_graph import network_graph
+    from tvm_latency.onnx_graph import input_shape, network_graph
     from tvm_latency.opspec import OpSpec
 
     op = OpSpec(kind="mbconv", height=8, width=8, in_channels=16, out_channels=16, kernel=3, expand=3)
     model = network_graph([op])
     with TemporaryDirectory() as folder:
         library = compile_onnx(model, get_target("x86")).export(Path(folder) / "block.so")
-        image = random_image((1, 16, 8, 8))
+        image = random_image(input_shape(op))
         found = compare(LoadedNetwork(library), onnx_reference(model), [np.asarray(image)], "the ONNX reference")
     return f"a block agrees with {found.against} to {found.max_abs_error:.1e}"

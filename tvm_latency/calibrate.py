@@ -16,6 +16,7 @@ from tvm_latency.accuracy import Accuracy, Scores
 from tvm_latency.cost_model import MIN_OPS, CostModel
 from tvm_latency.database import Context, MeasurementDatabase
 from tvm_latency.latency_table import Entry, LatencyTable, NetworkCorrection
+from tvm_latency.onnx_graph import input_shape
 from tvm_latency.opspec import OpSpec
 
 Ops = Sequence[OpSpec]
@@ -209,12 +210,6 @@ class _Bench:
             warmup=self.settings.warmup,
             evict_bytes=context.evict_bytes,
         )
-
-
-def input_shape(op: OpSpec) -> tuple[int, ...]:
-    """Shape of the tensor a network that begins with `op` reads: NCHW, or [batch, channels] before a linear layer."""
-    image = (op.batch, op.in_channels, op.height, op.width)
-    return image[:2] if op.kind == "linear" else image
 
 
 def _entry(samples_s: Sequence[float]) -> Entry:

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tvm_latency.opspec import OpSpec
 
 OPSET = 18
+IMAGE_CHANNELS = 3
 
 
 class _Graph:
@@ -75,20 +76,43 @@ class _Graph:
             self.emit("Gemm", weights, self._weights(f"b{i}", op.out_channels), transB=1)
 
 
+def input_shape(op: OpSpec) -> tuple[int, ...]:
+    """Shape of what a model that begins with `op` reads.
+
+    An image stands in planes, NCHW. What another operator made stands pixel by pixel, NHWC, as it does inside a
+    network: so an operator measured alone pays for no change of layout. Before a linear layer it is [batch, channels].
+    """
+    if op.kind == "linear":
+        return op.batch, op.in_channels
+    if _reads_image(op):
+        return op.batch, op.in_channels, op.height, op.width
+    return op.batch, op.height, op.width, op.in_channels
+
+
+def _reads_image(op: OpSpec) -> bool:
+    return op.kind == "conv" and op.in_channels == IMAGE_CHANNELS
+
+
 def network_graph(ops: Sequence[OpSpec], seed: int = 0) -> onnx.ModelProto:
-    """The operators in sequence, float32; input `image` is NCHW, or [batch, channels] before a linear layer."""
+    """The operators in sequence as a model, float32: input `image` of `input_shape`, output `logits`.
+
+    A network that ends in the middle answers NHWC, for the same reason.
+    """
     graph, first, last = _Graph(seed), ops[0], ops[-1]
+    if first.kind != "linear" and not _reads_image(first):
+        graph.emit("Transpose", perm=[0, 3, 1, 2])
     for op in ops:
         graph.op(op)
-    flat_in, flat_out = first.kind == "linear", last.kind in ("pool", "linear")
-    in_shape = [first.batch, first.in_channels] + ([] if flat_in else [first.height, first.width])
-    out_shape = [last.batch, last.out_channels] + ([] if flat_out else [last.out_height, last.out_width])
+    out_shape = [last.batch, last.out_channels]
+    if last.kind not in ("pool", "linear"):
+        graph.emit("Transpose", perm=[0, 2, 3, 1])
+        out_shape[1:1] = [last.out_height, last.out_width]
     graph.nodes[-1].output[0] = "logits"
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
             "netlathe",
-            [helper.make_tensor_value_info("image", TensorProto.FLOAT, in_shape)],
+            [helper.make_tensor_value_info("image", TensorProto.FLOAT, input_shape(first))],
             [helper.make_tensor_value_info("logits", TensorProto.FLOAT, out_shape)],
             graph.weights,
         ),
@@ -97,8 +121,3 @@ def network_graph(ops: Sequence[OpSpec], seed: int = 0) -> onnx.ModelProto:
     )
     onnx.checker.check_model(model)
     return model
-
-
-def op_graph(op: OpSpec, seed: int = 0) -> onnx.ModelProto:
-    """One operator as a model."""
-    return network_graph([op], seed)

@@ -8,7 +8,7 @@ import pytest
 from supernet.space import DIGITS
 from targets.runner import Failure, Job, Timing
 from targets.target import Target
-from tvm_latency.calibrate import Calibration, CalibrationError, MeasureSettings, calibrate, input_shape, network_key
+from tvm_latency.calibrate import Calibration, CalibrationError, MeasureSettings, calibrate, network_key
 from tvm_latency.database import Context, MeasurementDatabase
 from tvm_latency.opspec import OpSpec
 
@@ -249,8 +249,3 @@ def test_a_network_is_named_by_its_operators_in_order() -> None:
     assert network_key(FIT[0]) == network_key(list(FIT[0]))
     assert network_key(FIT[0]) != network_key(FIT[0][::-1])
     assert network_key(FIT[0]).startswith("net:")
-
-
-def test_a_linear_layer_reads_a_matrix_and_the_others_an_image() -> None:
-    assert input_shape(OPS[0]) == (1, 3, 16, 16)
-    assert input_shape(next(op for op in OPS if op.kind == "linear")) == (1, 320)
