@@ -1,0 +1,186 @@
+"""Bad input through the command line: a sentence, the code of the table, no traceback."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from pipeline import disk
+from pipeline.cli import app
+from pipeline.config import RunConfig
+from pipeline.errors import ExitCode
+from pipeline.run_folder import Run
+
+
+@pytest.fixture
+def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """`netlathe ARGUMENTS` in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def images(folder: Path, classes: int, each: int) -> Path:
+    for label in range(classes):
+        (folder / f"class{label}").mkdir(parents=True)
+        for i in range(each):
+            pixels = np.full((16, 16, 3), 10 * label + i, dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"class{label}" / f"{i}.png")
+    return folder
+
+
+def check(result: Result, code: ExitCode, message: str) -> None:
+    assert result.exit_code == code, result.output
+    assert message in " ".join(result.output.split())
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ("run --target x87", ExitCode.TARGET, "Unknown target 'x87'. Did you mean x86?"),
+        ("run --space digit", ExitCode.USAGE, "Unknown space 'digit'. Did you mean digits"),
+        ("run --budget soon", ExitCode.USAGE, "The budget 'soon' is not a number. Write `0.6x`"),
+        ("run --budget -1ms", ExitCode.USAGE, "The budget must be above zero"),
+        ("run --budget-ms -3", ExitCode.USAGE, "The budget must be above zero"),
+        ("run --budget-ms 3 --budget 0.5x", ExitCode.USAGE, "The budget was given twice"),
+        ("run --seed -1", ExitCode.USAGE, "Option 'seed' cannot be -1"),
+        ("run --threads 1000", ExitCode.TARGET, "number of threads must be between 1 and"),
+        ("run --data digit", ExitCode.DATA, "Unknown data 'digit'. Did you mean digits?"),
+        ("run --data ./nowhere", ExitCode.DATA, "There is no file or folder nowhere"),
+        ("predict mobilnet_v2", ExitCode.USAGE, "Unknown network 'mobilnet_v2'. Did you mean mobilenet_v2?"),
+        ("predict mobilenet_v2@wide", ExitCode.USAGE, "'wide' is not a width multiplier"),
+        ("predict nowhere.json", ExitCode.USAGE, "There is no file nowhere.json"),
+        ("predict mobilenet_v2 --database d/m.sqlite", ExitCode.MEASUREMENT, "has no calibration for space imagenet"),
+        ("compile nowhere.onnx", ExitCode.USAGE, "There is no file nowhere.onnx"),
+        (
+            "bench mobilenet_v2 --against onnx",
+            ExitCode.MEASUREMENT,
+            "Unknown runtime 'onnx'. Did you mean onnxru",
+        ),
+        ("report .", ExitCode.RUN_FOLDER, "has no result of stage setup"),
+    ],
+)
+def test_options_that_do_not_exist(invoke: Callable[..., Result], arguments: str, code: ExitCode, message: str) -> None:
+    check(invoke(*arguments.split()), code, message)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: folder.mkdir(), "No images in"),
+        (lambda folder: images(folder, classes=1, each=20), "one class only"),
+        (lambda folder: images(folder, classes=2, each=3), "too few to split"),
+        (
+            lambda folder: (images(folder, classes=2, each=20) / "class0" / "3.png").write_bytes(b"\x89PNG\r\n"),
+            "Cannot read",
+        ),
+    ],
+)
+def test_images_that_cannot_be_used(
+    invoke: Callable[..., Result], tmp_path: Path, make: Callable[[Path], object], message: str
+) -> None:
+    make(tmp_path / "data")
+    check(invoke("run", "--data", tmp_path / "data", "--space", "digits"), ExitCode.DATA, message)
+
+
+def test_errors_as_json(invoke: Callable[..., Result]) -> None:
+    result = invoke("predict", "mobilnet_v2", "--json")
+    assert result.exit_code == ExitCode.USAGE
+    found = json.loads(result.stdout)
+    assert found["exit_code"] == ExitCode.USAGE
+    assert found["error"].startswith("Unknown network 'mobilnet_v2'.")
+
+
+def test_a_folder_of_another_run(invoke: Callable[..., Result], tmp_path: Path) -> None:
+    Run(tmp_path / "out", RunConfig(), resume=False, say=print).close()
+    check(invoke("run", "--seed", 1, "--out", "out"), ExitCode.RUN_FOLDER, "another run (seed is 0 there, 1 here)")
+    check(invoke("run", "--seed", 1, "--out", "out", "--resume"), ExitCode.RUN_FOLDER, "holds another run")
+    check(invoke("run", "--out", "out"), ExitCode.RUN_FOLDER, "already holds this run. Add --resume")
+
+
+def test_a_folder_that_is_no_run(invoke: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    check(invoke("run", "--out", "."), ExitCode.RUN_FOLDER, "is not empty and is not a run")
+
+
+def test_a_full_disk(invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
+    check(invoke("run"), ExitCode.STORAGE, "Only 1 MB are free where runs/digits-x86-0.6x-s0 is; a run needs 500 MB")
+
+
+def test_a_folder_without_permission(invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, **_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    check(invoke("run"), ExitCode.STORAGE, "Permission denied: runs/digits-x86-0.6x-s0.")
+
+
+def test_ctrl_c_says_how_to_go_on(invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.api.perform", interrupt)
+    check(invoke("run", "--out", "mine"), ExitCode.INTERRUPTED, "Stopped. To go on: netlathe run --resume --out mine")
+
+
+def test_a_bug_keeps_its_traceback(invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    def bug(*_: object) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr("pipeline.api.perform", bug)
+    result = invoke("run")
+    assert isinstance(result.exception, KeyError)
+
+
+def test_a_database_of_another_version(invoke: Callable[..., Result], tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "m.sqlite") as connection:
+        connection.execute("PRAGMA user_version = 999")
+    check(invoke("calibrate", "--space", "digits", "--database", "m.sqlite"), ExitCode.STORAGE, "999")
+
+
+def test_an_operator_that_nothing_lowers(invoke: Callable[..., Result], tmp_path: Path) -> None:
+    node = helper.make_node("Det", ["image"], ["logits"])
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 3])
+    graph = helper.make_graph([node], "g", [image], [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1])])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "a.onnx")
+    check(invoke("compile", "a.onnx"), ExitCode.LOWERING, "Det")
+
+
+def test_a_model_without_a_fixed_shape(invoke: Callable[..., Result], tmp_path: Path) -> None:
+    node = helper.make_node("Relu", ["image"], ["logits"])
+    tensor = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3]) for name in ("image", "logits")]
+    onnx.save(helper.make_model(helper.make_graph([node], "free", tensor[:1], tensor[1:])), tmp_path / "a.onnx")
+    check(invoke("compile", "a.onnx"), ExitCode.LOWERING, "has no fixed shape")
+
+
+def test_a_file_that_is_no_model(invoke: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").write_bytes(b"\x00garbage")
+    check(invoke("compile", "a.onnx"), ExitCode.USAGE, "a.onnx is not a valid ONNX model")
+
+
+def test_targets_as_json(invoke: Callable[..., Result]) -> None:
+    found = json.loads(invoke("targets", "--json").stdout)
+    assert [target["name"] for target in found] == ["x86", "x86-64-v3", "x86-64-v4"]
+
+
+def test_help_loads_neither_torch_nor_tvm() -> None:
+    code = (
+        "import sys; from pipeline.cli import app; from typer.testing import CliRunner\n"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
+        "print(sorted({'torch', 'tvm'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
