@@ -72,8 +72,6 @@ def calibrate(
     database: Path | None = None,
     progress: Progress = silent,
     say: Callable[[str], None] = print,
-    fit_networks: int = measure.FIT_NETWORKS,
-    test_networks: int = measure.TEST_NETWORKS,
 ) -> dict[str, Any]:
     """Measure a space on a target, fit the cost model, and judge it by blocks and networks it has not seen."""
     database = database or default_database()
@@ -81,9 +79,7 @@ def calibrate(
     with closing(MeasurementDatabase(database)) as rows:
         if rows.recovered:
             say(rows.recovered)
-        found = measure.calibrate_space(
-            preset(space), machine, rows, progress, fit_networks=fit_networks, test_networks=test_networks
-        )
+        found = measure.calibrate_space(preset(space), machine, rows, progress)
     folder = calibration_folder(database, target, space)
     measure.save_calibration(found, folder)
     return {
