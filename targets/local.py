@@ -123,22 +123,28 @@ class LocalRunner:
             "TVM_USE_RUNTIME_LIB": "1",
         }
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Timing | Failure]:
-        """Yield one result for each job, in order, as they are done.
+    def run(self, jobs: Sequence[Job], rounds: int = 1) -> Iterator[Timing | Failure]:
+        """See `Runner.run`.
 
         Raises:
             RunnerError: the measuring process does not start.
         """
         child: _Child | None = None
+        samples: dict[str, tuple[float, ...]] = {job.key: () for job in jobs}
         try:
-            for job in jobs:
-                child = child or self._start()
-                try:
-                    yield self._measure(child, job)
-                except _ChildEnded as end:
-                    child.close()
-                    child = None
-                    yield Failure(job.key, str(end))
+            for turn in range(rounds):
+                for job in [job for job in jobs if job.key in samples]:
+                    child = child or self._start()
+                    try:
+                        samples[job.key] += self._measure(child, job)
+                    except _ChildEnded as end:
+                        child.close()
+                        child = None
+                        del samples[job.key]
+                        yield Failure(job.key, str(end))
+                    else:
+                        if turn == rounds - 1:
+                            yield Timing(job.key, samples[job.key])
         finally:
             if child is not None:
                 child.close()
@@ -154,7 +160,7 @@ class LocalRunner:
             ) from end
         return child
 
-    def _measure(self, child: _Child, job: Job) -> Timing:
+    def _measure(self, child: _Child, job: Job) -> tuple[float, ...]:
         child.send(
             {
                 "module": str(job.module.resolve()),
@@ -165,4 +171,4 @@ class LocalRunner:
                 "deadline_s": self._deadline_s,
             }
         )
-        return Timing(job.key, tuple(child.receive(self._deadline_s)["samples_s"]))
+        return tuple(child.receive(self._deadline_s)["samples_s"])

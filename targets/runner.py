@@ -45,7 +45,13 @@ class Failure:
 
 
 class Runner(Protocol):
-    """Runs jobs on one target."""
+    """What measures on a target."""
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Timing | Failure]:
-        """Yield one result for each job, in order, as they are done. A job that fails does not stop the others."""
+    def run(self, jobs: Sequence[Job], rounds: int = 1) -> Iterator[Timing | Failure]:
+        """Yield one result for each job.
+
+        In each of the rounds every job has its turn, so a busy moment of the machine falls on a few calls of many jobs,
+        where their medians do not notice it, and not on all calls of one. A Timing has the samples of all rounds and
+        comes with the last; a Failure comes at once, and its job has no further turn.
+        """
+        ...

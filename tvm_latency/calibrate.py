@@ -35,10 +35,14 @@ class CalibrationError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureSettings:
-    """How each artefact is timed; `batch` of them are built, then run by one child process, then removed."""
+    """How artefacts are timed: `batch` of them are built, run in turns by one process, then removed.
 
-    repeats: int = 20
-    warmup: int = 3
+    Each has `rounds` turns of `warmup` calls and `repeats` timed ones.
+    """
+
+    rounds: int = 5
+    repeats: int = 8
+    warmup: int = 2
     batch: int = 8
 
 
@@ -181,7 +185,7 @@ class _Bench:
                     else:
                         jobs.append(self._job(key, built, input_shape(nets[key][0]), context))
                     self.progress(stage, done, len(nets), {"built": float(len(jobs))})
-                for result in self.runner.run(jobs):
+                for result in self.runner.run(jobs, self.settings.rounds):
                     if isinstance(result, Timing):
                         self.database.add(result.key, context, samples_s=result.samples_s)
                     else:

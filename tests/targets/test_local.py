@@ -79,6 +79,14 @@ def test_a_crash_a_hang_and_an_error_fail_alone(doubling: Path, tmp_path: Path) 
     assert "nowhere.so" in reasons["not a library"]
 
 
+def test_rounds_take_turns_and_a_failure_has_no_second_turn(doubling: Path, tmp_path: Path) -> None:
+    jobs = [job("a", doubling, repeats=3), job("crash", library(tmp_path, "crash", "abort();")), job("b", doubling)]
+    results = list(LocalRunner(TARGET).run(jobs, rounds=2))
+    assert [result.key for result in results] == ["crash", "a", "b"]
+    assert isinstance(results[1], Timing)
+    assert len(results[1].samples_s) == 2 * 3
+
+
 def test_memory_is_evicted_before_every_call(doubling: Path) -> None:
     """With 64 MiB touched before each call, the whole takes at least that long; the calls themselves do not."""
     repeats, evict_bytes = 5, 64 << 20

@@ -61,7 +61,7 @@ class Machine:
         path.write_text(str(blocks_s if len(ops) == 1 else OFFSET_S + SCALE * blocks_s))
         return path
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Timing | Failure]:
+    def run(self, jobs: Sequence[Job], rounds: int = 1) -> Iterator[Timing | Failure]:
         for job in jobs:
             if self.dies_after is not None and len(self.ran) >= self.dies_after:
                 raise KeyboardInterrupt
@@ -71,7 +71,7 @@ class Machine:
             else:
                 seconds = float(job.module.read_text())
                 # One interrupted run among many: the median does not see it.
-                yield Timing(job.key, (seconds,) * (job.repeats - 1) + (100 * seconds,))
+                yield Timing(job.key, (seconds,) * (rounds * job.repeats - 1) + (100 * seconds,))
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def run(
             evict_bytes=evict_bytes,
             workspace=workspace,
             progress=lambda stage, done, total, _: (seen if seen is not None else []).append((stage, done, total)),
-            settings=MeasureSettings(repeats=5, warmup=1, batch=4),
+            settings=MeasureSettings(rounds=2, repeats=5, warmup=1, batch=4),
         )
     finally:
         assert list(workspace.iterdir()) == []
