@@ -144,7 +144,7 @@ def report(run: Path) -> dict[str, Any]:
 
 
 def targets() -> list[dict[str, Any]]:
-    """What is known of every target; `available` is None, or why this machine cannot be it."""
+    """What is known of every target; one that this machine cannot be has a sentence under `unavailable` instead."""
     return [_describe(name) for name in TARGETS]
 
 
