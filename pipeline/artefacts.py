@@ -11,7 +11,7 @@ from pipeline import deploy, verify
 from pipeline.agreement import Images, Inference, compare, onnx_reference, random_image
 from pipeline.bench import CALLS, ROUNDS, BenchEntry, compare_runtimes, time_interleaved
 from pipeline.files import read_json, write_atomically
-from pipeline.measure import MeasureError, input_shape_of, load_calibration, measure_library
+from pipeline.measure import MeasureError, input_shape_of, load_calibration, measure_libraries
 from pipeline.nets import Net, resolve_net, space_of
 from pipeline.places import calibration_folder, default_database
 from pipeline.report import render
@@ -45,7 +45,7 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
     images = _images(shape, data, seed)
     verification = compare(LoadedNetwork(built.library), reference, images, against)
     deploy.write_reference(built.folder, images[0], reference)
-    measured_s = measure_library(built.library, shape, machine)
+    measured_s = measure_libraries({found.name: built.library}, shape, machine)[found.name]
     manifest = deploy.write_manifest(built, machine, verification, measured_s, _predicted_s(found, machine))
     return {"folder": str(built.folder), **manifest}
 

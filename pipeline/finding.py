@@ -15,6 +15,7 @@ from pipeline.deploy import versions
 from pipeline.files import write_json
 from pipeline.fit import derive_within
 from supernet import search as searching
+from supernet.architecture import Architecture
 from supernet.settings import SEARCH, SearchSettings
 from supernet.sources import DIGITS, open_source
 from supernet.space import SearchSpace, preset
@@ -86,7 +87,7 @@ def baseline(context: RunContext, folder: Path) -> Result:
         MeasureError: it could not be run.
     """
     net = context.space.baseline
-    measured_s = measure.measure_operators(net.op_specs(), context.target)
+    measured_s = measure.measure_networks({net.name: net}, context.target)[net.name]
     return {
         "net": net.name,
         "architecture": net.text,
@@ -135,13 +136,17 @@ def derive(context: RunContext, folder: Path) -> Result:
     Raises:
         BudgetError: not even the fastest network of the space is.
     """
-    budget_s = context.results["baseline"]["budget_s"]
+
+    def measured(net: Architecture) -> tuple[float, float]:
+        found = measure.measure_networks({"derived": net, "baseline": context.space.baseline}, context.target)
+        return found["derived"], context.config.parsed_budget.seconds(found["baseline"])
+
     attempts = derive_within(
         context.space,
         context.results["search"]["probabilities"],
         context.latency,
-        budget_s,
-        lambda net: measure.measure_operators(net.op_specs(), context.target),
+        context.results["baseline"]["budget_s"],
+        measured,
     )
     last = attempts[-1]
     write_json(folder / "architecture.json", replace(last.architecture, name="derived").to_json())
@@ -150,7 +155,7 @@ def derive(context: RunContext, folder: Path) -> Result:
         "architecture": last.architecture.text,
         "predicted_s": last.predicted_s,
         "measured_s": last.measured_s,
-        "budget_s": budget_s,
+        "budget_s": last.budget_s,
         "rederivations": len(attempts) - 1,
         "operators": [{"key": key, "seconds": entry.seconds, "source": entry.source} for key, entry in entries],
     }

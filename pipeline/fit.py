@@ -11,14 +11,30 @@ from supernet.derive import BudgetError, derive, fastest, predicted_s
 from supernet.latency import PathLatency
 from supernet.space import SearchSpace
 
+# Medians of two measurements of one network against another, in turns, differ by less than this.
+MARGIN = 0.02
+
+Measure = Callable[[Architecture], tuple[float, float]]
+"""The measured seconds of a network, and the budget in seconds at that moment."""
+
 
 @dataclass(frozen=True)
 class Attempt:
-    """A derived network with its two latencies."""
+    """A derived network with its two latencies, and the budget at the moment of its measurement.
+
+    A budget relative to the baseline is as many seconds as the baseline needs when it is measured in turns with the
+    network: a machine that is slower for a while is so for both.
+    """
 
     architecture: Architecture
     predicted_s: float
     measured_s: float
+    budget_s: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether it is within the budget, with room for what a second measurement may differ by."""
+        return self.measured_s <= (1 - MARGIN) * self.budget_s
 
 
 def derive_within(
@@ -26,7 +42,7 @@ def derive_within(
     probabilities: Sequence[Sequence[float]],
     latency: PathLatency,
     budget_s: float,
-    measure: Callable[[Architecture], float],
+    measure: Measure,
 ) -> list[Attempt]:
     """Derive, measure, and while the measurement is over the budget derive again for a tighter prediction.
 
@@ -38,30 +54,29 @@ def derive_within(
     """
     attempts: list[Attempt] = []
     attempt = partial(_attempt, space, latency, measure)
-    bound_s = budget_s
+    bound_s = (1 - MARGIN) * budget_s
     while True:
         try:
             attempts.append(attempt(derive(space, probabilities, latency, bound_s)))
         except BudgetError as error:
             attempts.append(attempt(fastest(space, latency)))
-            if attempts[-1].measured_s > budget_s:
-                raise BudgetError(_nothing_fits(space, attempts[-1], budget_s)) from error
+            if not attempts[-1].fits:
+                raise BudgetError(_nothing_fits(space, attempts[-1])) from error
         last = attempts[-1]
-        if last.measured_s <= budget_s:
+        if last.fits:
             return attempts
         # What this network missed by, the next is expected to miss by too.
-        bound_s = last.predicted_s * budget_s / last.measured_s
+        bound_s = last.predicted_s * (1 - MARGIN) * last.budget_s / last.measured_s
 
 
-def _attempt(
-    space: SearchSpace, latency: PathLatency, measure: Callable[[Architecture], float], choices: Sequence[Choice]
-) -> Attempt:
+def _attempt(space: SearchSpace, latency: PathLatency, measure: Measure, choices: Sequence[Choice]) -> Attempt:
     architecture = space.architecture(choices)
-    return Attempt(architecture, predicted_s(space, choices, latency), measure(architecture))
+    return Attempt(architecture, predicted_s(space, choices, latency), *measure(architecture))
 
 
-def _nothing_fits(space: SearchSpace, fastest: Attempt, budget_s: float) -> str:
+def _nothing_fits(space: SearchSpace, fastest: Attempt) -> str:
     return (
-        f"No network of space {space.name} fits {1e3 * budget_s:.4g} ms. The fastest, `{fastest.architecture.text}`, "
+        f"No network of space {space.name} fits {1e3 * fastest.budget_s:.4g} ms. "
+        f"The fastest, `{fastest.architecture.text}`, "
         f"takes {1e3 * fastest.measured_s:.4g} ms, measured: raise the budget above that."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import onnx
 
 from pipeline.files import write_json
+from supernet.architecture import Architecture
 from supernet.latency import PathLatency
 from supernet.settings import Progress
 from supernet.space import SearchSpace
@@ -35,7 +36,7 @@ from tvm_latency.schedules import SCHEDULE_VERSION
 # Networks that the correction from blocks to networks is fitted to, and others that it is judged by.
 FIT_NETWORKS, TEST_NETWORKS = 12, 24
 # Small networks run in a fraction of a millisecond: enough runs to outlast a busy moment of the machine.
-NETWORK_REPEATS, NETWORK_WARMUP = 1000, 50
+NETWORK_ROUNDS, NETWORK_REPEATS, NETWORK_WARMUP = 10, 100, 20
 
 
 class MeasureError(RuntimeError):
@@ -59,35 +60,48 @@ class SpaceCalibration:
     held_out: tuple[HeldOut, ...]
 
 
-def measure_library(library: Path, shape: Sequence[int], target: Target) -> tuple[float, ...]:
-    """Seconds of every timed run of a network, back to back, in a process of its own.
+def measure_libraries(
+    libraries: Mapping[str, Path], shape: Sequence[int], target: Target
+) -> dict[str, tuple[float, ...]]:
+    """Seconds of every timed run of each network, by name: back to back within a turn, in turns with each other.
+
+    What slows the machine for a while so slows all of them, and their ratios hold.
 
     Raises:
-        MeasureError: it crashed, or took too long.
+        MeasureError: one crashed, or took too long.
     """
-    job = Job(
-        key=library.name,
-        module=library.resolve(),
-        input_shapes=(tuple(shape),),
-        repeats=NETWORK_REPEATS,
-        warmup=NETWORK_WARMUP,
-        evict_bytes=0,
-    )
-    (result,) = LocalRunner(target).run([job])
-    if isinstance(result, Failure):
-        raise MeasureError(f"{library.name} could not be measured on {target.name}: {result.reason}")
-    return result.samples_s
+    jobs = [
+        Job(
+            key=name,
+            module=library.resolve(),
+            input_shapes=(tuple(shape),),
+            repeats=NETWORK_REPEATS,
+            warmup=NETWORK_WARMUP,
+            evict_bytes=0,
+        )
+        for name, library in libraries.items()
+    ]
+    found = {}
+    for result in LocalRunner(target).run(jobs, NETWORK_ROUNDS):
+        if isinstance(result, Failure):
+            raise MeasureError(f"{result.key} could not be measured on {target.name}: {result.reason}")
+        found[result.key] = result.samples_s
+    return found
 
 
-def measure_operators(ops: Sequence[OpSpec], target: Target) -> float:
-    """Median seconds of the network of these operators, compiled with random weights.
+def measure_networks(nets: Mapping[str, Architecture], target: Target) -> dict[str, float]:
+    """Median seconds of each network, compiled with random weights; all of one resolution, measured in turns.
 
     Raises:
-        MeasureError, LoweringError, ToolchainError: it cannot be compiled or run.
+        MeasureError, LoweringError, ToolchainError: one cannot be compiled or run.
     """
     with TemporaryDirectory() as folder:
-        library = compile_onnx(network_graph(ops), target).export(Path(folder) / "network.so")
-        return median(measure_library(library, input_shape(ops[0]), target))
+        libraries = {
+            name: compile_onnx(network_graph(net.op_specs()), target).export(Path(folder) / f"{name}.so")
+            for name, net in nets.items()
+        }
+        shape = input_shape(next(iter(nets.values())).op_specs()[0])
+        return {name: median(samples) for name, samples in measure_libraries(libraries, shape, target).items()}
 
 
 def calibrate_space(

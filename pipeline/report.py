@@ -29,20 +29,20 @@ def render(results: Results) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
-    derive, baseline, train = results["derive"], results["baseline"], results["train"]
+    derive, baseline, shipped, train = (results[name] for name in ("derive", "baseline", "compile", "train"))
     winner_net = Architecture.from_text(derive["architecture"], name="derived network")
     baseline_net = Architecture.from_text(baseline["architecture"], name=baseline["net"])
     setup = results["setup"]
     return environment.get_template("report.html.j2").render(
-        title=f"{setup['data']} on {setup['target']['name']}, budget {1e3 * derive['budget_s']:.3g} ms",
+        title=f"{setup['data']} on {setup['target']['name']}, budget {1e3 * shipped['budget_s']:.3g} ms",
         subtitle=f"Space {setup['space']}, seed {setup['seed']}, {setup['target']['threads']} thread(s).",
         plotly_js=Markup(get_plotlyjs()),
         cards=_cards(results),
         drawings=[
             {"name": net.name, "facts": facts, "bars": _bars(net)}
             for net, facts in (
-                (winner_net, _facts(winner_net, derive["measured_s"], train["winner"]["top1"])),
-                (baseline_net, _facts(baseline_net, baseline["measured_s"], train["baseline"]["top1"])),
+                (winner_net, _facts(winner_net, shipped["winner"]["measured_s"], train["winner"]["top1"])),
+                (baseline_net, _facts(baseline_net, shipped["baseline"]["measured_s"], train["baseline"]["top1"])),
             )
         ],
         key=figures.CHOICE_COLOURS,
@@ -54,17 +54,18 @@ def render(results: Results) -> str:
 
 
 def _cards(results: Results) -> list[dict[str, str]]:
-    derive, baseline, train, verify = (results[name] for name in ("derive", "baseline", "train", "verify"))
+    baseline, shipped, train, verify = (results[name] for name in ("baseline", "compile", "train", "verify"))
+    measured_s, baseline_s = shipped["winner"]["measured_s"], shipped["baseline"]["measured_s"]
     return [
         {
-            "value": f"{1e3 * derive['measured_s']:.3f} ms",
-            "label": f"measured; budget {1e3 * derive['budget_s']:.3f} ms",
+            "value": f"{1e3 * measured_s:.3f} ms",
+            "label": f"measured; budget {1e3 * shipped['budget_s']:.3f} ms",
         },
         {
             "value": f"{100 * train['winner']['top1']:.2f} %",
             "label": f"top-1 on test images; baseline {100 * train['baseline']['top1']:.2f} %",
         },
-        {"value": f"{baseline['measured_s'] / derive['measured_s']:.2f}x", "label": f"as fast as {baseline['net']}"},
+        {"value": f"{baseline_s / measured_s:.2f}x", "label": f"as fast as {baseline['net']}"},
         {
             "value": f"{verify['max_abs_error']:.1e}",
             "label": f"largest difference from PyTorch, {verify['images']} images",
@@ -103,16 +104,21 @@ def _bars(net: Architecture) -> list[dict[str, Any]]:
 
 
 def _sections(results: Results) -> list[dict[str, Any]]:
-    calibrate, baseline, search, derive, train, bench = (
-        results[name] for name in ("calibrate", "baseline", "search", "derive", "train", "bench")
+    calibrate, baseline, search, derive, train, shipped, bench = (
+        results[name] for name in ("calibrate", "baseline", "search", "derive", "train", "compile", "bench")
     )
     accuracy = calibrate["accuracy"]
     rank = "unknown" if accuracy["spearman"] is None else f"{accuracy['spearman']:.3f}"
     points = [
-        {"name": "derived", "measured_s": derive["measured_s"], "top1": train["winner"]["top1"], "ours": True},
+        {
+            "name": "derived",
+            "measured_s": shipped["winner"]["measured_s"],
+            "top1": train["winner"]["top1"],
+            "ours": True,
+        },
         {
             "name": baseline["net"],
-            "measured_s": baseline["measured_s"],
+            "measured_s": shipped["baseline"]["measured_s"],
             "top1": train["baseline"]["top1"],
             "ours": False,
         },
@@ -183,10 +189,10 @@ def _table(results: Results) -> dict[str, Any]:
 
 
 def _obtained(results: Results) -> dict[str, str]:
-    calibrate, derive, verify = results["calibrate"], results["derive"], results["verify"]
+    calibrate, derive, shipped, verify = (results[name] for name in ("calibrate", "derive", "compile", "verify"))
     return {
-        "Latency of the network": f"measured: {1e3 * derive['measured_s']:.4f} ms, "
-        "compiled with untrained weights before training",
+        "Latency of the network": f"measured: {1e3 * shipped['winner']['measured_s']:.4f} ms as it ships, in turns "
+        f"with the baseline; {1e3 * derive['measured_s']:.4f} ms with untrained weights, before training",
         "Latency in the search": f"predicted: {1e3 * derive['predicted_s']:.4f} ms for the derived network, "
         f"{derive['rederivations']} re-derivation(s) with a tighter budget",
         "Blocks and networks": f"measured: {calibrate['measured']} now, {calibrate['reused']} from the database, "

@@ -52,6 +52,7 @@ def results() -> dict[str, dict[str, Any]]:
             role: {"top1": top1, "history": [{"train_top1": 0.5}, {"train_top1": top1}]}
             for role, top1 in (("winner", 0.98), ("baseline", 0.97))
         },
+        "compile": {"winner": {"measured_s": 1e-3}, "baseline": {"measured_s": 2e-3}, "budget_s": 1.2e-3},
         "verify": {"images": 450, "max_abs_error": 3e-6, "top1_agreement": 1.0},
         "bench": {"runs": [{"name": name, **run} for name in ("netlathe: derived", "onnxruntime: derived")]},
     }
