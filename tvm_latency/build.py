@@ -11,7 +11,7 @@ import tvm
 
 from targets.target import Target
 from targets.toolchain import find_toolchain
-from tvm_latency.lower import lower
+from tvm_latency.lower import compiler_errors, lower
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,10 @@ def compile_onnx(model: onnx.ModelProto, target: Target) -> Compiled:
     """Lower and compile.
 
     Raises:
-        LoweringError: see `tvm_latency.lower.lower`.
+        LoweringError: see `tvm_latency.lower.lower`; or TVM cannot compile what it lowered.
     """
     lowered = lower(model, target)
     attributes = tvm.target.Target(target.tvm_attributes())
-    executable = tvm.compile(lowered.module, attributes, relax_pipeline="default_build")
+    with compiler_errors("compiled"):
+        executable = tvm.compile(lowered.module, attributes, relax_pipeline="default_build")
     return Compiled(executable, target, lowered.kernels, lowered.fallbacks)

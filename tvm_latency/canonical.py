@@ -21,25 +21,30 @@ Rewriter = Callable[[Any, dict[Any, Any]], Any]
 
 @mutator
 class _RaiseElementwise(PyExprMutator):
-    """`call_tir(maximum, (x, c))`, which the ONNX importer writes for Clip, becomes `relax.maximum(x, c)`."""
+    """`call_tir(maximum, (x, c))`, which the ONNX importer writes for Clip, becomes `relax.maximum(x, c)`.
+
+    Before opset 11 the bound is not an argument but stands in the function.
+    """
 
     def visit_call_(self, call: Any) -> Any:
         call = super().visit_call_(call)
         if call.op != tvm.ir.Op.get("relax.call_tir"):
             return call
-        raised = {tirx.Max: relax.op.maximum, tirx.Min: relax.op.minimum}.get(
-            _elementwise_value(self.builder_.get()[call.args[0]])
-        )
-        return raised(*call.args[1]) if raised and len(call.args[1]) == 2 else call
+        value = _elementwise_value(self.builder_.get()[call.args[0]])
+        raised = {tirx.Max: relax.op.maximum, tirx.Min: relax.op.minimum}.get(type(value))
+        operands = list(call.args[1])
+        if raised and len(operands) == 1 and isinstance(value.b, tirx.FloatImm):
+            operands.append(relax.const(float(value.b.value), str(value.b.ty.dtype)))
+        return raised(*operands) if raised and len(operands) == 2 else call
 
 
-def _elementwise_value(func: Any) -> type | None:
-    """The type of the one expression that a function stores; None if it is more than loops around one store."""
+def _elementwise_value(func: Any) -> Any:
+    """The one expression that a function stores; None if it is more than loops around one store."""
     node = func.body.block.body
     while isinstance(node, tirx.For):
         node = node.body
     store = node.block.body if isinstance(node, SBlockRealize) else None
-    return type(store.value) if isinstance(store, tirx.BufferStore) else None
+    return store.value if isinstance(store, tirx.BufferStore) else None
 
 
 @tvm.transform.module_pass(opt_level=0, name="RaiseElementwise")
@@ -53,6 +58,16 @@ def raise_elementwise(module: Any, _: Any) -> Any:
 
 def _array(constant: Any) -> Any:
     return constant.value.numpy()
+
+
+def _constant(array: Any) -> Any:
+    """A constant of the array's own type: left to itself, `relax.const` makes 32 bits of 64."""
+    return relax.const(array, str(array.dtype))
+
+
+def _axes(permute: Any, rank: int) -> tuple[int, ...]:
+    """The axes of a permute_dims call; without any it reverses them."""
+    return tuple(int(a) for a in permute.attrs.axes) if permute.attrs.axes else tuple(reversed(range(rank)))
 
 
 def _per_channel(constant: Any) -> Any | None:
@@ -76,7 +91,7 @@ def _fold_scale(divide: bool) -> tuple[Any, Rewriter]:
         if scale is None:
             return expr
         folded = _array(found[weights]) / scale if divide else _array(found[weights]) * scale
-        return relax.Call(found[conv].op, [found[x], relax.const(folded)], found[conv].attrs)
+        return relax.Call(found[conv].op, [found[x], _constant(folded)], found[conv].attrs)
 
     return pattern, rewrite
 
@@ -91,7 +106,7 @@ def _scale_after_bias(divide: bool) -> tuple[Any, Rewriter]:
         b, c = _array(found[bias]), _array(found[factor])
         if _per_channel(found[factor]) is None:
             return expr
-        return relax.op.add(apply(found[conv], found[factor]), relax.const(b / c if divide else b * c))
+        return relax.op.add(apply(found[conv], found[factor]), _constant(b / c if divide else b * c))
 
     return pattern, rewrite
 
@@ -120,9 +135,9 @@ def _constant_view() -> tuple[Any, Rewriter]:
     def rewrite(expr: Any, found: dict[Any, Any]) -> Any:
         value = _array(found[constant])
         if permuted in found:
-            value = value.transpose([int(a) for a in expr.attrs.axes] if expr.attrs.axes else None)
+            value = value.transpose(_axes(expr, value.ndim))
         shape = [int(size) for size in expr.ty.shape]
-        return relax.const(np.ascontiguousarray(value).reshape(shape))
+        return _constant(np.ascontiguousarray(value).reshape(shape))
 
     return pattern, rewrite
 
@@ -131,14 +146,14 @@ def _subtract_to_add() -> tuple[Any, Rewriter]:
     """x - c  -->  x + (-c)."""
     x, constant = wildcard(), is_const()
     pattern = is_op("relax.subtract")(x, constant)
-    return pattern, lambda expr, found: relax.op.add(found[x], relax.const(-_array(found[constant])))
+    return pattern, lambda expr, found: relax.op.add(found[x], _constant(-_array(found[constant])))
 
 
 def _merge_biases() -> tuple[Any, Rewriter]:
     """(x + a) + b  -->  x + (a + b) for constants a and b."""
     x, a, b = wildcard(), is_const(), is_const()
     pattern = is_op("relax.add")(is_op("relax.add")(x, a), b)
-    return pattern, lambda expr, found: relax.op.add(found[x], relax.const(_array(found[a]) + _array(found[b])))
+    return pattern, lambda expr, found: relax.op.add(found[x], _constant(_array(found[a]) + _array(found[b])))
 
 
 @tvm.transform.module_pass(opt_level=0, name="FoldAffine")
@@ -174,7 +189,7 @@ def _inverse_permutations() -> tuple[Any, Rewriter]:
     pattern = is_op("relax.permute_dims")(inner)
 
     def rewrite(expr: Any, found: dict[Any, Any]) -> Any:
-        first, second = (tuple(int(a) for a in call.attrs.axes) for call in (found[inner], expr))
+        first, second = (_axes(call, len(expr.ty.shape)) for call in (found[inner], expr))
         return found[x] if tuple(first[i] for i in second) == tuple(range(len(first))) else expr
 
     return pattern, rewrite
@@ -187,7 +202,7 @@ def _unit_permutation() -> tuple[Any, Rewriter]:
 
     def rewrite(expr: Any, found: dict[Any, Any]) -> Any:
         shape = [int(size) for size in found[x].ty.shape]
-        axes = [int(a) for a in expr.attrs.axes or reversed(range(len(shape)))]
+        axes = _axes(expr, len(shape))
         moved = [a for a in axes if shape[a] != 1]
         return relax.op.reshape(found[x], [shape[a] for a in axes]) if moved == sorted(moved) else expr
 

@@ -17,11 +17,7 @@ from tvm_latency.schedules.kernel import ConvSpec, Kernel
 
 @tvm.transform.module_pass(opt_level=0, name="EmitKernels")
 class EmitKernels:
-    """The pass: every group that some kernel kind takes becomes a call of that kind's function.
-
-    A group that no kind takes is dissolved again and goes through TVM's own legalise and fuse. `names` holds the
-    functions it added.
-    """
+    """The pass: every group of `group_operators` becomes a call of a kernel. `names` holds the functions it added."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -30,7 +26,7 @@ class EmitKernels:
     def transform_module(self, module: Any, _: Any) -> Any:
         """Rewrite `main`."""
         emitter = _Emitter(module, self.target)
-        main = emitter.visit_expr(module["main"]).inline_functions(emitter.refused)
+        main = emitter.visit_expr(module["main"])
         emitter.builder_.update_func(module.get_global_var("main"), main)
         self.names |= emitter.functions.keys()
         return emitter.builder_.get()
@@ -43,7 +39,6 @@ class _Emitter(PyExprMutator):
         self.module = module
         self.target = target
         self.functions: dict[str, Any] = {}
-        self.refused: dict[Any, Any] = {}
 
     def visit_call_(self, call: Any) -> Any:
         call = super().visit_call_(call)
@@ -52,11 +47,9 @@ class _Emitter(PyExprMutator):
         group = self.module[call.op]
         if "Composite" not in (group.attrs or {}):
             return call
-        match = read_group(group, list(call.args))
-        kernel = schedule_kernel(match.spec, self.target) if match else None
-        if match is None or kernel is None:
-            self.refused[call.op] = group
-            return call
+        match = read_group(group, call.args)
+        kernel = schedule_kernel(match.spec, self.target)
+        assert kernel is not None, "a group was made that no kernel kind takes"
         return self._emitted(match, kernel, rank=len(call.ty.shape))
 
     def _emitted(self, match: Match, kernel: Kernel, rank: int) -> Any:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +19,7 @@ from targets.target import Target
 from tvm_latency.canonical import cancel_layouts, fold_affine, raise_elementwise
 from tvm_latency.emit import EmitKernels
 from tvm_latency.match import group_operators
+from tvm_latency.schedules import schedule_kernel
 
 
 class LoweringError(ValueError):
@@ -49,7 +53,7 @@ def lower(model: onnx.ModelProto, target: Target) -> Lowered:
         transform.FoldConstant(),
         fold_affine,
         transform.DeadCodeElimination(),
-        group_operators(),
+        group_operators(lambda spec: schedule_kernel(spec, target) is not None),
         emit_kernels,
         cancel_layouts,
         transform.DeadCodeElimination(["main"]),
@@ -60,7 +64,7 @@ def lower(model: onnx.ModelProto, target: Target) -> Lowered:
         transform.FuseTIR(),
         transform.DeadCodeElimination(),
     ]
-    with tvm.target.Target(target.tvm_attributes()):
+    with compiler_errors("lowered"), tvm.target.Target(target.tvm_attributes()):
         module = tvm.transform.Sequential(passes)(module)
     functions = {var.name_hint: f for var, f in module.functions_items() if isinstance(f, tvm.tirx.PrimFunc)}
     ours = functions.keys() & emit_kernels.names
@@ -70,18 +74,54 @@ def lower(model: onnx.ModelProto, target: Target) -> Lowered:
 
 
 def _imported(model: onnx.ModelProto) -> Any:
-    try:
+    with compiler_errors("imported"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         onnx.checker.check_model(model)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            module = from_onnx(model, keep_params_in_input=False)
-    except (onnx.checker.ValidationError, tvm.error.OpNotImplemented, ValueError, TypeError) as error:
-        last = str(error).strip().splitlines()[-1]
-        raise LoweringError(f"The ONNX model cannot be imported: {last}") from error
-    for parameter in module["main"].params:
-        shape = getattr(parameter.ty, "shape", None)
-        if shape is None or not all(hasattr(size, "value") for size in shape):
+        module = from_onnx(model, keep_params_in_input=False)
+    main = module["main"]
+    for parameter in main.params:
+        if not _static(parameter):
             raise LoweringError(
                 f"Input {parameter.name!r} has no static shape. Export the model with fixed sizes, batch included."
             )
+    for binding in (binding for block in main.body.blocks for binding in block.bindings):
+        if isinstance(binding.var.ty, relax.TensorType) and not _static(binding.var):
+            name = getattr(getattr(binding.value, "op", None), "name", "an operator")
+            raise LoweringError(
+                f"The size of what {name} answers depends on values that are known only at run time, which cannot be "
+                "compiled. Export the model without that operator."
+            )
     return module
+
+
+def _static(expr: Any) -> bool:
+    shape = getattr(expr.ty, "shape", None)
+    return shape is not None and all(hasattr(size, "value") for size in shape)
+
+
+@contextmanager
+def compiler_errors(what: str) -> Iterator[None]:
+    """Turn whatever TVM raises about a model into a LoweringError: "the model cannot be `what`".
+
+    TVM maps its own errors to Python's, and its importer raises more of them, an AssertionError without text among
+    them. What it prints goes to standard error, where it cannot come between a program and its JSON.
+    """
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    except LoweringError:
+        raise
+    except (
+        onnx.checker.ValidationError,
+        tvm.error.OpNotImplemented,
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        NotImplementedError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise LoweringError(f"The ONNX model cannot be {what}: {last}") from error

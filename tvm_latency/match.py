@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,55 +57,91 @@ def _depth(pattern: Any) -> int:
     return 0 if arguments is None else 1 + max((_depth(a) for a in arguments), default=0)
 
 
-def group_operators() -> Any:
-    """The pass that puts each match into a function of its own, marked with the attribute `Composite`."""
+def group_operators(taken: Callable[[Spec], bool]) -> Any:
+    """The pass that puts each match into a function of its own, marked with the attribute `Composite`.
 
-    def closed(context: Any) -> bool:
-        """Whether nothing outside the group reads a value from its middle; a shorter pattern may still match."""
-        return not has_leaking_intermediate_variables(context)
-
-    return FuseOpsByPattern([(name, pattern, {}, closed) for name, pattern in _patterns()], bind_constants=True)
-
-
-def read_group(group: Any, arguments: list[Any]) -> Match | None:
-    """What a composite function computes, in terms of the arguments it is called with; None where no kind could tell.
-
-    Only static shapes and float32 are taken.
+    A group is made where nothing outside reads a value from its middle and `taken` says that some kernel kind takes it;
+    else a shorter one may still be.
     """
-    actual = dict(zip(group.params, arguments))
-    match: Match | None = None
-    for block in group.body.blocks:
-        for binding in block.bindings:
-            match = _step(match, binding.value, actual)
-            if match is None:
-                return None
+
+    def check(context: Any) -> bool:
+        if has_leaking_intermediate_variables(context):
+            return False
+        match = _read(_chain(context.matched_bindings), {})
+        return match is not None and taken(match.spec)
+
+    return FuseOpsByPattern([(name, pattern, {}, check) for name, pattern in _patterns()], bind_constants=True)
+
+
+def read_group(group: Any, arguments: Sequence[Any]) -> Match:
+    """What a function that `group_operators` made computes, in terms of the arguments it is called with."""
+    bindings = {binding.var: binding.value for block in group.body.blocks for binding in block.bindings}
+    match = _read(_chain(bindings), dict(zip(group.params, arguments)))
+    assert match is not None, "a group was made of what cannot be read"
     return match
 
 
-def _step(match: Match | None, call: Any, actual: dict[Any, Any]) -> Match | None:
-    if not isinstance(call, relax.Call):
-        return match
-    name = call.op.name
-    if match is None:
-        core = {"relax.nn.conv2d": _conv, "relax.matmul": _matmul, "relax.mean": _mean}[name]
-        return core(call, actual[call.args[0]]) if _static_float(call) and _static_float(call.args[0]) else None
-    if not isinstance(match.spec, ConvSpec):
+def _chain(bindings: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
+    """The calls of a group with the variables they are bound to: the core, then each reader of the one before."""
+    calls = [(var, value) for var, value in bindings.items() if isinstance(value, relax.Call)]
+    chain = [entry for entry in calls if entry[1].op.name in _CORES]
+    while len(chain) < len(calls):
+        chain.append(next(entry for entry in calls if any(chain[-1][0].same_as(a) for a in entry[1].args)))
+    return chain
+
+
+def _read(chain: Sequence[tuple[Any, Any]], actual: Mapping[Any, Any]) -> Match | None:
+    """What a chain of calls computes; None where it is more than a kernel kind could be asked for.
+
+    Only static shapes and float32 are taken, and an epilogue that leaves the shape of the core's result as it is.
+    """
+    (before, core), *epilogue = chain
+    if not (_static_float(core) and _static_float(core.args[0])):
         return None
-    if name == "relax.add":
-        return _add(match, call, actual)
-    low, high = match.spec.clip or (-np.inf, np.inf)
-    if name == "relax.nn.relu":
-        low = max(low, 0.0)
-    else:
-        value = call.args[1].value.numpy()
-        if value.size != 1:
+    match = _CORES[core.op.name](core, actual.get(core.args[0], core.args[0]))
+    for var, call in epilogue:
+        if match is None or _shape(call) != _shape(core):
             return None
-        low, high = (float(value), high) if name == "relax.maximum" else (low, float(value))
-    return replace(match, spec=replace(match.spec, clip=(low, high)))
+        operands = [actual.get(a, a) for a in call.args if not a.same_as(before)]
+        match = _with_epilogue(match, call, *operands)
+        before = var
+    return match
+
+
+def _with_epilogue(match: Match, call: Any, operand: Any = None) -> Match | None:
+    """The match with one more call: an activation, a bias or a residual."""
+    spec, name = match.spec, call.op.name
+    if not isinstance(spec, ConvSpec) or match.bias is None:
+        return None
+    value = operand.value.numpy() if isinstance(operand, tvm.ir.GenericConst) else None
+    if name == "relax.add" and value is not None:
+        bias = _bias(value.astype(np.float32), spec.out_channels, len(call.ty.shape))
+        return None if bias is None else replace(match, bias=match.bias + bias)
+    if name == "relax.add":
+        fits = operand is not None and not spec.residual and _static_float(operand) and _shape(operand) == _shape(call)
+        return replace(match, residual=operand, spec=replace(spec, residual=True)) if fits else None
+    low, high = spec.clip or (-np.inf, np.inf)
+    if name == "relax.nn.relu":
+        return replace(match, spec=replace(spec, clip=(max(low, 0.0), high)))
+    if value is None or value.size != 1:
+        return None
+    clip = (float(value), high) if name == "relax.maximum" else (low, float(value))
+    return replace(match, spec=replace(spec, clip=clip))
+
+
+def _bias(value: FloatArray, channels: int, rank: int) -> FloatArray | None:
+    """A constant as one value for each channel, or for all; None if it is something else.
+
+    NCHW puts channels third from the end, a matrix product last.
+    """
+    axis = -3 if rank == 4 else -1
+    per_channel = value.ndim >= -axis and value.size == value.shape[axis] == channels
+    return value.reshape(-1) if value.size == 1 or per_channel else None
 
 
 def _static_float(expr: Any) -> bool:
-    return str(expr.ty.dtype) == "float32" and all(hasattr(size, "value") for size in expr.ty.shape)
+    shape = expr.ty.shape
+    return str(expr.ty.dtype) == "float32" and shape is not None and all(hasattr(size, "value") for size in shape)
 
 
 def _shape(expr: Any) -> tuple[int, ...]:
@@ -159,19 +196,8 @@ def _mean(call: Any, source: Any) -> Match | None:
     return Match(spec=PoolSpec(batch=n, height=h, width=w, channels=c), input=source)
 
 
-def _add(match: Match, call: Any, actual: dict[Any, Any]) -> Match | None:
-    assert isinstance(match.spec, ConvSpec)
-    constants = [a for a in call.args if isinstance(a, tvm.ir.GenericConst)]
-    if constants:
-        value = constants[0].value.numpy().astype(np.float32)
-        channels = match.spec.out_channels
-        # NCHW puts channels third from the end, a matrix product last.
-        axis = -3 if len(call.ty.shape) == 4 else -1
-        per_channel = value.ndim >= -axis and value.size == value.shape[axis] == channels
-        if value.size != 1 and not per_channel:
-            return None
-        return replace(match, bias=match.bias + value.reshape(-1))
-    outside = [actual[a] for a in call.args if a in actual]
-    if len(outside) != 1 or match.spec.residual or _shape(outside[0]) != _shape(call):
-        return None
-    return replace(match, residual=outside[0], spec=replace(match.spec, residual=True))
+_CORES: dict[str, Callable[[Any, Any], Match | None]] = {
+    "relax.nn.conv2d": _conv,
+    "relax.matmul": _matmul,
+    "relax.mean": _mean,
+}

@@ -11,9 +11,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from tvm_latency.opspec import OpSpec
+from tvm_latency.schedules.dense_conv import PLANAR_CHANNELS
 
 OPSET = 18
-IMAGE_CHANNELS = 3
 
 
 class _Graph:
@@ -90,14 +90,19 @@ def input_shape(op: OpSpec) -> tuple[int, ...]:
 
 
 def _reads_image(op: OpSpec) -> bool:
-    return op.kind == "conv" and op.in_channels == IMAGE_CHANNELS
+    return op.kind == "conv" and op.kernel > 1 and op.in_channels < PLANAR_CHANNELS
 
 
 def network_graph(ops: Sequence[OpSpec], seed: int = 0) -> onnx.ModelProto:
     """The operators in sequence as a model, float32: input `image` of `input_shape`, output `logits`.
 
     A network that ends in the middle answers NHWC, for the same reason.
+
+    Raises:
+        ValueError: an operator that is not float32; its latency under another type's key would be a lie.
     """
+    if other := [op.key for op in ops if op.dtype != "float32"]:
+        raise ValueError(f"{other[0]}: only float32 can be built.")
     graph, first, last = _Graph(seed), ops[0], ops[-1]
     if first.kind != "linear" and not _reads_image(first):
         graph.emit("Transpose", perm=[0, 3, 1, 2])

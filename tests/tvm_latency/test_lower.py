@@ -1,5 +1,7 @@
 """From ONNX to compiled code: the same answers as ONNX Runtime, by our kernels, or by a fallback that is named."""
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -10,7 +12,7 @@ from tvm import relax
 
 from targets.target import get_target
 from tvm_latency.build import Compiled, compile_onnx
-from tvm_latency.lower import LoweringError, lower
+from tvm_latency.lower import LoweringError, compiler_errors, lower
 from tvm_latency.onnx_graph import network_graph
 from tvm_latency.opspec import OpSpec
 
@@ -162,10 +164,109 @@ def test_what_no_kind_takes_falls_back_by_name_and_is_right(attributes: dict[str
     assert_same(model, compiled, reduction=72)
 
 
-def test_the_result_does_not_depend_on_the_batch() -> None:
-    ops = [OpSpec(**{**vars(op), "batch": 3}) for op in small_network()]
-    model = network_graph(ops)
-    assert_same(model, compile_onnx(model, TARGET), reduction=72)
+def test_a_batch_is_its_images_one_by_one() -> None:
+    ops = small_network()
+    batched = [OpSpec(**{**vars(op), "batch": 3}) for op in ops]
+    one, three = (
+        relax.VirtualMachine(compile_onnx(network_graph(net), TARGET).executable, tvm.cpu())["main"]
+        for net in (ops, batched)
+    )
+    images = np.random.default_rng(0).standard_normal((3, 3, 17, 17)).astype(np.float32)
+    together = three(tvm.runtime.tensor(images)).numpy()
+    alone = [one(tvm.runtime.tensor(image[None])).numpy()[0] for image in images]
+    # Tiles differ, the order of additions within each sum does not.
+    np.testing.assert_allclose(together, alone, rtol=0, atol=8 * np.finfo(np.float32).eps * abs(together).max())
+
+
+# Epilogues that look like ours and are not: each has to be right, by whatever path.
+def broadcast_residual() -> onnx.ModelProto:
+    """A global context block: the sum is larger than what the convolution computes."""
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["x"], ["p"]),
+        helper.make_node("Conv", ["p", "w"], ["c"]),
+        helper.make_node("Add", ["x", "c"], ["y"]),
+    ]
+    return single_node(nodes, [1, 8, 5, 5], [1, 8, 5, 5], w=weights(8, 8, 1, 1))
+
+
+def one_channel_residual() -> onnx.ModelProto:
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("Add", ["c", "x"], ["y"])]
+    return single_node(nodes, [1, 8, 5, 5], [1, 8, 5, 5], w=weights(1, 8, 1, 1))
+
+
+def bias_of_higher_rank() -> onnx.ModelProto:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["c"]), helper.make_node("Add", ["c", "b"], ["y"])]
+    return single_node(nodes, [2, 4], [1, 2, 3], w=weights(4, 3), b=weights(1, 1, 3))
+
+
+def bias_for_each_pixel() -> onnx.ModelProto:
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("Add", ["c", "b"], ["y"])]
+    return single_node(nodes, [1, 4, 5, 5], [1, 6, 5, 5], w=weights(6, 4, 1, 1), b=weights(1, 6, 5, 5))
+
+
+def added_to_itself() -> onnx.ModelProto:
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("Add", ["c", "c"], ["y"])]
+    return single_node(nodes, [1, 4, 5, 5], [1, 6, 5, 5], w=weights(6, 4, 1, 1))
+
+
+def two_clips_of_nearly_one_name() -> onnx.ModelProto:
+    """Bounds that agree to six digits: two kernels, not one."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"]),
+        helper.make_node("Clip", ["a", "low", "high"], ["b"]),
+        helper.make_node("Conv", ["b", "w"], ["c"]),
+        helper.make_node("Clip", ["c", "low", "higher"], ["y"]),
+    ]
+    bounds = {"low": np.float32(0), "high": np.float32(1.0000001), "higher": np.float32(1.0000002)}
+    return single_node(nodes, [1, 4, 5, 5], [1, 4, 5, 5], w=10 * weights(4, 4, 1, 1), **bounds)
+
+
+def transposes_without_axes() -> onnx.ModelProto:
+    nodes = [helper.make_node("Transpose", ["x"], ["t"]), helper.make_node("Transpose", ["t"], ["y"])]
+    return single_node(nodes, [1, 4, 5, 6], [1, 4, 5, 6])
+
+
+def bias_in_double() -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("Cast", ["x"], ["d"], to=TensorProto.DOUBLE),
+        helper.make_node("Sub", ["d", "b"], ["s"]),
+        helper.make_node("Cast", ["s"], ["y"], to=TensorProto.FLOAT),
+    ]
+    return single_node(nodes, [1, 4], [1, 4], b=weights(4).astype(np.float64))
+
+
+def clip_with_attributes() -> onnx.ModelProto:
+    """Clip as it was before opset 11, in every older MobileNet file."""
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("Clip", ["c"], ["y"], min=0.0, max=6.0)]
+    model = single_node(nodes, [1, 4, 5, 5], [1, 6, 5, 5], w=weights(6, 4, 1, 1))
+    model.opset_import[0].version = 10
+    return model
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        broadcast_residual,
+        one_channel_residual,
+        bias_of_higher_rank,
+        bias_for_each_pixel,
+        added_to_itself,
+        two_clips_of_nearly_one_name,
+        transposes_without_axes,
+        bias_in_double,
+        clip_with_attributes,
+    ],
+)
+def test_what_looks_like_an_epilogue_is_not_taken_for_one(make: Callable[[], onnx.ModelProto]) -> None:
+    model = make()
+    compiled = compile_onnx(model, TARGET)
+    assert_same(model, compiled, reduction=8)
+    if any(node.op_type in ("Conv", "MatMul") for node in model.graph.node):
+        assert compiled.kernels, "what is left of the group still has a kernel"
+
+
+def test_a_clip_with_attributes_is_part_of_the_kernel() -> None:
+    assert "_clip0p0_6p0" in compile_onnx(clip_with_attributes(), TARGET).kernels[0]
 
 
 def test_an_operator_nobody_lowers_is_named() -> None:
@@ -185,3 +286,25 @@ def test_an_unknown_size_is_refused() -> None:
     model.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "batch"
     with pytest.raises(LoweringError, match="static shape"):
         lower(model, TARGET)
+
+
+def test_a_size_that_depends_on_values_is_refused() -> None:
+    nodes = [helper.make_node("NonZero", ["x"], ["n"]), helper.make_node("Cast", ["n"], ["y"], to=TensorProto.FLOAT)]
+    with pytest.raises(LoweringError, match=r"nonzero answers depends on values that are known only at run time"):
+        lower(single_node(nodes, [1, 4], [2, 4]), TARGET)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(AssertionError(), "AssertionError"), (NotImplementedError("rank 6"), "rank 6"), (KeyError("axis"), "axis")],
+)
+def test_whatever_the_compiler_raises_is_a_lowering_error(
+    error: Exception, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        print("the importer prints")
+        raise error
+
+    with pytest.raises(LoweringError, match=f"The ONNX model cannot be lowered: .*{said}"), compiler_errors("lowered"):
+        fail()
+    assert capsys.readouterr() == ("", "the importer prints\n")

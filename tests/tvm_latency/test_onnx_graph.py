@@ -55,3 +55,9 @@ def test_a_block_is_expand_depthwise_project_and_residual() -> None:
 def test_weights_follow_the_seed() -> None:
     assert network_graph([BLOCK], seed=1) == network_graph([BLOCK], seed=1)
     assert network_graph([BLOCK], seed=1) != network_graph([BLOCK], seed=2)
+
+
+def test_another_type_is_not_built_as_float32() -> None:
+    half = OpSpec(kind="linear", height=1, width=1, in_channels=8, out_channels=10, dtype="float16")
+    with pytest.raises(ValueError, match="float16: only float32 can be built"):
+        network_graph([half])

@@ -50,11 +50,8 @@ class ConvSpec:
     def suffix(self) -> str:
         """Shapes and epilogue, for the kernel's name."""
         k = "x".join(map(str, self.kernel))
-        clip = (
-            ""
-            if self.clip is None
-            else "_clip" + "_".join(f"{v:g}".replace("-", "m").replace(".", "p") for v in self.clip)
-        )
+        bounds = "" if self.clip is None else "_clip" + "_".join(map(repr, self.clip))
+        clip = bounds.replace("-", "m").replace(".", "p").replace("+", "")
         return (
             f"n{self.batch}_h{self.height}w{self.width}_i{self.in_channels}_o{self.out_channels}_k{k}_s{self.stride}"
             f"_p{self.padding}_g{self.groups}{clip}{'_res' if self.residual else ''}"
