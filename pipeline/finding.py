@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import asdict, replace
+from functools import partial
 from math import ceil
 from pathlib import Path
 from time import perf_counter
@@ -13,7 +14,7 @@ from pipeline.config import RunConfig
 from pipeline.context import Result, RunContext
 from pipeline.deploy import versions
 from pipeline.files import write_json
-from pipeline.fit import derive_within
+from pipeline.fit import check_possible, derive_within
 from supernet import search as searching
 from supernet.architecture import Architecture
 from supernet.settings import SEARCH, SearchSettings
@@ -85,9 +86,11 @@ def baseline(context: RunContext, folder: Path) -> Result:
 
     Raises:
         MeasureError: it could not be run.
+        BudgetError: not even the fastest network of the space keeps the budget.
     """
     net = context.space.baseline
     measured_s = measure.measure_networks({net.name: net}, context.target)[net.name]
+    check_possible(context.space, context.latency, partial(_measured, context))
     return {
         "net": net.name,
         "architecture": net.text,
@@ -136,17 +139,12 @@ def derive(context: RunContext, folder: Path) -> Result:
     Raises:
         BudgetError: not even the fastest network of the space is.
     """
-
-    def measured(net: Architecture) -> tuple[float, float]:
-        found = measure.measure_networks({"derived": net, "baseline": context.space.baseline}, context.target)
-        return found["derived"], context.config.parsed_budget.seconds(found["baseline"])
-
     attempts = derive_within(
         context.space,
         context.results["search"]["probabilities"],
         context.latency,
         context.results["baseline"]["budget_s"],
-        measured,
+        partial(_measured, context),
     )
     last = attempts[-1]
     write_json(folder / "architecture.json", replace(last.architecture, name="derived").to_json())
@@ -159,3 +157,9 @@ def derive(context: RunContext, folder: Path) -> Result:
         "rederivations": len(attempts) - 1,
         "operators": [{"key": key, "seconds": entry.seconds, "source": entry.source} for key, entry in entries],
     }
+
+
+def _measured(context: RunContext, net: Architecture) -> tuple[float, float]:
+    """Seconds of a network, and of the budget at the same time: `pipeline.fit.Measure`."""
+    found = measure.measure_networks({"network": net, "baseline": context.space.baseline}, context.target)
+    return found["network"], context.config.parsed_budget.seconds(found["baseline"])

@@ -37,6 +37,17 @@ class Attempt:
         return self.measured_s <= (1 - MARGIN) * self.budget_s
 
 
+def check_possible(space: SearchSpace, latency: PathLatency, measure: Measure) -> None:
+    """Refuse a budget that not even the fastest network of the space keeps, before anything is searched for.
+
+    Raises:
+        BudgetError: the message has that network and its measured latency.
+    """
+    attempt = _attempt(space, latency, measure, fastest(space, latency))
+    if not attempt.fits:
+        raise BudgetError(_nothing_fits(space, attempt))
+
+
 def derive_within(
     space: SearchSpace,
     probabilities: Sequence[Sequence[float]],

@@ -23,7 +23,7 @@ class Stage:
 STAGES: dict[str, Stage] = {
     "setup": Stage(finding.setup),
     "calibrate": Stage(finding.calibrate, ("setup",)),
-    "baseline": Stage(finding.baseline, ("setup",)),
+    "baseline": Stage(finding.baseline, ("setup", "calibrate")),
     "search": Stage(finding.search, ("setup", "calibrate", "baseline")),
     "derive": Stage(finding.derive, ("setup", "calibrate", "baseline", "search")),
     "train": Stage(shipping.train, ("setup", "derive")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sqlite3
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.errors import ExitCode
 from pipeline.files import sha256
 from tvm_latency.loaded import LoadedNetwork
 
@@ -98,27 +100,40 @@ def test_a_second_calibration_measures_nothing_and_prediction_follows(finished: 
 
 
 # The line after which the process is killed: in stages that take their time not the first, but one in the middle.
-KILLS = ("search 4/5", "derive", "train 2/3", "export", "compile", "verify", "bench", "deploy")
+KILLS = (
+    "setup",
+    "baseline",
+    "search 4/5",
+    "derive",
+    "train 2/3",
+    "export",
+    "compile",
+    "verify",
+    "bench",
+    "deploy",
+    "report",
+)
 
 
-def kill_after(cli: Any, line: str, *arguments: str) -> None:
-    """SIGKILL a command when it has printed this line."""
+def kill_after(cli: Any, line: str, *arguments: str) -> str:
+    """SIGKILL a command when it has printed this line; what it had printed before."""
     with cli.start(*arguments) as process:
         printed = []
         for text in process.stderr:
             printed.append(text)
             if text.startswith(line):
                 process.kill()
-                return
+                return " ".join(" ".join(printed).split())
     pytest.fail(f"{line!r} was never printed: {printed}")
 
 
 def test_killed_and_resumed_equals_never_stopped(finished: Path, cli: Any) -> None:
-    # Latencies are measurements, so they are taken over: the rest must then be the same to the last bit.
+    # Latencies are measurements, so the calibration is taken over; the rest must then be the same to the last bit. The
+    # baseline is measured again, which changes nothing: the budget is too wide to bind.
     stopped = cli.folder / "stopped"
     shutil.copytree(finished, stopped, ignore=shutil.ignore_patterns("manifest.json"))
     manifest = read(finished / "manifest.json")
-    kept = {name: entry for name, entry in manifest["stages"].items() if name in ("setup", "calibrate", "baseline")}
+    kept = {name: entry for name, entry in manifest["stages"].items() if name == "calibrate"}
     for name in set(manifest["stages"]) - set(kept):
         shutil.rmtree(stopped / name)
     (stopped / "manifest.json").write_text(json.dumps({**manifest, "stages": kept}))
@@ -156,7 +171,9 @@ def test_a_corrupt_database_and_checkpoint_are_moved_aside(finished: Path, cli: 
     broken = cli.folder / "broken"
     broken.mkdir()
     (broken / "m.sqlite").write_bytes(b"SQLite format 3\x00" + b"garbage" * 500)
-    kill_after(cli, "measure blocks 0/29", "calibrate", "--space", "tiny", "--database", "broken/m.sqlite")
+    said = kill_after(cli, "measure blocks 0/29", "calibrate", "--space", "tiny", "--database", "broken/m.sqlite")
+    assert "m.sqlite is damaged" in said
+    assert "it was moved to broken/m.sqlite.corrupt-1 and an empty one started" in said
     assert (broken / "m.sqlite.corrupt-1").read_bytes().startswith(b"SQLite format 3\x00garbage")
 
     cut = cli.folder / "cut"
@@ -165,5 +182,15 @@ def test_a_corrupt_database_and_checkpoint_are_moved_aside(finished: Path, cli: 
     manifest["stages"]["train"]["outputs"] = {}
     (cut / "manifest.json").write_text(json.dumps(manifest))
     (cut / "train" / "winner.checkpoint").write_bytes(b"half a file")
-    kill_after(cli, "train 1/3", "run", "--resume", "--out", "cut")
+    said = kill_after(cli, "train 1/3", "run", "--resume", "--out", "cut")
+    assert "winner.checkpoint is corrupt. It was moved to winner.checkpoint.corrupt-1" in said
     assert (cut / "train" / "winner.checkpoint.corrupt-1").read_bytes() == b"half a file"
+
+
+def test_an_impossible_budget_names_the_fastest_network_before_any_search(finished: Path, cli: Any) -> None:
+    with cli.start("run", "--space", "tiny", "--budget", "0.01x", "--out", "impossible") as process:
+        _, said = process.communicate(timeout=600)
+    assert process.returncode == ExitCode.BUDGET
+    assert re.search(r"No network of space tiny fits .* ms\. The fastest, `r16 .*`, takes .* ms, measured", said)
+    assert "Traceback" not in said
+    assert not (cli.folder / "impossible" / "search").exists()
