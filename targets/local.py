@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -87,7 +88,9 @@ class _Child:
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._stderr):
             if stream is not None:
-                stream.close()
+                # A line that a dead child never took is still in the buffer, and closing tries to send it again.
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
 
 
 class LocalRunner:

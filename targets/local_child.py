@@ -28,7 +28,11 @@ ALARM_MARGIN_S = 5
 
 
 def evictor(cpus: set[int], evict_bytes: int) -> Callable[..., None]:
-    """A function that walks once through a buffer on every CPU, so that neither private nor shared caches stay warm."""
+    """A function that reads and writes a buffer of `evict_bytes` once on every CPU.
+
+    That many bytes pass through the caches of each. How much of what was there before they push out is up to the
+    machine: less than all where the caches together are larger, or replace other lines than the oldest.
+    """
     buffer = np.zeros(evict_bytes // 4, dtype=np.float32)
 
     def evict(*_: object) -> None:

@@ -1,13 +1,16 @@
 """The local runner with real child processes: what is timed, and what happens to the rest when one candidate breaks."""
 
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,7 @@ from targets.host import detect_host
 from targets.local import LocalRunner
 from targets.runner import Failure, Job, RunnerError, Timing
 from targets.target import get_target
+from targets.toolchain import find_toolchain
 
 TARGET = get_target("x86")
 pytestmark = pytest.mark.compiles
@@ -27,14 +31,39 @@ pytestmark = pytest.mark.compiles
 @pytest.fixture(scope="module")
 def doubling(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A compiled module that doubles a [4, 8] tensor."""
+    return compiled(tmp_path_factory.mktemp("modules") / "doubling.so", lambda x: relax.op.add(x, x))
+
+
+def compiled(path: Path, body: Callable[[relax.Var], relax.Expr]) -> Path:
+    """A module whose `main` is a function of a [4, 8] tensor."""
     builder, x = relax.BlockBuilder(), relax.Var("x", relax.TensorType((4, 8), "float32"))
     with builder.function("main", [x]):
-        with builder.dataflow():
-            y = builder.emit_output(relax.op.add(x, x))
-        builder.emit_func_output(y)
-    path = tmp_path_factory.mktemp("modules") / "doubling.so"
-    tvm.compile(builder.get(), tvm.target.Target(TARGET.tvm_attributes())).export_library(str(path))
+        builder.emit_func_output(builder.emit(body(x)))
+    executable = tvm.compile(builder.get(), tvm.target.Target(TARGET.tvm_attributes()))
+    executable.export_library(str(path), fcompile=find_toolchain(TARGET))
     return path
+
+
+@pytest.fixture
+def local_child() -> ModuleType:
+    """The child's code, to be called in this process, where its import must leave torch as it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "torch", None)
+        return importlib.import_module("targets.local_child")
+
+
+@pytest.fixture
+def children(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[str]]:
+    """The processes that runners start."""
+    started: list[subprocess.Popen[str]] = []
+    popen = subprocess.Popen
+
+    def start(*words: Any, **settings: Any) -> subprocess.Popen[str]:
+        started.append(popen(*words, **settings))
+        return started[-1]
+
+    monkeypatch.setattr("targets.local.subprocess.Popen", start)
+    return started
 
 
 def job(key: str, module: Path, **settings: int) -> Job:
@@ -46,7 +75,7 @@ def library(folder: Path, name: str, on_load: str) -> Path:
     source, path = folder / f"{name}.c", folder / f"{name}.so"
     headers = "".join(f"#include <{name}.h>\n" for name in ("stdio", "stdlib", "unistd"))
     source.write_text(f"{headers}__attribute__((constructor)) static void go(void) {{ {on_load} }}")
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", path, source], check=True)
+    find_toolchain(TARGET)(str(path), [str(source)])
     return path
 
 
@@ -87,14 +116,48 @@ def test_rounds_take_turns_and_a_failure_has_no_second_turn(doubling: Path, tmp_
     assert len(results[1].samples_s) == 2 * 3
 
 
-def test_memory_is_evicted_before_every_call(doubling: Path) -> None:
-    """With 64 MiB touched before each call, the whole takes at least that long; the calls themselves do not."""
-    repeats, evict_bytes = 5, 64 << 20
-    start = time.monotonic()
-    (result,) = LocalRunner(TARGET).run([job("a", doubling, repeats=repeats, warmup=0, evict_bytes=evict_bytes)])
-    elapsed = time.monotonic() - start
-    assert isinstance(result, Timing)
-    assert sum(result.samples_s) < elapsed / 2
+def test_a_child_killed_between_two_jobs_fails_the_next_alone(
+    doubling: Path, children: list[subprocess.Popen[str]]
+) -> None:
+    results = LocalRunner(TARGET).run([job("a", doubling), job("b", doubling), job("c", doubling)])
+    assert isinstance(next(results), Timing)
+    children[0].kill()
+    children[0].wait()
+    assert next(results) == Failure("b", "died of SIGKILL")
+    assert isinstance(next(results), Timing)
+
+
+def test_the_evictor_touches_all_its_buffer_on_each_cpu(
+    local_child: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffers: list[np.ndarray] = []
+    zeros = np.zeros
+    monkeypatch.setattr(local_child.np, "zeros", lambda *a, **k: buffers.append(zeros(*a, **k)) or buffers[0])
+    seen: list[tuple[set[int], float, float]] = []
+    monkeypatch.setattr(
+        local_child.os, "sched_setaffinity", lambda pid, cpus: seen.append((cpus, buffers[0].min(), buffers[0].max()))
+    )
+    evict = local_child.evictor({0, 1}, 4096)
+    evict()
+    evict()
+    assert [buffer.nbytes for buffer in buffers] == [4096]
+    assert seen == [({0}, 0, 0), ({1}, 1, 1), ({0, 1}, 2, 2), ({0}, 2, 2), ({1}, 3, 3), ({0, 1}, 4, 4)]
+
+
+@pytest.mark.parametrize("evict_bytes", [0, 4096])
+def test_each_timed_call_is_a_call_of_main_with_an_eviction_before(
+    local_child: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, evict_bytes: int
+) -> None:
+    events: list[object] = []
+    monkeypatch.setattr(local_child, "evictor", lambda cpus, size: lambda *_: events.append(("evict", cpus, size)))
+    tvm.register_global_func("netlathe.test_main", lambda x: events.append("main") or x, override=True)
+    call = relax.ExternFunc("netlathe.test_main")
+    module = compiled(tmp_path / "main.so", lambda x: relax.Call(call, [x], ty_args=[x.ty]))
+    message = {"module": str(module), "input_shapes": [[4, 8]], "repeats": 3, "warmup": 2, "evict_bytes": evict_bytes}
+    assert len(local_child.measure(message, {0})) == 3
+    evictions = [("evict", {0}, evict_bytes)] if evict_bytes else []
+    # Before it counts, TVM calls once more.
+    assert events == ["main", *[*evictions, "main"] * (2 + 3)]
 
 
 def test_a_child_that_cannot_start_is_nobody_s_fault(monkeypatch: pytest.MonkeyPatch, doubling: Path) -> None:
@@ -105,13 +168,6 @@ def test_a_child_that_cannot_start_is_nobody_s_fault(monkeypatch: pytest.MonkeyP
 
 def test_nothing_to_run() -> None:
     assert list(LocalRunner(TARGET).run([])) == []
-
-
-def test_the_module_really_ran(doubling: Path) -> None:
-    """The same library, in this process: what the runner times is the compiled function."""
-    machine = relax.VirtualMachine(tvm.runtime.load_module(str(doubling)), tvm.cpu())
-    x = np.arange(32, dtype=np.float32).reshape(4, 8)
-    np.testing.assert_array_equal(machine["main"](tvm.runtime.tensor(x)).numpy(), 2 * x)
 
 
 def test_a_machine_without_the_vectors_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,17 +204,9 @@ def test_what_a_module_prints_does_not_mix_with_the_protocol(doubling: Path, tmp
     assert isinstance(results[1], Timing)
 
 
-def test_stopping_early_ends_the_child(doubling: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[subprocess.Popen[str]] = []
-    popen = subprocess.Popen
-
-    def start(*words: Any, **settings: Any) -> subprocess.Popen[str]:
-        started.append(popen(*words, **settings))
-        return started[-1]
-
-    monkeypatch.setattr("targets.local.subprocess.Popen", start)
+def test_stopping_early_ends_the_child(doubling: Path, children: list[subprocess.Popen[str]]) -> None:
     results = LocalRunner(TARGET).run([job("a", doubling), job("b", doubling)])
     next(results)
-    assert started[0].poll() is None
+    assert children[0].poll() is None
     results.close()  # type: ignore[attr-defined]
-    assert started[0].returncode == -signal.SIGKILL
+    assert children[0].returncode == -signal.SIGKILL
