@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from targets.target import Target
@@ -31,11 +31,8 @@ class Toolchain(Protocol):
     def output_format(self) -> str:
         """File name ending of what is linked, as TVM asks for it."""
 
-    def link_shared(self, objects: Sequence[Path], output: Path) -> None:
-        """Link object files into the shared library `output`."""
-
     def __call__(self, output: str, objects: Sequence[str], options: Sequence[str] | None = None) -> None:
-        """TVM's form of `link_shared`."""
+        """Link object files into the shared library `output`."""
 
 
 @dataclass(frozen=True)
@@ -45,20 +42,13 @@ class CompilerToolchain:
     command: tuple[str, ...]
     output_format: str = "so"
 
-    def link_shared(self, objects: Sequence[Path], output: Path) -> None:
-        """Link object files into the shared library `output`.
+    def __call__(self, output: str, objects: Sequence[str], options: Sequence[str] | None = None) -> None:
+        """Link object files into the shared library `output`; `options` are passed on.
 
         Raises:
             ToolchainError: the compiler cannot be started or refuses; the message ends with what it said.
         """
-        self._link([str(path) for path in objects], str(output), ())
-
-    def __call__(self, output: str, objects: Sequence[str], options: Sequence[str] | None = None) -> None:
-        """The same for TVM, whose `options` are passed on."""
-        self._link(objects, output, options or ())
-
-    def _link(self, objects: Sequence[str], output: str, options: Sequence[str]) -> None:
-        words = [*self.command, "-shared", "-fPIC", "-o", output, *objects, *options]
+        words = [*self.command, "-shared", "-fPIC", "-o", output, *objects, *(options or ())]
         try:
             done = subprocess.run(words, capture_output=True, text=True, errors="replace", check=False)
         except OSError as error:
@@ -74,10 +64,14 @@ class CompilerToolchain:
 
 
 def _host_toolchain(environ: Mapping[str, str]) -> Toolchain:
-    if environ.get("CC"):
-        return CompilerToolchain(tuple(environ["CC"].split()))
+    try:
+        words = shlex.split(environ.get("CC", ""))
+    except ValueError as error:
+        raise ToolchainError(f"CC={environ['CC']} cannot be read ({error}). Mend its quotes, or unset it.") from error
+    if words:
+        return CompilerToolchain(tuple(words))
     for name in HOST_COMPILERS:
-        if found := shutil.which(name):
+        if found := shutil.which(name, path=environ.get("PATH", os.defpath)):
             return CompilerToolchain((found,))
     if importlib.util.find_spec("ziglang"):
         return CompilerToolchain(ZIG)
@@ -94,6 +88,6 @@ def find_toolchain(target: Target, environ: Mapping[str, str] = os.environ) -> T
     """The toolchain that the target names; for `host` that is $CC, a C compiler on $PATH or ziglang, in this order.
 
     Raises:
-        ToolchainError: none is installed.
+        ToolchainError: none is installed, or $CC is no command.
     """
     return TOOLCHAINS[target.toolchain](environ)

@@ -2,49 +2,58 @@
 
 import ctypes
 import importlib.util
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from targets.target import get_target
-from targets.toolchain import ToolchainError, find_toolchain
+from targets.toolchain import ZIG, Toolchain, ToolchainError, find_toolchain
 
 TARGET = get_target("x86")
+
+
+@pytest.fixture(autouse=True)
+def no_cc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CC", raising=False)
 
 
 @pytest.fixture
 def object_file(tmp_path: Path) -> Path:
     source, path = tmp_path / "answer.c", tmp_path / "answer.o"
     source.write_text("int answer(void) { return 42; }\n")
-    subprocess.run(["cc", "-c", "-fPIC", "-o", path, source], check=True)
+    subprocess.run([*find_toolchain(TARGET).command, "-c", "-fPIC", "-o", path, source], check=True)
     return path
 
 
-def check_links(object_file: Path) -> None:
+def check_links(toolchain: Toolchain, object_file: Path) -> None:
     output = object_file.with_suffix(".so")
-    find_toolchain(TARGET)(str(output), [str(object_file)])
+    toolchain(str(output), [str(object_file)])
     assert ctypes.CDLL(str(output)).answer() == 42
 
 
-def test_the_host_compiler_links(object_file: Path) -> None:
-    assert "cc" in find_toolchain(TARGET).command[0]
-    check_links(object_file)
+def test_what_is_found_links(object_file: Path) -> None:
+    check_links(find_toolchain(TARGET), object_file)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ziglang") is None, reason="ziglang is not installed")
-def test_zig_links_where_there_is_no_compiler(object_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert "ziglang" in find_toolchain(TARGET).command
-    check_links(object_file)
+def test_zig_links_where_there_is_no_compiler(object_file: Path, tmp_path: Path) -> None:
+    toolchain = find_toolchain(TARGET, {"PATH": str(tmp_path)})
+    assert toolchain.command == ZIG
+    check_links(toolchain, object_file)
 
 
-def test_neither_compiler_nor_zig(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "which", lambda name: None)
+def test_neither_compiler_nor_zig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ToolchainError, match=r"pip install \"netlathe\[cc\]\""):
-        find_toolchain(TARGET)
+        find_toolchain(TARGET, {"PATH": str(tmp_path)})
+
+
+@pytest.mark.parametrize("cc", [{}, {"CC": ""}, {"CC": " "}])
+def test_the_first_compiler_on_the_path_given(tmp_path: Path, cc: dict[str, str]) -> None:
+    for name in ("clang", "gcc"):
+        (tmp_path / name).touch(mode=0o755)
+    assert find_toolchain(TARGET, {"PATH": str(tmp_path), **cc}).command == (str(tmp_path / "gcc"),)
 
 
 def test_a_failing_linker_is_quoted(tmp_path: Path) -> None:
@@ -54,10 +63,15 @@ def test_a_failing_linker_is_quoted(tmp_path: Path) -> None:
 
 
 def test_cc_names_the_compiler() -> None:
-    toolchain = find_toolchain(TARGET, {"CC": "ccache no-such-compiler"})
-    assert toolchain.command == ("ccache", "no-such-compiler")
+    toolchain = find_toolchain(TARGET, {"CC": "ccache '/my tools/cc'"})
+    assert toolchain.command == ("ccache", "/my tools/cc")
+
+
+def test_cc_with_an_open_quote() -> None:
+    with pytest.raises(ToolchainError, match=r"CC='/my tools/cc cannot be read .*Mend its quotes"):
+        find_toolchain(TARGET, {"CC": "'/my tools/cc"})
 
 
 def test_a_compiler_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ToolchainError, match=r"'no-such-compiler' could not be started .* Set CC"):
-        find_toolchain(TARGET, {"CC": "no-such-compiler"}).link_shared([tmp_path / "a.o"], tmp_path / "a.so")
+        find_toolchain(TARGET, {"CC": "no-such-compiler"})(str(tmp_path / "a.so"), [str(tmp_path / "a.o")])
