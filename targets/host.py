@@ -13,17 +13,61 @@ from pathlib import Path
 # servers since 2017 (Skylake-SP and Zen). They choose tile sizes; no time is computed from them.
 DEFAULT_CACHES = {"l1d": 32 << 10, "l2": 512 << 10, "l3": 8 << 20}
 
+# The x86 features that LLVM uses unasked where they are on, and what Linux calls them. What Linux does not list
+# (AVX-VNNI-INT8, AVX10) builds on one of these, and LLVM switches off with a feature all that builds on it.
+LINUX_NAMES = {
+    "sse3": "pni",
+    "ssse3": "ssse3",
+    "sse4.1": "sse4_1",
+    "sse4.2": "sse4_2",
+    "sse4a": "sse4a",
+    "popcnt": "popcnt",
+    "lzcnt": "abm",
+    "movbe": "movbe",
+    "adx": "adx",
+    "bmi": "bmi1",
+    "bmi2": "bmi2",
+    "tbm": "tbm",
+    "gfni": "gfni",
+    "avx": "avx",
+    "f16c": "f16c",
+    "fma": "fma",
+    "fma4": "fma4",
+    "xop": "xop",
+    "avx2": "avx2",
+    "avxvnni": "avx_vnni",
+    "avxifma": "avx_ifma",
+    "avx512f": "avx512f",
+    "avx512cd": "avx512cd",
+    "avx512bw": "avx512bw",
+    "avx512dq": "avx512dq",
+    "avx512vl": "avx512vl",
+    "avx512ifma": "avx512ifma",
+    "avx512vbmi": "avx512vbmi",
+    "avx512vbmi2": "avx512_vbmi2",
+    "avx512vnni": "avx512_vnni",
+    "avx512bitalg": "avx512_bitalg",
+    "avx512vpopcntdq": "avx512_vpopcntdq",
+    "avx512vp2intersect": "avx512_vp2intersect",
+    "avx512bf16": "avx512_bf16",
+    "avx512fp16": "avx512_fp16",
+}
+
 _SIZE_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _CPUS = Path("/sys/devices/system/cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """What was detected. Caches in bytes, as one core sees them; flags as Linux names them; cores are physical."""
+    """What was detected. Caches in bytes, as one core sees them; cores are physical.
+
+    flags are what the machine offers, as Linux names it; llvm_features what LLVM takes `llvm_cpu` to have, as it does.
+    """
 
     machine: str
     cpu_model: str
     llvm_cpu: str
+    llvm_features: frozenset[str]
     flags: frozenset[str]
     cores: int
     l1d_bytes: int
@@ -34,6 +78,13 @@ class Host:
     def vector_bits(self) -> int:
         """Width of the widest x86 vector registers that this machine really offers."""
         return 512 if "avx512f" in self.flags else 256 if "avx2" in self.flags else 128
+
+    @property
+    def hidden_features(self) -> tuple[str, ...]:
+        """What `llvm_cpu` implies and this machine lacks, as LLVM names it: a hypervisor may hide features of a CPU."""
+        return tuple(
+            name for name, flag in LINUX_NAMES.items() if name in self.llvm_features and flag not in self.flags
+        )
 
 
 def parse_cpuinfo(text: str) -> tuple[str, frozenset[str]]:
@@ -96,16 +147,20 @@ def available_cpus() -> tuple[int, ...]:
 def detect_host() -> Host:
     """Describe this machine, naming the CPU as LLVM does."""
     # Imported here because TVM takes seconds to load and only detection needs its LLVM.
-    from tvm.target.codegen import llvm_get_system_cpu
+    from tvm.target import Target
+    from tvm.target.codegen import llvm_get_cpu_features, llvm_get_system_cpu, llvm_get_system_triple
 
     cpuinfo = Path("/proc/cpuinfo")
     cpu_model, flags = parse_cpuinfo(cpuinfo.read_text() if cpuinfo.is_file() else "")
+    llvm_cpu = str(llvm_get_system_cpu())
+    cpu = Target({"kind": "llvm", "mtriple": str(llvm_get_system_triple()), "mcpu": llvm_cpu})
     cpus = available_cpus()
     caches = cache_sizes(_CPUS / f"cpu{cpus[0]}" / "cache")
     return Host(
         machine=platform.machine(),
         cpu_model=cpu_model,
-        llvm_cpu=str(llvm_get_system_cpu()),
+        llvm_cpu=llvm_cpu,
+        llvm_features=frozenset(map(str, llvm_get_cpu_features(cpu))),
         flags=flags,
         cores=len(cpus),
         l1d_bytes=caches["l1d"],

@@ -110,9 +110,8 @@ def _x86_code(host: Host, name: str, mcpu: str, vector_bits: int, features: tupl
 
 
 def _x86(host: Host) -> Target:
-    # A hypervisor may hide what the CPU's name implies; code that used it would die of SIGILL. LLVM switches off with
-    # a feature all that builds on it, so these three reach the whole AVX-512 and AVX2 families.
-    hidden = tuple(f"-{name}" for name in ("avx512f", "avx2", "fma") if name not in host.flags)
+    # Code that used what the machine hides would die of SIGILL.
+    hidden = tuple(f"-{name}" for name in host.hidden_features)
     return _x86_code(host, "x86", host.llvm_cpu, host.vector_bits, hidden)
 
 

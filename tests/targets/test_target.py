@@ -5,11 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tvm
+from tvm.target.codegen import llvm_get_cpu_archlist, llvm_get_cpu_features
 
 from targets.host import (
     DEFAULT_CACHES,
+    LINUX_NAMES,
     Host,
     cache_sizes,
+    detect_host,
     one_cpu_per_core,
     parse_cpu_list,
     parse_cpuinfo,
@@ -17,11 +21,21 @@ from targets.host import (
 )
 from targets.target import TARGETS, TargetError, get_target
 
+
+def llvm_features(**attributes: object) -> frozenset[str]:
+    """What LLVM may use for a target of these attributes."""
+    target = tvm.target.Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu", **attributes})
+    return frozenset(map(str, llvm_get_cpu_features(target)))
+
+
+IMPLIED = llvm_features(mcpu="znver5")
+FLAGS = frozenset(LINUX_NAMES.values())
 ZEN5 = Host(
     machine="x86_64",
     cpu_model="AMD EPYC",
     llvm_cpu="znver5",
-    flags=frozenset({"avx512f", "avx2", "fma"}),
+    llvm_features=IMPLIED,
+    flags=FLAGS,
     cores=2,
     l1d_bytes=48 << 10,
     l2_bytes=1 << 20,
@@ -29,29 +43,55 @@ ZEN5 = Host(
 )
 
 
-def with_flags(*flags: str, **changes: object) -> Host:
-    return Host(**{**vars(ZEN5), "flags": frozenset(flags), **changes})
+def hiding(*words: str) -> Host:
+    """A Zen 5 whose hypervisor hides the flags that begin with these words."""
+    return replace(ZEN5, flags=frozenset(flag for flag in FLAGS if not flag.startswith(words)))
 
 
 @pytest.mark.parametrize(
-    ("flags", "bits", "registers", "switched_off"),
-    [
-        (("avx512f", "avx2", "fma"), 512, 32, ()),
-        (("avx2", "fma"), 256, 16, ("-avx512f",)),
-        ((), 128, 16, ("-avx512f", "-avx2", "-fma")),
-    ],
+    ("host", "bits", "registers"),
+    [(ZEN5, 512, 32), (hiding("avx512"), 256, 16), (hiding("avx", "fma", "f16c"), 128, 16), (hiding(""), 128, 16)],
 )
-def test_the_vector_unit_follows_the_flags_not_the_name(
-    flags: tuple[str, ...], bits: int, registers: int, switched_off: tuple[str, ...]
-) -> None:
-    """A hypervisor may hide features of a CPU whose name implies them."""
-    target = TARGETS["x86"](with_flags(*flags))
-    assert (target.vector_bits, target.vector_registers, target.features) == (bits, registers, switched_off)
+def test_the_vector_unit_follows_the_flags_not_the_name(host: Host, bits: int, registers: int) -> None:
+    target = TARGETS["x86"](host)
+    assert (target.vector_bits, target.vector_registers) == (bits, registers)
     assert target.lanes == bits // 32
 
 
+@pytest.mark.parametrize("words", [("avx512",), ("avx512_bf16",), ("avx2",), ("avx", "fma", "f16c"), ("bmi1",), ("",)])
+def test_llvm_uses_nothing_that_is_hidden(words: tuple[str, ...]) -> None:
+    """A hypervisor may hide features of a CPU whose name implies them, and their use is death by SIGILL."""
+    host = hiding(*words)
+    attributes = TARGETS["x86"](host).tvm_attributes()
+    assert attributes["mattr"]
+    used = llvm_features(mcpu="znver5", mattr=attributes["mattr"]) & LINUX_NAMES.keys()
+    assert not {LINUX_NAMES[name] for name in used} - host.flags
+
+
+def test_without_avx_no_cpu_of_llvm_has_any_of_it() -> None:
+    """What has no flag in Linux goes with what it builds on."""
+    for mcpu in map(str, llvm_get_cpu_archlist(tvm.target.Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu"}))):
+        implied = llvm_features(mcpu=mcpu)
+        hidden = replace(ZEN5, llvm_cpu=mcpu, llvm_features=implied, flags=frozenset()).hidden_features
+        if hidden:
+            left = llvm_features(mcpu=mcpu, mattr=[f"-{name}" for name in hidden])
+            assert not [name for name in left if name.startswith(("avx", "vaes", "vpcl", "sm3", "sm4", "sha512"))], mcpu
+
+
+def test_only_what_the_cpu_implies_is_switched_off() -> None:
+    haswell = replace(ZEN5, llvm_cpu="haswell", llvm_features=llvm_features(mcpu="haswell"))
+    assert TARGETS["x86"](haswell).features == ()
+    assert TARGETS["x86"](replace(haswell, flags=FLAGS - {"bmi1", "avx512f", "xop"})).features == ("-bmi",)
+
+
+def test_detection_asks_llvm_about_this_cpu() -> None:
+    host = detect_host()
+    assert "avx" not in host.flags or "avx" in host.llvm_features
+    assert host.llvm_features >= {"sse2"} or host.machine != "x86_64"
+
+
 def test_the_attributes_are_what_tvm_takes() -> None:
-    target = TARGETS["x86"](with_flags("avx2", "fma"))
+    target = TARGETS["x86"](hiding("avx512f"))
     assert target.tvm_attributes() == {
         "kind": "llvm",
         "mtriple": "x86_64-linux-gnu",
@@ -64,9 +104,9 @@ def test_the_attributes_are_what_tvm_takes() -> None:
 def test_fingerprints_differ_where_rows_must_not_mix() -> None:
     native = TARGETS["x86"](ZEN5)
     others = [
-        TARGETS["x86"](with_flags("avx2", "fma")),
-        TARGETS["x86"](Host(**{**vars(ZEN5), "cpu_model": "Intel Xeon"})),
-        TARGETS["x86"](Host(**{**vars(ZEN5), "l2_bytes": 2 << 20})),
+        TARGETS["x86"](hiding("avx512f")),
+        TARGETS["x86"](replace(ZEN5, cpu_model="Intel Xeon")),
+        TARGETS["x86"](replace(ZEN5, l2_bytes=2 << 20)),
         TARGETS["x86-64-v3"](ZEN5),
         TARGETS["x86-64-v4"](ZEN5),
         native.with_threads(2),
@@ -76,13 +116,13 @@ def test_fingerprints_differ_where_rows_must_not_mix() -> None:
 
 
 def test_a_fingerprint_reads_as_a_line() -> None:
-    target = TARGETS["x86"](with_flags("avx2", "fma"))
+    target = TARGETS["x86"](hiding("avx512f"))
     assert target.fingerprint == "x86 AMD EPYC (2 cores, 48/1024/32768 KiB) code znver5-avx512f threads 1"
 
 
 def test_the_portable_targets_have_their_own_vectors() -> None:
     assert TARGETS["x86-64-v3"](ZEN5).vector_bits == 256
-    assert TARGETS["x86-64-v4"](with_flags("avx2")).vector_bits == 512
+    assert TARGETS["x86-64-v4"](hiding("avx512")).vector_bits == 512
 
 
 def test_an_unknown_target_has_close_matches() -> None:
@@ -92,7 +132,7 @@ def test_an_unknown_target_has_close_matches() -> None:
 
 def test_x86_is_not_an_arm_machine() -> None:
     with pytest.raises(TargetError, match="this machine is aarch64"):
-        TARGETS["x86"](with_flags("asimd", machine="aarch64"))
+        TARGETS["x86"](replace(ZEN5, machine="aarch64"))
 
 
 @pytest.mark.parametrize("threads", [0, 3])
