@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 SCHEMA_VERSION = 1
 
@@ -29,7 +31,7 @@ CREATE INDEX by_key ON measurement (op_key, fingerprint, schedule_version, tvm_v
 
 
 class DatabaseError(RuntimeError):
-    """The database cannot be used: written by another version, or not writable."""
+    """The database cannot be used: another program's or version's, damaged, locked, or not writable."""
 
 
 @dataclass(frozen=True)
@@ -63,22 +65,39 @@ class MeasurementDatabase:
         """Open or create.
 
         Raises:
-            DatabaseError: another version wrote the file, or it cannot be written.
+            DatabaseError: another program or version wrote the file, or it cannot be written.
         """
         self.path = path
         self.recovered: str | None = None
         self._clock = clock
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._connection = self._open()
+            self._connection = self._open_or_recover()
         except sqlite3.OperationalError as error:
             raise DatabaseError(
                 f"{path} cannot be opened ({error}). Check its permissions, or name another with --database."
             ) from error
+
+    def _open_or_recover(self) -> sqlite3.Connection:
+        try:
+            return self._open()
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError:
+            with self.path.with_name(f"{self.path.name}.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                return self._recover()
+
+    def _recover(self) -> sqlite3.Connection:
+        try:
+            # Another process may have moved the damaged file aside in the meantime.
+            return self._open()
+        except sqlite3.OperationalError:
+            raise
         except sqlite3.DatabaseError as error:
             aside = self._move_aside()
-            self.recovered = f"{path} is damaged ({error}); it was moved to {aside} and an empty one started."
-            self._connection = self._open()
+            self.recovered = f"{self.path} is damaged ({error}); it was moved to {aside} and an empty one started."
+            return self._open()
 
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, isolation_level=None, timeout=60.0)
@@ -99,11 +118,14 @@ class MeasurementDatabase:
             raise
         return connection
 
-    @staticmethod
-    def _create(connection: sqlite3.Connection) -> None:
+    def _create(self, connection: sqlite3.Connection) -> None:
         # In one transaction, and only if nobody else was faster.
         connection.execute("BEGIN IMMEDIATE")
         if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+            if connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+                raise DatabaseError(
+                    f"{self.path} holds the tables of another program. Name another file with --database."
+                )
             for statement in filter(str.strip, _SCHEMA.split(";")):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -113,12 +135,21 @@ class MeasurementDatabase:
         number = 1
         while (aside := self.path.with_name(f"{self.path.name}.corrupt-{number}")).exists():
             number += 1
-        self.path.rename(aside)
-        for suffix in ("-journal", "-wal", "-shm"):
-            extra = self.path.with_name(self.path.name + suffix)
-            if extra.exists():
-                extra.rename(aside.with_name(aside.name + suffix))
+        # The file itself goes last: whoever opens a new one in its place must not find the old one's journal.
+        for suffix in ("-journal", "-wal", "-shm", ""):
+            file = self.path.with_name(self.path.name + suffix)
+            if file.exists():
+                file.rename(aside.with_name(aside.name + suffix))
         return aside
+
+    def _execute(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        try:
+            return self._connection.execute(statement, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise DatabaseError(
+                f"{self.path} cannot be read or written ({error}). Check its permissions, the space on its disk and "
+                "that no other program uses it, or name another file with --database."
+            ) from error
 
     def add(
         self, op_key: str, context: Context, *, samples_s: Sequence[float] | None = None, failure: str | None = None
@@ -127,33 +158,37 @@ class MeasurementDatabase:
 
         Raises:
             ValueError: both, or neither, or no samples.
+            DatabaseError: the row cannot be written.
         """
         if (samples_s is None) == (failure is None) or (samples_s is not None and len(samples_s) == 0):
             raise ValueError("A measurement has samples or the reason for a failure: exactly one of them.")
-        self._connection.execute(
+        self._execute(
             "INSERT INTO measurement"
             " (op_key, fingerprint, schedule_version, tvm_version, evict_bytes, samples_s, failure, created)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                op_key,
-                *astuple(context),
-                json.dumps(list(samples_s)) if samples_s is not None else None,
-                failure,
-                self._clock(),
-            ),
+            op_key,
+            *astuple(context),
+            json.dumps(list(samples_s)) if samples_s is not None else None,
+            failure,
+            self._clock(),
         )
 
     def find(self, op_key: str, context: Context) -> Measurement | None:
-        """The latest success in exactly this context; else the latest failure; else None."""
-        row = self._connection.execute(
+        """The latest success in exactly this context; else the latest failure; else None.
+
+        Raises:
+            DatabaseError: the file cannot be read.
+        """
+        rows = self._execute(
             "SELECT samples_s, failure, created FROM measurement WHERE op_key = ? AND fingerprint = ?"
             " AND schedule_version = ? AND tvm_version = ? AND evict_bytes = ?"
             " ORDER BY samples_s IS NULL, id DESC LIMIT 1",
-            (op_key, *astuple(context)),
-        ).fetchone()
-        if row is None:
+            op_key,
+            *astuple(context),
+        )
+        if not rows:
             return None
-        samples, failure, created = row
+        samples, failure, created = rows[0]
         return Measurement(
             op_key=op_key,
             context=context,
@@ -163,8 +198,12 @@ class MeasurementDatabase:
         )
 
     def count(self) -> int:
-        """How many rows there are."""
-        total: int = self._connection.execute("SELECT COUNT(*) FROM measurement").fetchone()[0]
+        """How many rows there are.
+
+        Raises:
+            DatabaseError: the file cannot be read.
+        """
+        total: int = self._execute("SELECT COUNT(*) FROM measurement")[0][0]
         return total
 
     def close(self) -> None:

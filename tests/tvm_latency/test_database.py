@@ -5,6 +5,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,6 +104,79 @@ def test_a_damaged_file_is_moved_aside_and_said(path: Path) -> None:
     database.close()
     path.write_bytes(b"broken again" * 100)
     assert "corrupt-2" in str(MeasurementDatabase(path).recovered)
+
+
+def test_a_file_that_another_process_has_just_replaced_stays(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other is done between the moment this one finds the damage and the moment it would mend it."""
+    path.parent.mkdir()
+    path.write_bytes(b"this is no database" * 100)
+    others: list[MeasurementDatabase] = []
+    open_file = MeasurementDatabase._open
+
+    def open_late(self: MeasurementDatabase) -> sqlite3.Connection:
+        monkeypatch.undo()
+        try:
+            return open_file(self)
+        finally:
+            others.append(MeasurementDatabase(path))
+
+    monkeypatch.setattr(MeasurementDatabase, "_open", open_late)
+    database = MeasurementDatabase(path)
+    others[0].add("op", HERE, samples_s=[1.0])
+    assert "corrupt-1" in str(others[0].recovered)
+    assert database.recovered is None
+    assert database.find("op", HERE) is not None
+
+
+def test_one_of_many_recovers_a_damaged_file(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"this is no database" * 100)
+
+    def add(i: int) -> str | None:
+        with closing(MeasurementDatabase(path)) as database:
+            database.add(f"op{i}", HERE, samples_s=[1.0])
+            return database.recovered
+
+    with ThreadPoolExecutor(8) as pool:
+        recovered = list(pool.map(add, range(8)))
+    assert sum(said is not None for said in recovered) == 1
+    assert MeasurementDatabase(path).count() == 8
+
+
+def test_the_tables_of_another_program_are_left_alone(path: Path) -> None:
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE photograph (id INTEGER)")
+    before = path.read_bytes()
+    with pytest.raises(DatabaseError, match="holds the tables of another program"):
+        MeasurementDatabase(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("trouble", "message"),
+    [
+        ("PRAGMA query_only = 1", "readonly"),
+        ("PRAGMA max_page_count = 1", "full"),
+        ("DROP TABLE measurement", "no such table"),
+    ],
+)
+def test_a_row_that_cannot_be_written(path: Path, trouble: str, message: str) -> None:
+    database = MeasurementDatabase(path)
+    database._connection.execute(trouble)
+    with pytest.raises(DatabaseError, match=f"cannot be read or written .*{message}.* --database"):
+        database.add("op", HERE, failure="because " * 10_000)
+
+
+def test_rows_that_cannot_be_read(path: Path) -> None:
+    database = MeasurementDatabase(path)
+    database._connection.execute("PRAGMA busy_timeout = 1")
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(DatabaseError, match="locked"):
+            database.find("op", HERE)
+        with pytest.raises(DatabaseError, match="locked"):
+            database.count()
 
 
 def test_another_format_is_refused_and_kept(path: Path) -> None:
