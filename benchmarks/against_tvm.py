@@ -20,6 +20,7 @@ from pipeline.bench import BenchEntry, speedup, time_interleaved
 from pipeline.runtimes import BenchModel
 from supernet.named import named_architecture
 from targets.target import Target, get_target
+from targets.toolchain import find_toolchain
 from tvm_latency.build import compile_onnx
 from tvm_latency.onnx_graph import network_graph
 
@@ -27,7 +28,8 @@ from tvm_latency.onnx_graph import network_graph
 def compile_by_tvm_alone(model: onnx.ModelProto, target: Target, path: Path) -> Path:
     """What `tvm.compile` makes of the model with its default pipeline."""
     module = from_onnx(model, keep_params_in_input=False)
-    tvm.compile(module, tvm.target.Target(target.tvm_attributes())).export_library(str(path))
+    executable = tvm.compile(module, tvm.target.Target(target.tvm_attributes()))
+    executable.export_library(str(path), fcompile=find_toolchain(target))
     return path
 
 

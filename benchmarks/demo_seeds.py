@@ -6,6 +6,7 @@ python -m benchmarks.demo_seeds [--seeds 0,1,2] [--budget 0.6x]
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -28,7 +29,7 @@ def judge(summary: dict[str, Any]) -> dict[str, bool]:
 
 
 def main() -> None:
-    """Run, print a line for each seed, save."""
+    """Run, print a line for each seed, save; exit with 1 if a promise was broken."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--budget", default="0.6x")
@@ -56,6 +57,7 @@ def main() -> None:
             )
         )
     print(f"written to {save_results('demo_seeds', get_target('x86'), {'runs': rows})}")
+    sys.exit(0 if all(all(row["promises"].values()) for row in rows) else 1)
 
 
 if __name__ == "__main__":
