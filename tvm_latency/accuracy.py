@@ -52,11 +52,15 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """Scores on held-out blocks and on whole networks that were not used for fitting.
+    """Scores on what was not used for fitting.
 
-    noise: the median network's relative spread between repeated measurements; no prediction can do better.
+    blocks: the cost model on operators of the folds it was not fitted to.
+    model: the cost model on whole networks, none of their operators taken from measurements.
+    networks: the latency table, measured operators where there are any, on the same networks: what a search adds up.
+    noise: the median network's spread of single calls relative to its time; a median of many calls varies less.
     """
 
     blocks: Scores
+    model: Scores
     networks: Scores
     noise: float

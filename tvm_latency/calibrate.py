@@ -136,6 +136,7 @@ def calibrate(
     table, model = replace(table, correction=correction), model.with_correction(correction)
     accuracy = Accuracy(
         blocks=Scores.of([model.held_out_s[op.key] for op in known], [blocks.entries[op.key].seconds for op in known]),
+        model=Scores.of([model.network_seconds(net) for net in test], measured_s(test)),
         networks=Scores.of([table.network_seconds(net) for net in test], measured_s(test)),
         noise=float(np.median([entry.spread_s / entry.seconds for entry in networks.entries.values()])),
     )

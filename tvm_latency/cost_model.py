@@ -64,7 +64,7 @@ class _Saved:
     target_name: str
     fingerprint: str
     features: tuple[str, ...]
-    seconds_per_unit: dict[str, float]
+    seconds_per_unit: dict[str, list[float]]
     log_spread: float
     held_out_s: dict[str, float]
     correction: NetworkCorrection
@@ -78,6 +78,9 @@ _SAVED = TypeAdapter(_Saved)
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CostModel:
     """Predicts the seconds of one operator on one target.
+
+    A member is a linear estimate (seconds for each unit of work, one row of `seconds_per_unit` [members, terms]) and a
+    booster of what remains; each was fitted without one fold. The prediction is their mean, of logarithms.
 
     held_out_s: for each fitted operator, the prediction of the member that had not seen it.
     correction: from operators alone to whole networks.
@@ -106,9 +109,10 @@ class CostModel:
         log_s = np.log(seconds)
         work = np.array([terms(op, target) for op in ops])
         inputs = np.array([features(op, target) for op in ops])
-        held_out, boosters = np.empty(len(ops)), []
+        held_out, rates, boosters = np.empty(len(ops)), [], []
         for fit, rest in KFold(FOLDS, shuffle=True, random_state=seed).split(inputs):
-            estimate = np.log(work @ _fit_seconds_per_unit(work[fit], log_s[fit]))
+            rates.append(_fit_seconds_per_unit(work[fit], log_s[fit]))
+            estimate = np.log(work @ rates[-1])
             booster = xgboost.train(
                 {**_BOOSTER, "seed": seed}, _matrix(inputs[fit], log_s[fit] - estimate[fit]), num_boost_round=_ROUNDS
             )
@@ -116,7 +120,7 @@ class CostModel:
             boosters.append(booster)
         return cls(
             target=target,
-            seconds_per_unit=_fit_seconds_per_unit(work, log_s),
+            seconds_per_unit=np.array(rates),
             boosters=tuple(boosters),
             log_spread=float(np.sqrt(np.mean((held_out - log_s) ** 2))),
             held_out_s={op.key: float(s) for op, s in zip(ops, np.exp(held_out))},
@@ -124,10 +128,10 @@ class CostModel:
 
     def predict(self, op: OpSpec) -> Prediction:
         """Seconds of one operator; the spread joins held-out error and disagreement of the members."""
-        estimate = float(np.log(self.seconds_per_unit @ terms(op, self.target)))
         inputs = _matrix(np.array([features(op, self.target)]))
-        members = np.array([float(booster.predict(inputs)[0]) for booster in self.boosters])
-        mean_s = exp(estimate + float(members.mean()))
+        corrections = np.array([float(booster.predict(inputs)[0]) for booster in self.boosters])
+        members = np.log(self.seconds_per_unit @ terms(op, self.target)) + corrections
+        mean_s = exp(float(members.mean()))
         return Prediction(mean_s=mean_s, spread_s=mean_s * hypot(self.log_spread, float(members.std())))
 
     def with_correction(self, correction: NetworkCorrection) -> CostModel:
@@ -144,7 +148,7 @@ class CostModel:
             target_name=self.target.name,
             fingerprint=self.target.fingerprint,
             features=FEATURES,
-            seconds_per_unit=dict(zip(TERMS, self.seconds_per_unit.tolist())),
+            seconds_per_unit=dict(zip(TERMS, self.seconds_per_unit.T.tolist())),
             log_spread=self.log_spread,
             held_out_s=dict(self.held_out_s),
             correction=self.correction,
@@ -179,7 +183,7 @@ class CostModel:
             raise CostModelError(f"{path} was fitted on {saved.fingerprint!r}, not on {target.fingerprint!r}. {again}")
         return cls(
             target=target,
-            seconds_per_unit=np.array(list(saved.seconds_per_unit.values())),
+            seconds_per_unit=np.ascontiguousarray(np.array(list(saved.seconds_per_unit.values())).T),
             boosters=tuple(_booster(path, content) for content in saved.boosters),
             log_spread=saved.log_spread,
             held_out_s=saved.held_out_s,
