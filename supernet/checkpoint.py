@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import os
 from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from supernet.files import write_atomically
 
 _MAGIC = b"netlathe-checkpoint/1 "
 
@@ -65,22 +66,6 @@ def load_checkpoint(path: Path, owner: Owner, notice: Notice = log_notice) -> di
         )
     state: dict[str, Any] = content["state"]
     return state
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by a file with this content, on disk when this returns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _free_name(path: Path) -> Path:

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from supernet.architecture import Architecture
-from supernet.checkpoint import write_atomically
+from supernet.files import write_atomically
 from supernet.network import ConvBN, Network
 
 OPSET = 20

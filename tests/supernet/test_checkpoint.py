@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supernet.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, write_atomically
+from supernet.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 
 STATE = {"tensor": torch.arange(5.0), "nested": {"list": [1, 2.5, "text", None]}, "flag": True}
 
@@ -98,19 +98,6 @@ def test_a_checkpoint_can_not_run_code(tmp_path: Path) -> None:
     with pytest.raises(UnpicklingError, match="Weights only load failed"):
         load_checkpoint(tmp_path / "a.ckpt", ME, refuse)
     assert not (tmp_path / "evil").exists()
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "a"
-    write_atomically(path, b"old")
-
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
 
 
 def test_equal_states_give_equal_bytes(tmp_path: Path) -> None:
