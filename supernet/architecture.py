@@ -75,7 +75,7 @@ class Architecture:
         """The inverse of `text`.
 
         Raises:
-            ArchitectureError: the text is not of that form.
+            ArchitectureError: the text is not of that form, or no operator has the sizes it names.
         """
         whole = _TEXT.fullmatch(text.strip())
         blocks = [_BLOCK.fullmatch(word) for word in whole[4].split()] if whole else []
@@ -83,19 +83,24 @@ class Architecture:
             raise ArchitectureError(
                 f"{text!r} is not an architecture. The form is `r224 c32s2 16k3e1 32k5e3s2 32skip h1280 n1000`."
             )
-        return cls(
-            resolution=int(whole[1]),
-            stem_channels=int(whole[2]),
-            stem_stride=int(whole[3]),
-            blocks=tuple(
-                Block(int(b[1]), SKIP if b[2] == "skip" else Choice(int(b[3]), int(b[4])), int(b[5] or 1))
-                for b in blocks
-                if b is not None
-            ),
-            head_channels=int(whole[5]),
-            classes=int(whole[6]),
-            name=name,
-        )
+        try:
+            architecture = cls(
+                resolution=int(whole[1]),
+                stem_channels=int(whole[2]),
+                stem_stride=int(whole[3]),
+                blocks=tuple(
+                    Block(int(b[1]), SKIP if b[2] == "skip" else Choice(int(b[3]), int(b[4])), int(b[5] or 1))
+                    for b in blocks
+                    if b is not None
+                ),
+                head_channels=int(whole[5]),
+                classes=int(whole[6]),
+                name=name,
+            )
+            architecture.op_specs()
+        except ValueError as error:
+            raise ArchitectureError(f"{text!r} is no network that can run. {error}") from error
+        return architecture
 
     def to_json(self) -> dict[str, Any]:
         """The content of an architecture.json."""

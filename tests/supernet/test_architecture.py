@@ -64,6 +64,24 @@ def test_bad_text(text: str) -> None:
         Architecture.from_text(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("r8 c4s0 8k3e1 h8 n10", "conv: every size must be at least 1"),
+        ("r8 c0s2 8k3e1 h8 n10", "conv: every size must be at least 1"),
+        ("r0 c4s2 8k3e1 h8 n10", "conv: every size must be at least 1"),
+        ("r8 c4s2 8k3e0 h8 n10", "mbconv: every size must be at least 1"),
+        ("r8 c4s2 8k4e1 h8 n10", "mbconv: the kernel size must be odd and positive, got 4"),
+        ("r8 c4s2 8k3e1 h8 n0", "linear: every size must be at least 1"),
+        (f"r{'9' * 5000} c4s2 8k3e1 h8 n10", ""),
+    ],
+    ids=lambda text: text[:24],
+)
+def test_text_of_a_network_that_cannot_run(text: str, reason: str) -> None:
+    with pytest.raises(ArchitectureError, match=f"is no network that can run. {reason}"):
+        Architecture.from_text(text)
+
+
 def test_file_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "architecture.json"
     path.write_text(json.dumps(SMALL.to_json()))
