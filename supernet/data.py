@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import struct
-import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from supernet.sources import DataError, RawData, RawSplit, open_source
@@ -34,8 +32,6 @@ MIN_IMAGES_PER_CLASS = 8
 _TEST_SEED = 0
 # Small images decode in less time than a thread takes to start on one.
 _ROWS_PER_TASK = 32
-# What Pillow's decoders raise on files that are cut short or garbled.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,11 +42,13 @@ class Split:
         labels: int64 [N].
         rows: int64 [N], where each image stands in what `read` reads.
         read: rows [B] -> images uint8 [B, 3, R, R].
+        stamp: differs when what `read` reads does.
     """
 
     labels: Tensor
     rows: Tensor
     read: Callable[[Tensor], Tensor]
+    stamp: str
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -62,6 +60,12 @@ class Split:
             DataError: an image that is decoded only now is broken.
         """
         return self.read(self.rows[indices]), self.labels[indices]
+
+    @property
+    def digest(self) -> str:
+        """Hexadecimal; another one if an image was relabelled, replaced, added, removed or put into another split."""
+        content = self.labels.numpy().tobytes() + self.rows.numpy().tobytes() + self.stamp.encode()
+        return blake2b(content, digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +83,12 @@ class ImageData:
     test: Split
     train_all: Split
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def digest(self) -> str:
+        """Hexadecimal; another one if the name, the resolution, the classes or any split is another."""
+        parts = self.name, self.resolution, self.classes, self.train.digest, self.validation.digest, self.test.digest
+        return blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
 
 def load_data(source: str, resolution: int, seed: int, memory_limit_bytes: int = MEMORY_LIMIT_BYTES) -> ImageData:
@@ -156,8 +166,6 @@ def iterate(
 def _check_classes(raw: RawData) -> None:
     counts = np.bincount(raw.train.labels, minlength=len(raw.classes))
     present = np.flatnonzero(counts)
-    if len(present) == 0:
-        raise DataError(f"Data {raw.name!r} has no images.")
     if len(raw.classes) == 1 or len(present) == 1:
         raise DataError(
             f"Data {raw.name!r} has one class only, {raw.classes[present[0]]!r}: there is nothing to tell apart. "
@@ -175,12 +183,14 @@ def _stratified(
     rows: NDArray[np.int64], labels: NDArray[np.int64], share: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Two sorted parts of `rows`, the second with `share` of each class."""
+    from sklearn.model_selection import train_test_split  # Takes seconds to import.
+
     first, second = train_test_split(rows, test_size=share, random_state=seed, stratify=labels[rows])
     return np.sort(first), np.sort(second)
 
 
 def _split(raw: RawSplit, rows: NDArray[np.int64], read: Callable[[Tensor], Tensor]) -> Split:
-    return Split(labels=torch.from_numpy(raw.labels[rows]), rows=torch.from_numpy(rows), read=read)
+    return Split(labels=torch.from_numpy(raw.labels[rows]), rows=torch.from_numpy(rows), read=read, stamp=raw.stamp)
 
 
 def _in_memory(raw: RawSplit, resolution: int, sizes: set[tuple[int, int]]) -> Callable[[Tensor], Tensor]:
@@ -191,19 +201,10 @@ def _in_memory(raw: RawSplit, resolution: int, sizes: set[tuple[int, int]]) -> C
 
 def _on_demand(raw: RawSplit, resolution: int, sizes: set[tuple[int, int]]) -> Callable[[Tensor], Tensor]:
     def decode(row: int) -> NDArray[np.uint8]:
-        try:
-            with raw.open(row) as image:
-                if image.mode in ("I", "F") or image.mode.startswith("I;"):
-                    # Pillow would cut these off at 255 instead of scaling them.
-                    raise ValueError(f"it has more than 8 bits for each channel (mode {image.mode}); save it with 8")
-                sizes.add(image.size)
-                upright = ImageOps.exif_transpose(image).convert("RGB")
-        except _BROKEN as error:
-            raise DataError(
-                f"Cannot read {raw.describe(row)}: {error}. It may be cut short or no image: replace or remove it."
-            ) from error
+        image = raw.open(row)
+        sizes.add(image.size)
         # Scales the shorter side and crops the centre in one step.
-        return np.asarray(ImageOps.fit(upright, (resolution, resolution), Image.Resampling.BILINEAR))
+        return np.asarray(ImageOps.fit(image, (resolution, resolution), Image.Resampling.BILINEAR))
 
     def read(rows: Tensor) -> Tensor:
         pixels = np.empty((len(rows), resolution, resolution, 3), dtype=np.uint8)

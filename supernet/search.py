@@ -66,7 +66,7 @@ def search(
     run = _Search(space, data, latency, budget_s, settings, augment, torch.device(device))
     owner = {
         "space": repr(space),
-        "data": f"{data.name}, {len(data.train)} and {len(data.validation)} images",
+        "data": data.digest,
         "latency": repr(latency),
         "budget": budget_s,
         **asdict(settings),

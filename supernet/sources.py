@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import glob
 import logging
+import struct
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-from sklearn.datasets import load_digits
+from PIL import Image, ImageOps
 
 DIGITS = "digits"
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -27,6 +29,8 @@ _KINDS = (
     f"Data is `{DIGITS}`, a folder with one subfolder of images for each class, "
     "a Parquet file or a folder of them, or a name on the Hugging Face hub."
 )
+# What Pillow's decoders raise on files that are cut short, garbled or absurdly large.
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 class DataError(ValueError):
@@ -35,11 +39,37 @@ class DataError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class RawSplit:
-    """Labels (int64 [N]), how to open image i, and what to call image i in a message."""
+    """Images that are decoded one by one.
+
+    Attributes:
+        labels: int64 [N].
+        source: how to get at image i, as it is stored.
+        describe: what to call image i in a message.
+        stamp: differs when an image does, as far as can be told without decoding any.
+    """
 
     labels: NDArray[np.int64]
-    open: Callable[[int], Image.Image]
+    source: Callable[[int], Image.Image]
     describe: Callable[[int], str]
+    stamp: str
+
+    def open(self, row: int) -> Image.Image:
+        """Image `row`, decoded, upright, RGB.
+
+        Raises:
+            DataError: it is broken, too large for Pillow, or has more than 8 bits for each channel.
+        """
+        try:
+            with self.source(row) as image:
+                if image.mode in ("I", "F") or image.mode.startswith("I;"):
+                    # Pillow would cut these off at 255 instead of scaling them.
+                    raise ValueError(f"it has more than 8 bits for each channel (mode {image.mode}); save it with 8")
+                return ImageOps.exif_transpose(image).convert("RGB")
+        except _BROKEN as error:
+            raise DataError(
+                f"Cannot read {self.describe(row)}: {error}. It may be cut short, far too large or no image: replace "
+                "or remove it."
+            ) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,13 +106,20 @@ def open_source(source: str) -> RawData:
 
 
 def _digits() -> RawData:
+    from sklearn.datasets import load_digits  # Takes seconds to import, and other data does without.
+
     bunch = load_digits()
     # Grey levels 0..16 become 0..255.
     pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
     return RawData(
         name=DIGITS,
         classes=tuple(str(name) for name in bunch.target_names),
-        train=RawSplit(bunch.target.astype(np.int64), lambda i: Image.fromarray(pixels[i]), lambda i: f"digit {i}"),
+        train=RawSplit(
+            labels=bunch.target.astype(np.int64),
+            source=lambda i: Image.fromarray(pixels[i]),
+            describe=lambda i: f"digit {i}",
+            stamp=DIGITS,
+        ),
         test=None,
     )
 
@@ -103,7 +140,12 @@ def _image_folder(path: Path) -> RawData:
     def raw(split: str) -> RawSplit:
         found = files[split]
         labels = np.array([codes[label] for _, label in found], dtype=np.int64)
-        return RawSplit(labels, lambda i: Image.open(found[i][0]), lambda i: str(found[i][0]))
+        return RawSplit(
+            labels=labels,
+            source=lambda i: Image.open(found[i][0]),
+            describe=lambda i: str(found[i][0]),
+            stamp=_stamp([file for file, _ in found], path),
+        )
 
     test = next((name for name in held_out if files[name]), None)
     return RawData(
@@ -123,6 +165,15 @@ def _labelled_files(folder: Path) -> list[tuple[Path, str]]:
         if file.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(".") for part in parts) and file.is_file():
             found.append((file, parts[0]))
     return found
+
+
+def _stamp(files: Sequence[Path], folder: Path) -> str:
+    """A digest of the names below `folder`, the sizes and the times of last change."""
+    digest = blake2b(digest_size=16)
+    for file in files:
+        stat = file.stat()
+        digest.update(f"{file.relative_to(folder)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def _first_parquet(folder: Path) -> Path | None:
@@ -181,6 +232,8 @@ def _tables(name: str, tables: Mapping[str, Any]) -> RawData:
         codes = {value: i for i, value in enumerate(names)}
         values = {split: [codes.get(value) for value in column] for split, column in values.items()}
     labels = {split: np.array([-1 if v is None else v for v in column], np.int64) for split, column in values.items()}
+    if len(labels["train"]) == 0:
+        raise DataError(f"Data {name!r} has no images in its train split.")
     if (labels["train"] < 0).any():
         raise DataError(f"Data {name!r} has images without a label in its train split (column {label}).")
 
@@ -188,8 +241,10 @@ def _tables(name: str, tables: Mapping[str, Any]) -> RawData:
         pictures = tables[split].data.column(image)
         return RawSplit(
             labels=labels[split],
-            open=lambda i: _open_cell(pictures[i].as_py()),
+            source=lambda i: _open_cell(pictures[i].as_py()),
             describe=lambda i: f"image {i} of {name}, split {split}",
+            # The library's digest of the files, and of what it was made to do with them.
+            stamp=tables[split]._fingerprint,
         )
 
     held_out = [split for split in HELD_OUT if split in tables]

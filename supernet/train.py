@@ -16,8 +16,9 @@ from torch.nn import functional
 
 from supernet.architecture import Architecture
 from supernet.augment import augmentation
-from supernet.checkpoint import CheckpointError, Notice, load_checkpoint, log_notice, save_checkpoint, write_atomically
+from supernet.checkpoint import CheckpointError, Notice, load_checkpoint, log_notice, save_checkpoint
 from supernet.data import ImageData
+from supernet.files import write_atomically
 from supernet.loop import Augmentation, batches, cosine_lr, seeded, set_lr, sgd, steps_per_epoch, top1
 from supernet.network import Network, build_network
 from supernet.settings import Progress, TrainSettings
@@ -62,7 +63,7 @@ def train(
     run = _Training(arch, data, settings, augment, torch.device(device))
     owner = {
         "architecture": arch.text,
-        "data": f"{data.name}, {len(data.train_all)} images",
+        "data": data.digest,
         **asdict(settings),
     }
     saved = load_checkpoint(checkpoint, owner, notice)

@@ -36,7 +36,7 @@ def make_tiny_data() -> ImageData:
     images = (noise + 80 * labels[:, None, None, None]).to(torch.uint8)
 
     def split(start: int, stop: int) -> Split:
-        return Split(labels=labels[start:stop], rows=torch.arange(start, stop), read=images.__getitem__)
+        return Split(labels=labels[start:stop], rows=torch.arange(start, stop), read=images.__getitem__, stamp="")
 
     return ImageData(
         name="tiny",

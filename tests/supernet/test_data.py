@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import datasets
@@ -83,7 +86,7 @@ def test_digits_keep_their_grey_levels() -> None:
     row = int(data.test.rows[7])
     # scikit-learn's levels 0..16 stretched to 0..255 must come back from the 8x8 image unchanged.
     expected = torch.from_numpy(np.asarray(raw.open(row)).copy())
-    assert torch.equal(everything(data.test)[7, 0], expected)
+    assert torch.equal(everything(data.test)[7].permute(1, 2, 0), expected)
     assert everything(data.train_all).max() == 255
     assert data.test.labels[7] == raw.labels[row]
 
@@ -256,6 +259,70 @@ def test_broken_image_is_named(tmp_path: Path, content: bytes | str) -> None:
         load_data(str(tmp_path), 12, 0)
 
 
+@pytest.mark.parametrize("content", [b"", b"not an image", "cut"])
+def test_the_first_image_is_named_if_it_is_broken(tmp_path: Path, content: bytes | str) -> None:
+    first = write_classes(tmp_path) / "cat" / "00.png"
+    first.write_bytes(first.read_bytes()[:90] if isinstance(content, str) else content)
+    with pytest.raises(DataError, match=r"Cannot read .*cat/00\.png: .* replace or remove it"):
+        sources.open_source(str(tmp_path)).train.open(0)
+
+
+def test_an_oversized_image_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_classes(tmp_path)
+    # Pillow refuses more than twice its limit: 12 x 12 is still allowed.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 150)
+    picture(0, size=(40, 10)).save(tmp_path / "cat" / "00.png")
+    message = r"Cannot read .*cat/00\.png: Image size \(400 pixels\) exceeds limit .* far too large"
+    with pytest.raises(DataError, match=message):
+        sources.open_source(str(tmp_path)).train.open(0)
+    with pytest.raises(DataError, match=message):
+        load_data(str(tmp_path), 12, 0)
+
+
+def replace_image(folder: Path) -> None:
+    picture(77).save(folder / "cat" / "03.png")
+
+
+def relabel(folder: Path) -> None:
+    (folder / "cat" / "03.png").rename(folder / "dog" / "03b.png")
+    (folder / "dog" / "03.png").rename(folder / "cat" / "03.png")
+
+
+def remove_image(folder: Path) -> None:
+    (folder / "cat" / "03.png").unlink()
+
+
+@pytest.mark.parametrize("change", [replace_image, relabel, remove_image])
+def test_the_digest_of_a_folder_changes_with_its_images(tmp_path: Path, change: Callable[[Path], None]) -> None:
+    source = str(write_classes(tmp_path))
+    before = load_data(source, 12, 0).digest
+    assert load_data(source, 12, 0).digest == before
+    change(tmp_path)
+    assert load_data(source, 12, 0).digest != before
+
+
+def test_the_digest_of_parquet_changes_with_its_content(tmp_path: Path) -> None:
+    file = tmp_path / "pets.parquet"
+    digests = []
+    for seed, labels in ((0, None), (1, None), (0, [1, 0] * PER_CLASS)):
+        as_dataset(seed=seed, labels=labels).to_parquet(file)
+        assert load_data(str(file), 12, 0).digest == load_data(str(file), 12, 0).digest
+        digests.append(load_data(str(file), 12, 0).digest)
+    assert len(set(digests)) == 3
+
+
+def test_the_digest_changes_with_the_splits_and_the_resolution(digits: ImageData) -> None:
+    assert load_data("digits", 16, seed=0).digest == digits.digest
+    assert load_data("digits", 16, seed=1).digest != digits.digest
+    assert load_data("digits", 8, seed=0).digest != digits.digest
+
+
+def test_importing_the_search_imports_no_library_of_one_source() -> None:
+    program = "import sys, supernet.search; print(*{'sklearn', 'datasets'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 def test_folder_without_images(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     picture(0).save(tmp_path / "loose.png")
@@ -378,7 +445,7 @@ def test_training_images_without_a_label(tmp_path: Path) -> None:
 
 def test_parquet_without_rows(tmp_path: Path) -> None:
     as_dataset().select([]).to_parquet(tmp_path / "train.parquet")
-    with pytest.raises(DataError, match=r"has no images|Cannot read data"):
+    with pytest.raises(DataError, match=r'Cannot read data .*: Instruction "train" corresponds to no data'):
         load_data(str(tmp_path), 12, 0)
 
 
@@ -448,6 +515,12 @@ def test_hub_name(monkeypatch: pytest.MonkeyPatch) -> None:
     data = load_data("someone/pets", 12, 0)
     assert asked == ["someone/pets"]
     assert (data.name, len(data.test)) == ("someone/pets", 6)
+
+
+def test_hub_data_without_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: datasets.DatasetDict(train=as_dataset().select([])))
+    with pytest.raises(DataError, match="Data 'someone/pets' has no images in its train split"):
+        sources.open_source("someone/pets")
 
 
 def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,6 +97,17 @@ def test_a_checkpoint_of_another_training_is_refused(run: Callable[..., TrainRes
         run(replace(SETTINGS, lr=0.1))
 
 
+@pytest.mark.parametrize("change", ["relabelled", "replaced"])
+def test_a_checkpoint_of_other_images_is_refused(
+    run: Callable[..., TrainResult], tiny_data: ImageData, change: str
+) -> None:
+    run()
+    split = tiny_data.train
+    other = replace(split, labels=split.labels.flip(0)) if change == "relabelled" else replace(split, stamp="other")
+    with pytest.raises(CheckpointError, match=r"belongs to another run: it has another data\."):
+        run(data=replace(tiny_data, train=other))
+
+
 def test_a_corrupt_checkpoint_is_moved_aside_and_the_training_starts_over(
     run: Callable[..., TrainResult], tmp_path: Path
 ) -> None:
