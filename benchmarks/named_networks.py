@@ -58,7 +58,7 @@ def main() -> None:
         )
         times = ", ".join(f"{r['runtime']} {r['median_ms']:.3f} ms" for r in table["results"])
         print(
-            f"{net:18} {table['macs'] / 1e6:6.1f}M MACs: {times}; {table['speedup_over_best_peer']:.2f}x the best peer; "
+            f"{net:18} {table['macs'] / 1e6:6.1f}M MACs: {times}; {table['speedup_over_best_peer']:.2f}x the best; "
             f"predicted {predicted_ms:.3f} ms ({100 * rows[-1]['prediction_error']:+.1f} %)"
         )
     accuracy = {name: calibration[name] for name in ("blocks", "model", "networks", "noise")}
