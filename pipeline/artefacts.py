@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline import deploy, verify
-from pipeline.agreement import Images, Inference, compare, onnx_reference, random_image
+from pipeline.agreement import Images, Inference, compare, onnx_reference, random_image, tolerance
 from pipeline.bench import CALLS, ROUNDS, BenchEntry, compare_runtimes, time_interleaved
 from pipeline.files import read_json, write_atomically
 from pipeline.measure import MeasureError, input_shape_of, load_calibration, measure_libraries
@@ -43,7 +43,7 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
     built = deploy.build(found.model, machine, out or Path(f"{found.name}-{target}"))
     against, reference = _reference(found)
     images = _images(shape, data, seed)
-    verification = compare(LoadedNetwork(built.library), reference, images, against)
+    verification = compare(LoadedNetwork(built.library), reference, images, against, tolerance(found.model))
     deploy.write_reference(built.folder, images[0], reference)
     measured_s = measure_libraries({found.name: built.library}, shape, machine)[found.name]
     manifest = deploy.write_manifest(built, machine, verification, measured_s, _predicted_s(found, machine))

@@ -10,7 +10,6 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
 from packaging.requirements import Requirement
 
 from pipeline.disk import NEEDED_BYTES
@@ -68,7 +67,7 @@ def _target() -> str:
 
 def _compile_and_run() -> str:
     """One small block through everything that a network goes through."""
-    from pipeline.agreement import compare, onnx_reference, random_image
+    from pipeline.agreement import compare, onnx_reference, random_image, tolerance
     from targets.target import get_target
     from tvm_latency.build import compile_onnx
     from tvm_latency.loaded import LoadedNetwork
@@ -80,5 +79,6 @@ def _compile_and_run() -> str:
     with TemporaryDirectory() as folder:
         library = compile_onnx(model, get_target("x86")).export(Path(folder) / "block.so")
         image = random_image(input_shape(op))
-        found = compare(LoadedNetwork(library), onnx_reference(model), [np.asarray(image)], "the ONNX reference")
+        reference = onnx_reference(model)
+        found = compare(LoadedNetwork(library), reference, [image], "the ONNX reference", tolerance(model))
     return f"a block agrees with {found.against} to {found.max_abs_error:.1e}"

@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 
 from pipeline import deploy as deployment
-from pipeline.agreement import Verification, compare
+from pipeline.agreement import Verification, compare, tolerance
 from pipeline.bench import BenchEntry, BenchTiming, speedup, time_interleaved
 from pipeline.config import RunConfig
 from pipeline.context import Result, RunContext
@@ -101,8 +101,9 @@ def verify(context: RunContext, folder: Path) -> Result:
     """
     network = training.load_network(context.winner, context.folder / "train" / "winner.weights.pt")
     images = real_images(context.data.test, VERIFIED_IMAGES)
-    compiled = LoadedNetwork(context.folder / "compile" / "winner" / deployment.LIBRARY)
-    verification = compare(compiled, pytorch(network), images, against="PyTorch")
+    built = context.folder / "compile" / "winner"
+    compiled, allowed = LoadedNetwork(built / deployment.LIBRARY), tolerance(onnx.load(built / deployment.MODEL))
+    verification = compare(compiled, pytorch(network), images, "PyTorch", allowed)
     deployment.write_reference(folder, images[0], pytorch(network))
     return asdict(verification)
 
