@@ -6,15 +6,19 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
 from pipeline.runtimes import BenchModel
+from targets.host import available_cpus
 
 ROUNDS, CALLS, WARMUP = 30, 10, 10
 DEADLINE_S = 600.0
+
+_PACKAGE_PARENT = Path(__file__).resolve().parents[1]
 
 
 class BenchError(RuntimeError):
@@ -75,7 +79,7 @@ def time_interleaved(
         BenchError: the process failed or took too long, or runtimes disagree about the output of a network.
     """
     job = {
-        "entries": [asdict(entry) for entry in entries],
+        "entries": [asdict(replace(entry, model=_absolute(entry.model))) for entry in entries],
         "shape": list(shape),
         "threads": threads,
         "cpus": _cpus(threads),
@@ -84,9 +88,13 @@ def time_interleaved(
         "warmup": WARMUP,
     }
     variables = dict.fromkeys(("OMP_NUM_THREADS", "TVM_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    # TVM would bind its threads to CPUs of its own choice, outside the mask that the child sets.
+    variables["TVM_BIND_THREADS"] = "0"
     try:
         done = subprocess.run(
+            # The working directory makes sure that `pipeline` is this package and not a folder of the user's.
             [sys.executable, "-m", "pipeline.bench_child"],
+            cwd=_PACKAGE_PARENT,
             input=json.dumps(job),
             capture_output=True,
             text=True,
@@ -122,19 +130,19 @@ def compare_runtimes(timings: Sequence[BenchTiming], ours: str = "netlathe") -> 
     }
 
 
-def by_net(timings: Sequence[BenchTiming]) -> Iterator[tuple[str, list[BenchTiming]]]:
-    """The timings of each network, in the order they came."""
-    for net in dict.fromkeys(timing.net for timing in timings):
-        yield net, [timing for timing in timings if timing.net == net]
+def _absolute(model: BenchModel) -> BenchModel:
+    """The same files for a process in another folder; an empty path stays empty."""
+    paths = {name: getattr(model, name) for name in ("onnx_file", "library", "weights")}
+    return replace(model, **{name: str(Path(path).resolve()) for name, path in paths.items() if path})
 
 
 def _cpus(threads: int) -> list[int]:
-    """The last cores this process may use: the first ones serve most interrupts.
+    """One CPU of each of the last physical cores this process may use: the first ones serve most interrupts.
 
     Raises:
         BenchError: there are not so many.
     """
-    available = sorted(os.sched_getaffinity(0))
+    available = available_cpus()
     if threads > len(available):
         raise BenchError(f"{threads} threads were asked for, and this process may use {len(available)} cores.")
-    return available[-threads:]
+    return list(available[-threads:])

@@ -15,6 +15,28 @@ from supernet.space import DIGITS
 from tvm_latency.onnx_graph import network_graph
 
 OPS = DIGITS.baseline.op_specs()
+NOISY_OPENVINO = """
+import os
+import numpy as np
+
+Tensor = np.asarray
+
+class Core:
+    def compile_model(self, path, *_):
+        assert os.path.isabs(path) and os.path.exists(path)
+        assert os.environ["TVM_BIND_THREADS"] == "0"
+        return self
+
+    def create_infer_request(self):
+        return self
+
+    def set_input_tensor(self, image):
+        print("loading")
+
+    def infer(self):
+        print("running", flush=True)
+        return [np.zeros((1, 2))]
+"""
 SHAPE = (1, 3, 16, 16)
 
 
@@ -59,10 +81,13 @@ def test_without_peers_there_is_no_ratio() -> None:
 
 def test_disagreement_is_found_beyond_rounding_only() -> None:
     first = np.array([[1.0, 20.0]], dtype=np.float32)
-    assert disagreement([("a", first), ("b", first * (1 + 1e-6))]) is None
-    assert "b and a disagree by 0.02" in str(disagreement([("a", first), ("b", first * 1.001)]))
-    assert "disagree by inf" in str(disagreement([("a", first), ("b", first[:, :1])]))
-    assert disagreement([("a", first), ("b", first * np.nan)]) is not None
+    assert disagreement([("a", first), ("b", first * (1 + 1e-6))], 1e-4) is None
+    assert "b and a disagree by 0.02" in str(disagreement([("a", first), ("b", first * 1.001)], 1e-4))
+    assert "disagree by inf" in str(disagreement([("a", first), ("b", first[:, :1])], 1e-4))
+    assert disagreement([("a", first), ("b", first * np.nan)], 1e-4) is not None
+    assert "a answers with something that is not a finite" in str(
+        disagreement([("a", first * np.inf), ("b", first)], 1e-4)
+    )
 
 
 def test_onnx_runtime_is_timed_in_a_child(model: BenchModel) -> None:
@@ -73,6 +98,21 @@ def test_onnx_runtime_is_timed_in_a_child(model: BenchModel) -> None:
         ("two", "onnxruntime", 6),
     ]
     assert all(0 < sample < 1 for t in timings for sample in t.samples_s)
+
+
+def test_a_child_is_safe_from_the_users_folder_and_from_what_a_runtime_prints(
+    model: BenchModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    libraries = tmp_path / "libraries"
+    libraries.mkdir()
+    (libraries / "openvino.py").write_text(NOISY_OPENVINO)
+    (tmp_path / "pipeline.py").write_text("raise SystemExit('the user has a pipeline too')")
+    (tmp_path / "net.onnx").write_bytes(Path(model.onnx_file).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(libraries))
+    entry = BenchEntry("n", "openvino", BenchModel(onnx_file="net.onnx", library=""))
+    (found,) = time_interleaved([entry], SHAPE, threads=1, rounds=1, calls=2)
+    assert len(found.samples_s) == 2
 
 
 def test_runtimes_that_disagree_are_an_error(model: BenchModel, tmp_path: Path) -> None:
