@@ -9,7 +9,16 @@ from tvm import te
 
 from targets.target import Target
 from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, Spec
-from tvm_latency.schedules.parts import FLOAT, epilogue, padded, pixels_last, schedule, vectorize_columns, zero_padded
+from tvm_latency.schedules.parts import (
+    FLOAT,
+    epilogue,
+    padded,
+    pixels_last,
+    schedule,
+    spread_over_threads,
+    vectorize_columns,
+    zero_padded,
+)
 from tvm_latency.schedules.tiles import Tile, strip_tile
 
 # A stem reads its image as it comes: with fewer input channels than this, turning it into [pixels, channels] first
@@ -39,13 +48,13 @@ def dense_conv(spec: Spec, target: Target) -> Kernel | None:
 
     return Kernel(
         name=f"dense_conv_{spec.suffix}",
-        func=_scheduled(spec, tile, planar),
+        func=_scheduled(spec, tile, planar, target.threads),
         pack=pack,
         input_layout="NCHW" if planar else "pixels",
     )
 
 
-def _scheduled(spec: ConvSpec, tile: Tile, planar: bool) -> object:
+def _scheduled(spec: ConvSpec, tile: Tile, planar: bool, threads: int) -> object:
     kh, kw = spec.kernel
     channels_in, channels = spec.in_channels, spec.out_channels
     image_shape = (spec.height, spec.width)
@@ -80,6 +89,7 @@ def _scheduled(spec: ConvSpec, tile: Tile, planar: bool) -> object:
     channel_block, column = s.split(channel, [None, tile.columns])
     strip, pixel = s.split(pixel, [None, tile.rows])
     s.reorder(image, channel_block, row, strip, pixel, column)
+    spread_over_threads(s, (image, channel_block, row), spec.macs, threads)
     vectorize_columns(s, column, tile.store)
     s.unroll(pixel)
     s.compute_at(acc_block, strip, preserve_unit_loops=True)

@@ -7,14 +7,23 @@ from tvm import te
 
 from targets.target import Target
 from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, Spec
-from tvm_latency.schedules.parts import FLOAT, epilogue, padded, pixels_last, schedule, vectorize_columns, zero_padded
+from tvm_latency.schedules.parts import (
+    FLOAT,
+    epilogue,
+    padded,
+    pixels_last,
+    schedule,
+    spread_over_threads,
+    vectorize_columns,
+    zero_padded,
+)
 from tvm_latency.schedules.tiles import Tile, divisors, strip_tile
 
 
 def depthwise(spec: Spec, target: Target) -> Kernel | None:
     """k x k convolution with one group for each channel.
 
-    for n, channel_block, row_block:
+    for n, channel_block, row_block:                                                          # on all threads
         padded[rows * stride + k - stride, width + 2 p, columns] = x with zeros around   # stays in the cache
         for row, strip:
             acc[rows, columns] = 0                                                        # registers
@@ -33,7 +42,7 @@ def depthwise(spec: Spec, target: Target) -> Kernel | None:
     def pack(weights: FloatArray) -> FloatArray:
         return np.ascontiguousarray(zero_padded(weights[:, 0], tile).transpose(1, 2, 0))
 
-    return Kernel(name=f"depthwise_{spec.suffix}", func=_scheduled(spec, tile, rows), pack=pack)
+    return Kernel(name=f"depthwise_{spec.suffix}", func=_scheduled(spec, tile, rows, target.threads), pack=pack)
 
 
 def _row_block(spec: ConvSpec, tile: Tile, target: Target) -> int:
@@ -47,7 +56,7 @@ def _row_block(spec: ConvSpec, tile: Tile, target: Target) -> int:
     return fits[-1] if fits else 1
 
 
-def _scheduled(spec: ConvSpec, tile: Tile, rows: int) -> object:
+def _scheduled(spec: ConvSpec, tile: Tile, rows: int, threads: int) -> object:
     channels = spec.out_channels
     width = tile.blocks(channels) * tile.columns
     kh, kw = spec.kernel
@@ -82,6 +91,7 @@ def _scheduled(spec: ConvSpec, tile: Tile, rows: int) -> object:
     row_block, row = s.split(row, [None, rows])
     strip, pixel = s.split(pixel, [None, tile.rows])
     s.reorder(image, channel_block, row_block, row, strip, pixel, column)
+    outer = spread_over_threads(s, (image, channel_block, row_block), spec.macs, threads)
     vectorize_columns(s, column, tile.store)
     s.unroll(pixel)
     s.compute_at(acc_block, strip, preserve_unit_loops=True)
@@ -92,6 +102,6 @@ def _scheduled(spec: ConvSpec, tile: Tile, rows: int) -> object:
     s.unroll(kx_loop)
     s.decompose_reduction(acc_block, ky_loop)
     if source is not x:
-        s.compute_at(first_reader, row_block, preserve_unit_loops=True)
+        s.compute_at(first_reader, outer, preserve_unit_loops=True)
         vectorize_columns(s, s.get_loops(first_reader)[-1], tile.store)
     return s.mod["main"]

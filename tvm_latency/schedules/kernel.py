@@ -47,6 +47,12 @@ class ConvSpec:
         return self.batch * self.out_height * self.out_width
 
     @property
+    def macs(self) -> int:
+        """Multiply-accumulates."""
+        taps = self.kernel[0] * self.kernel[1] * self.in_channels // self.groups
+        return self.out_pixels * self.out_channels * taps
+
+    @property
     def suffix(self) -> str:
         """Shapes and epilogue, for the kernel's name."""
         k = "x".join(map(str, self.kernel))

@@ -13,6 +13,8 @@ from tvm_latency.schedules.kernel import ConvSpec, FloatArray
 from tvm_latency.schedules.tiles import Tile
 
 FLOAT = "float32"
+# Waking TVM's thread pool takes a few microseconds, as long as one core needs for this many multiply-accumulates.
+PARALLEL_MACS = 1_000_000
 
 
 def clipped(value: Any, clip: tuple[float, float] | None) -> Any:
@@ -67,6 +69,20 @@ def vectorize_columns(s: Schedule, loop: Any, vector: int) -> Any:
     outer, lanes = s.split(loop, [None, vector])
     s.vectorize(lanes)
     s.unroll(outer)
+    return outer
+
+
+def spread_over_threads(s: Schedule, loops: Sequence[Any], macs: int, threads: int) -> Any:
+    """Divide the iterations of perfectly nested loops among the target's threads, where the work is worth waking them.
+
+    for a: for b:  -->  for ab in parallel(a * b)
+
+    Returns the innermost loop that is left.
+    """
+    if threads == 1 or macs < PARALLEL_MACS:
+        return loops[-1]
+    outer = s.fuse(*loops)
+    s.parallel(outer)
     return outer
 
 

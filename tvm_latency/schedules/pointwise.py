@@ -7,7 +7,7 @@ from tvm import te
 
 from targets.target import Target
 from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, Spec
-from tvm_latency.schedules.parts import FLOAT, epilogue, schedule, vectorize_columns, zero_padded
+from tvm_latency.schedules.parts import FLOAT, epilogue, schedule, spread_over_threads, vectorize_columns, zero_padded
 from tvm_latency.schedules.tiles import Tile, matmul_tile
 
 
@@ -17,7 +17,7 @@ def pointwise(spec: Spec, target: Target) -> Kernel | None:
     The weights are packed in panels [blocks, in, columns], so a panel streams through the cache once; zeros fill up
     the last one:
 
-        for panel, pixel_block:
+        for panel, pixel_block:                             # on all threads
             acc[rows, columns] = 0                      # registers
             for i in in_channels:
                 for r, v in unrolled(rows, columns / vector):
@@ -33,10 +33,10 @@ def pointwise(spec: Spec, target: Target) -> Kernel | None:
         panels = zero_padded(weights.reshape(n, k), tile).reshape(-1, tile.columns, k)
         return np.ascontiguousarray(panels.transpose(0, 2, 1))
 
-    return Kernel(name=f"pointwise_{spec.suffix}", func=_scheduled(spec, m, k, n, tile), pack=pack)
+    return Kernel(name=f"pointwise_{spec.suffix}", func=_scheduled(spec, m, k, n, tile, target.threads), pack=pack)
 
 
-def _scheduled(spec: ConvSpec, m: int, k: int, n: int, tile: Tile) -> object:
+def _scheduled(spec: ConvSpec, m: int, k: int, n: int, tile: Tile, threads: int) -> object:
     x = te.placeholder((m, k), FLOAT, "x")
     weights = te.placeholder((tile.blocks(n), k, tile.columns), FLOAT, "weights")
     bias = te.placeholder((n,), FLOAT, "bias")
@@ -60,7 +60,8 @@ def _scheduled(spec: ConvSpec, m: int, k: int, n: int, tile: Tile) -> object:
     s.reorder(panel, pixel_block, row, column)
     vectorize_columns(s, column, tile.store)
     s.unroll(row)
-    s.compute_at(acc_block, pixel_block, preserve_unit_loops=True)
+    outer = spread_over_threads(s, (panel, pixel_block), spec.macs, threads)
+    s.compute_at(acc_block, outer, preserve_unit_loops=True)
     row, column, reduction = s.get_loops(acc_block)[-3:]
     s.reorder(reduction, row, column)
     vectorize_columns(s, column, tile.vector)

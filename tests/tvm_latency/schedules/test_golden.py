@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from targets.target import Target, get_target
 from tvm_latency.schedules import SCHEDULE_VERSION, schedule_kernel
 from tvm_latency.schedules.kernel import ConvSpec, PoolSpec, Spec
+from tvm_latency.schedules.parts import PARALLEL_MACS
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "schedules.json"
 
@@ -24,6 +26,7 @@ SPECS: dict[str, Spec] = {
     "depthwise, stride 2": replace(BLOCK, kernel=(3, 3), padding=1, stride=2, groups=24),
     "stem": ConvSpec(batch=1, height=32, width=32, in_channels=3, out_channels=32, kernel=(3, 3), stride=2, padding=1),
     "dense": replace(BLOCK, kernel=(3, 3), padding=1),
+    "large": replace(BLOCK, height=28, width=28, in_channels=96, out_channels=96),
     "pool": PoolSpec(batch=1, height=7, width=7, channels=40),
 }
 
@@ -42,11 +45,13 @@ def a_machine(lanes: int) -> Target:
 
 def digests() -> dict[str, str]:
     found = {}
-    for lanes in (4, 8, 16):
-        for name, spec in SPECS.items():
-            kernel = schedule_kernel(spec, a_machine(lanes))
+    for lanes, threads, (name, spec) in itertools.product((4, 8, 16), (1, 2), SPECS.items()):
+        if threads == 1 or getattr(spec, "macs", 0) >= PARALLEL_MACS:
+            kernel = schedule_kernel(spec, replace(a_machine(lanes), threads=threads))
             assert kernel is not None
-            found[f"{name}, {lanes} lanes"] = hashlib.sha256(kernel.func.script().encode()).hexdigest()[:16]
+            found[f"{name}, {lanes} lanes, {threads} threads"] = hashlib.sha256(
+                kernel.func.script().encode()
+            ).hexdigest()[:16]
     return found
 
 

@@ -1,5 +1,7 @@
 """Every kernel kind against PyTorch in float64, on shapes that Hypothesis picks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -136,6 +138,33 @@ def test_mean_pool(batch: int, height: int, width: int, channels: int, name: str
     bound = (height * width + 1) * np.finfo(np.float32).eps * abs(images).mean(1)
     got = run(kernel, target, [x], (batch, channels))
     assert np.all(abs(got - images.mean(1)) <= bound)
+
+
+LARGE = ConvSpec(batch=2, height=28, width=28, in_channels=64, out_channels=64, residual=True)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        LARGE,
+        replace(LARGE, kernel=(5, 5), padding=2, groups=64),
+        replace(LARGE, kernel=(3, 3), padding=1, stride=2),
+        ConvSpec(batch=1, height=65, width=65, in_channels=3, out_channels=40, kernel=(3, 3), stride=2, padding=1),
+    ],
+    ids=["pointwise", "depthwise", "dense", "stem"],
+)
+def test_threads_share_the_work_and_not_the_result(spec: ConvSpec) -> None:
+    target = replace(get_target("x86"), threads=2)
+    kernel = schedule_kernel(spec, target)
+    assert kernel is not None
+    assert "T.parallel(" in kernel.func.script()
+    check_conv(kernel, spec, target, seed=4)
+
+
+def test_little_work_wakes_no_thread() -> None:
+    kernel = schedule_kernel(replace(LARGE, height=7, width=7), replace(get_target("x86"), threads=2))
+    assert kernel is not None
+    assert "T.parallel(" not in kernel.func.script()
 
 
 @pytest.mark.parametrize(
