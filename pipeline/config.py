@@ -20,18 +20,18 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Budget:
-    """A latency to stay within: seconds, or a share of the baseline's measured latency."""
+    """A latency to stay within: milliseconds as the user wrote them, or a share of the baseline's measured latency."""
 
     value: float
     relative: bool
 
     def __str__(self) -> str:
-        """`0.6x`, or `3.5ms`."""
-        return f"{self.value:g}x" if self.relative else f"{self.value * 1e3:g}ms"
+        """`0.6x`, or `3.5ms`; every digit counts, since equal texts mean the same run."""
+        return repr(self.value).removesuffix(".0") + ("x" if self.relative else "ms")
 
     def seconds(self, baseline_s: float) -> float:
         """The budget in seconds, for a baseline that takes `baseline_s`."""
-        return self.value * baseline_s if self.relative else self.value
+        return self.value * baseline_s if self.relative else self.value / 1e3
 
 
 def parse_budget(text: str) -> Budget:
@@ -49,8 +49,7 @@ def parse_budget(text: str) -> Budget:
     value = float(whole[1])
     if not 0 < value < math.inf:
         raise ConfigError(f"The budget must be above zero, got {text!r}. Write for example `0.6x` or `3.5ms`.")
-    relative = (whole[2] or "ms").lower() == "x"
-    return Budget(value if relative else value / 1e3, relative)
+    return Budget(value, relative=(whole[2] or "ms").lower() == "x")
 
 
 def _budget_text(text: str) -> str:

@@ -12,9 +12,9 @@ from pipeline.config import Budget, ConfigError, RunConfig, make_config, parse_b
     [
         ("0.6x", Budget(0.6, relative=True)),
         (" 1X ", Budget(1.0, relative=True)),
-        ("3.5ms", Budget(0.0035, relative=False)),
-        ("3.5", Budget(0.0035, relative=False)),
-        (".5 ms", Budget(0.0005, relative=False)),
+        ("3.5ms", Budget(3.5, relative=False)),
+        ("3.5", Budget(3.5, relative=False)),
+        (".5 ms", Budget(0.5, relative=False)),
         ("1e-1x", Budget(0.1, relative=True)),
     ],
 )
@@ -24,8 +24,9 @@ def test_budget_forms(text: str, budget: Budget) -> None:
 
 @given(st.floats(1e-3, 1e3, allow_nan=False), st.sampled_from(["x", "ms", ""]))
 def test_budget_text_is_stable(value: float, unit: str) -> None:
-    text = str(parse_budget(f"{value!r}{unit}"))
-    assert str(parse_budget(text)) == text
+    budget = parse_budget(f"{value!r}{unit}")
+    assert parse_budget(str(budget)) == budget
+    assert budget.value == value, "no digit is lost"
 
 
 @pytest.mark.parametrize("text", ["", "fast", "x", "ms", "0.6 s", "nan", "1,5ms", "0x1f"])
@@ -47,6 +48,8 @@ def test_relative_budget_takes_the_baseline() -> None:
 
 def test_config_is_canonical_and_says_what_differs() -> None:
     assert make_config(budget="0.60x") == RunConfig()
+    assert make_config(budget="1.23456789ms").budget == "1.23456789ms"
+    assert make_config(budget="1.0x").budget == "1x"
     assert RunConfig().summary() == "all options at their defaults"
     assert make_config(seed=3, budget="2").summary() == "budget=2ms, seed=3"
 
