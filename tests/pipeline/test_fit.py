@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.fit import MARGIN, derive_within
+from pipeline.fit import MARGIN, check_possible, derive_within
 from supernet.architecture import Architecture
 from supernet.derive import BudgetError
 from supernet.latency import PathLatency
@@ -51,10 +51,17 @@ def test_nothing_fits() -> None:
         return 5e-3, 4e-3
 
     with pytest.raises(
-        BudgetError, match=r"No network of space digits fits 4 ms. The fastest, `r16 .*`, takes 5 ms, meas"
+        BudgetError,
+        match=r"digits fits 4 ms. The fastest, `r16 .*`, takes 5 ms, .*: raise the budget above 5.102 ms",
     ):
         derive_within(DIGITS, PROBABILITIES, LATENCY, 4e-3, measure)
     assert len(tried) == len(set(tried)), "no network is measured twice"
+
+
+def test_a_fastest_network_within_the_margin_is_told_the_budget_that_fits() -> None:
+    with pytest.raises(BudgetError, match=r"takes 3.95 ms, .*: raise the budget above 4.031 ms, which leaves 2 %"):
+        check_possible(DIGITS, LATENCY, lambda net: (3.95e-3, 4e-3))
+    check_possible(DIGITS, LATENCY, lambda net: (3.95e-3, 4.0307e-3))
 
 
 def test_a_budget_moves_with_the_baseline_it_is_measured_against() -> None:
