@@ -155,11 +155,16 @@ def _sections(results: Results) -> list[dict[str, Any]]:
         ),
         _section(
             "Where the time goes",
-            "Each operator of the derived network, measured alone with cold weights. In the network an operator finds "
-            "its input warm, so their sum is not the network's own latency.",
+            f"Each operator of the derived network alone, with cold weights: {_sources(derive['operators'])}. In the "
+            "network an operator finds its input warm, so their sum is not the network's own latency.",
             figures.time_by_operator(derive["operators"]),
         ),
     ]
+
+
+def _sources(operators: Sequence[dict[str, Any]]) -> str:
+    predicted = sum(operator["source"] == "predicted" for operator in operators)
+    return f"{len(operators) - predicted} measured" + (f", {predicted} predicted (grey)" if predicted else "")
 
 
 def _section(title: str, text: str, *shown: Figure) -> dict[str, Any]:

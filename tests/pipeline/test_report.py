@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.figures import MUTED, OURS, time_by_operator
 from pipeline.report import render
 from supernet.space import DIGITS
 
@@ -46,7 +47,10 @@ def results() -> dict[str, dict[str, Any]]:
             "predicted_s": 1.1e-3,
             "budget_s": 1.2e-3,
             "rederivations": 1,
-            "operators": [{"key": op.key, "seconds": 1e-4} for op in net.op_specs()],
+            "operators": [
+                {"key": op.key, "seconds": 1e-4, "source": "measured" if i else "predicted"}
+                for i, op in enumerate(net.op_specs())
+            ],
         },
         "train": {
             role: {"top1": top1, "history": [{"train_top1": 0.5}, {"train_top1": top1}]}
@@ -91,8 +95,15 @@ def test_the_page_says_what_was_measured_and_what_predicted(results: dict[str, d
         "2.00x",
         "+fma +avx2",
         "rank correlation unknown",
+        "with cold weights: 8 measured, 1 predicted (grey).",
     ):
         assert text in page, text
+
+
+def test_predicted_operators_are_grey() -> None:
+    operators = [{"key": source, "seconds": 1e-4, "source": source} for source in ("measured", "predicted")]
+    (bars,) = time_by_operator(operators).data
+    assert bars.marker.color == (OURS, MUTED)
 
 
 def test_every_block_of_both_networks_is_drawn(results: dict[str, dict[str, Any]]) -> None:
