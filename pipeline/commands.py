@@ -3,6 +3,7 @@
 # ruff: noqa: A001  (commands and options are named as users type them)
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import typer
@@ -120,11 +121,12 @@ def doctor(json: options.Json = False) -> None:
     """Check that this machine has what Netlathe needs."""
     from pipeline.doctor import examine
 
-    checks = list(examine(Path.cwd()))
-    if json:
-        console.show([{"name": check.name, "ok": check.ok, "text": check.text} for check in checks], as_json=True)
-    else:
-        for check in checks:
+    checks = []
+    for check in examine(Path.cwd()):
+        checks.append(check)
+        if not json:
             console.result_line(f"{'ok  ' if check.ok else 'FAIL'}  {check.name:<18} {check.text}")
+    if json:
+        console.show([asdict(check) for check in checks], as_json=True)
     if not all(check.ok for check in checks):
         raise typer.Exit(ExitCode.TARGET)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -14,6 +16,8 @@ from packaging.requirements import Requirement
 
 from pipeline.disk import NEEDED_BYTES
 from pipeline.errors import expected_errors, sentence
+
+_PACKAGE_PARENT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -28,10 +32,13 @@ class Check:
 def examine(folder: Path) -> Iterator[Check]:
     """Every check in turn; `folder` is where a run would write."""
     yield from _packages()
-    yield _tried("target", _target)
-    yield _tried("compile, link, run", _compile_and_run)
     free = shutil.disk_usage(folder).free
     yield Check("disk", free >= NEEDED_BYTES, f"{free / 2**30:.1f} GB free; a run needs {NEEDED_BYTES / 2**30:.1f} GB")
+    loading = _loads("tvm")
+    yield loading
+    if loading.ok:
+        yield _tried("target", _target)
+        yield _tried("compile, link, run", _compile_and_run)
 
 
 def _packages() -> Iterator[Check]:
@@ -49,6 +56,15 @@ def _packages() -> Iterator[Check]:
         yield Check(
             wanted.name, fits, found if fits else f"{found}, needed {wanted.specifier}: `pip install '{wanted}'`"
         )
+
+
+def _loads(module: str) -> Check:
+    """In a process of its own: a broken library may end it with any exception, or with none."""
+    command = [sys.executable, "-c", f"import {module}"]
+    done = subprocess.run(command, cwd=_PACKAGE_PARENT, capture_output=True, text=True, check=False)
+    said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+    reason = f"cannot be loaded (status {done.returncode}): {said}. Install Netlathe into a fresh virtual environment"
+    return Check(f"import {module}", done.returncode == 0, reason if done.returncode else "loads")
 
 
 def _tried(name: str, look: Callable[[], str]) -> Check:

@@ -24,7 +24,7 @@ class ExitCode(IntEnum):
 
     @property
     def meaning(self) -> str:
-        """One line for `docs/cli.md` and `netlathe doctor`."""
+        """The line of `docs/cli.md`, as a test sees to."""
         return _MEANINGS[self]
 
 
