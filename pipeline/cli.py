@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import typer
@@ -86,12 +87,14 @@ def _run(ctx: typer.Context, until: str) -> None:
     resume = given["resume"]
     config = _config(given)
     folder = given.get("out") or default_folder(config, RUNS, resume=resume)
-    ctx.find_root().meta[options.RESUME_KEY] = f"netlathe {ctx.info_name} --resume --out {folder}"
+    database = given.get("database")
+    again = ["netlathe", str(ctx.info_name), "--resume", "--out", str(folder)]
+    ctx.find_root().meta[options.RESUME_KEY] = shlex.join(again + (["--database", str(database)] if database else []))
     console.say(f"{folder}: {config.summary()}")
     from pipeline import api  # torch and TVM take seconds to load, and `--help` needs neither
 
     with console.ProgressView() as progress:
-        arguments = {"out": folder, "resume": resume, "database": given.get("database")}
+        arguments = {"out": folder, "resume": resume, "database": database}
         work = api.run if until == "report" else api.search
         found = work(config, **arguments, progress=progress, say=console.say)
     console.show(found, as_json=given["json"])

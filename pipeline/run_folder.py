@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from pipeline.config import RunConfig, make_config
-from pipeline.files import read_json, sha256, write_json
+from pipeline.files import read_json, sha256, write_atomically, write_json
 
 FORMAT = "netlathe-run/1"
 RESULT = "result.json"
@@ -36,10 +36,16 @@ class Run:
         """Create the folder, or take up the one that is there.
 
         Raises:
-            RunFolderError: the folder holds something else, another run, this run without `resume`, or is in use.
+            RunFolderError: the folder holds something else, another run, this run without `resume`, no run with
+                `resume`, or is in use.
         """
         self.folder, self.config, self._say = folder, config, say
         _refuse_foreign(folder)
+        if resume and not (folder / "config.json").exists():
+            raise RunFolderError(
+                f"There is no run in {folder} to go on with. Name the folder of one with --out, or leave out --resume "
+                "to start one."
+            )
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = (folder / ".lock").open("w")
         try:
@@ -177,12 +183,27 @@ def default_folder(config: RunConfig, root: Path, *, resume: bool) -> Path:
     return root / (config.name if not taken else f"{config.name}-{len(taken) + 1}")
 
 
+def claim_folder(folder: Path, owner: str) -> None:
+    """Make sure that `owner` overwrites only its own: the folder is new, empty, or was claimed by it before.
+
+    Raises:
+        RunFolderError: the folder holds a run or anything else.
+    """
+    if (folder / "config.json").exists():
+        raise RunFolderError(f"{folder} holds a run, which would be overwritten. Choose another folder with --out.")
+    mark = folder / ".netlathe"
+    if not (mark.is_file() and mark.read_bytes() == owner.encode()):
+        _refuse_foreign(folder)
+        write_atomically(mark, owner.encode())
+
+
 def _refuse_foreign(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"{folder} is a file. Choose a folder with --out.")
     if folder.exists() and not (folder / "config.json").exists() and any(p.name[0] != "." for p in folder.iterdir()):
         raise RunFolderError(
-            f"{folder} is not empty and is not a run (it has no config.json). Choose another folder with --out."
+            f"{folder} is not empty and is not a run (it has no config.json) or an output of this command. "
+            "Choose another folder with --out."
         )
 
 

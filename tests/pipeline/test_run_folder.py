@@ -12,7 +12,7 @@ import pytest
 from pipeline.config import ConfigError, RunConfig, make_config
 from pipeline.disk import DiskSpaceError, require_free_space
 from pipeline.files import read_json, write_atomically, write_json
-from pipeline.run_folder import Run, RunFolderError, default_folder, stored_config
+from pipeline.run_folder import Run, RunFolderError, claim_folder, default_folder, stored_config
 
 
 @pytest.fixture
@@ -126,6 +126,32 @@ def test_a_foreign_folder_is_refused_and_left_alone(folder: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
     with pytest.raises(RunFolderError, match="is a file"):
         Run(folder / "thesis.tex", RunConfig(), resume=True, say=print)
+
+
+def test_nothing_to_resume(folder: Path) -> None:
+    with pytest.raises(RunFolderError, match=r"There is no run in .*run to go on with. Name the folder of one"):
+        Run(folder, RunConfig(), resume=True, say=print)
+    assert not folder.exists()
+
+
+def test_only_its_own_output_is_overwritten(folder: Path) -> None:
+    claim_folder(folder, "compile")
+    (folder / "model.so").touch()
+    claim_folder(folder, "compile")
+    with pytest.raises(RunFolderError, match="is not empty and is not a run"):
+        claim_folder(folder, "train")
+    (folder / ".netlathe").unlink()
+    with pytest.raises(RunFolderError, match="is not empty and is not a run"):
+        claim_folder(folder, "compile")
+    with pytest.raises(RunFolderError, match="is a file"):
+        claim_folder(folder / "model.so", "compile")
+
+
+def test_a_run_is_not_overwritten(folder: Path) -> None:
+    claim_folder(folder, "compile")
+    Run(folder, RunConfig(), resume=False, say=print).close()
+    with pytest.raises(RunFolderError, match="holds a run, which would be overwritten"):
+        claim_folder(folder, "compile")
 
 
 def test_a_damaged_config_is_refused(folder: Path) -> None:
