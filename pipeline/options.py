@@ -25,7 +25,7 @@ Target = Annotated[str, typer.Option(help="The machine to build for: see `netlat
 Threads = Annotated[int, typer.Option(min=1, help="Threads of the compiled network.")]
 Data = Annotated[str, typer.Option(help="`digits`, a folder, Parquet files or a name on the Hugging Face hub.")]
 Space = Annotated[str, typer.Option(help="Search space: digits, cifar or imagenet.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of splits, weights, search and training.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of splits, weights, search and training.")]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs, instead of what suits the images' size.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for everything that is written.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]

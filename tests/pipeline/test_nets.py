@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
 import pytest
 
-from pipeline.nets import NetError, resolve_net
+from pipeline.nets import NetError, resolve_net, space_of
 from supernet.architecture import ArchitectureError
-from supernet.space import DIGITS
+from supernet.space import DIGITS, SpaceError
 from tvm_latency.onnx_graph import network_graph
 
 
@@ -63,6 +64,14 @@ def test_a_run_folder_before_and_after_training(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).touch()
     assert resolve_net(str(tmp_path)).weights == tmp_path / "train" / "winner.weights.pt"
+
+
+def test_the_space_of_an_image_size() -> None:
+    assert space_of(DIGITS.baseline) == "digits"
+    with pytest.raises(SpaceError, match=r"No space is for images of 48 pixels \(.*digits 16\).$"):
+        space_of(replace(DIGITS.baseline, resolution=48))
+    with pytest.raises(SpaceError, match=r"Name one with --space.$"):
+        space_of(replace(DIGITS.baseline, resolution=48), hint=" Name one with --space.")
 
 
 def test_a_model_is_made_for_an_architecture_without_weights(tmp_path: Path) -> None:
