@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ from pipeline.files import write_json
 from pipeline.measure import load_calibration
 from pipeline.nets import resolve_net, space_of
 from pipeline.places import RUNS, calibration_folder, default_database
-from pipeline.run_folder import Run, default_folder
+from pipeline.run_folder import Run, claim_folder, default_folder
+from pipeline.shipping import train_settings
 from pipeline.stages import perform
 from supernet import train as training
 from supernet.data import load_data
 from supernet.export import export_onnx
-from supernet.settings import TRAIN, Progress
+from supernet.settings import Progress
 from supernet.space import preset
 from targets.target import get_target
 from tvm_latency.database import MeasurementDatabase
@@ -58,9 +59,17 @@ def run(
         return {"run": str(folder), **perform(opened, context, until)[until]}
 
 
-def search(config: RunConfig, **options: Any) -> dict[str, Any]:
+def search(
+    config: RunConfig,
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    database: Path | None = None,
+    progress: Progress = silent,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
     """`run` up to the derived network: its text, its latencies, and as `file` the architecture.json."""
-    found = run(config, until="derive", **options)
+    found = run(config, out=out, resume=resume, until="derive", database=database, progress=progress, say=say)
     return {**found, "file": str(Path(found["run"]) / "derive" / "architecture.json")}
 
 
@@ -80,7 +89,7 @@ def calibrate(
         if rows.recovered:
             say(rows.recovered)
         found = measure.calibrate_space(preset(space), machine, rows, progress)
-    folder = calibration_folder(database, target, space)
+    folder = calibration_folder(database, machine, space)
     measure.save_calibration(found, folder)
     return {
         "target": target,
@@ -99,20 +108,22 @@ def predict(
     """The latency of a network by the calibration of its space, without compiling it.
 
     Raises:
-        MeasureError: nothing was calibrated for that space on this target.
+        MeasureError: nothing that holds here was calibrated for that space on this target.
+        SpaceError: there is no such space, or none for images of the network's size.
     """
     found = resolve_net(net)
     architecture = found.require_architecture("a prediction")
+    chosen = preset(space).name if space else space_of(architecture, hint=" Name one with --space.")
     machine = get_target(target).with_threads(threads)
-    folder = calibration_folder(database or default_database(), target, space or space_of(architecture))
-    table, model = load_calibration(folder, machine)
+    table, model = load_calibration(calibration_folder(database or default_database(), machine, chosen), machine)
     ops = architecture.op_specs()
+    measured = {key for key, entry in table.entries.items() if entry.source == "measured"}
     return {
         "net": found.name,
         "target": target,
         "predicted_ms": 1e3 * table.completed(ops, model.predict).network_seconds(ops),
         "operators": len(ops),
-        "measured_operators": sum(op.key in table.entries for op in ops),
+        "measured_operators": sum(op.key in measured for op in ops),
         "macs": architecture.macs,
         "params": architecture.params,
     }
@@ -131,6 +142,9 @@ def train(
     """Train a network on data; `model.onnx`, the weights and the top-1 on test images are left in `out`.
 
     Killed and called again with the same arguments, it goes on from its checkpoint.
+
+    Raises:
+        RunFolderError: `out` holds anything but an earlier training.
     """
     found = resolve_net(net)
     architecture = found.require_architecture("training")
@@ -138,11 +152,10 @@ def train(
     for note in images.notes:
         say(note)
     architecture = architecture.with_classes(len(images.classes))
-    settings = replace(TRAIN[space_of(architecture)], seed=seed)
-    if epochs is not None:
-        settings = replace(settings, epochs=epochs, warmup_epochs=min(settings.warmup_epochs, epochs - 1))
+    settings = train_settings(space_of(architecture), seed, epochs)
     folder = out or RUNS / f"train-{found.name}-{Path(data).name}-s{seed}"
     require_free_space(folder)
+    claim_folder(folder, "train")
     trained = training.train(architecture, images, settings, folder / "net.checkpoint", progress, notice=say)
     export_onnx(training.load_network(architecture, trained.state), architecture, folder / "model.onnx")
     write_json(folder / "architecture.json", architecture.to_json())

@@ -11,17 +11,19 @@ from pipeline import deploy, verify
 from pipeline.agreement import Images, Inference, compare, onnx_reference, random_image, tolerance
 from pipeline.bench import CALLS, ROUNDS, BenchEntry, compare_runtimes, time_interleaved
 from pipeline.files import read_json, write_atomically
-from pipeline.measure import MeasureError, input_shape_of, load_calibration, measure_libraries
+from pipeline.measure import MeasureError, input_shape_of, load_calibration, measure_libraries, require_runnable
 from pipeline.nets import Net, resolve_net, space_of
 from pipeline.places import calibration_folder, default_database
 from pipeline.report import render
-from pipeline.run_folder import RESULT, RunFolderError
+from pipeline.run_folder import RESULT, RunFolderError, claim_folder
 from pipeline.runtimes import BenchModel, find_peers
 from pipeline.stages import STAGES
 from supernet.data import load_data
 from supernet.space import SpaceError
 from supernet.train import load_network
 from targets.target import TARGETS, Target, TargetError, get_target
+from tvm_latency.cost_model import CostModelError
+from tvm_latency.latency_table import LatencyTableError
 from tvm_latency.loaded import LoadedNetwork
 
 RANDOM_IMAGES, REAL_IMAGES = 4, 100
@@ -35,12 +37,18 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
     data: verify on its test images instead of random ones.
 
     Raises:
-        LoweringError: an operator that cannot be compiled.
+        LoweringError: an operator that cannot be compiled, or not one float32 image in and one tensor out.
+        RunFolderError: `out` holds anything but an earlier artefact.
+        RunnerError: this machine cannot run code for the target.
         VerifyError: the result differs from the reference by more than rounding explains.
     """
-    found, machine = resolve_net(net), get_target(target).with_threads(threads)
+    machine = get_target(target).with_threads(threads)
+    require_runnable(machine)
+    found = resolve_net(net)
     shape = input_shape_of(found.model)
-    built = deploy.build(found.model, machine, out or Path(f"{found.name}-{target}"))
+    folder = out or Path(f"{found.name}-{target}")
+    claim_folder(folder, "compile")
+    built = deploy.build(found.model, machine, folder)
     against, reference = _reference(found)
     images = _images(shape, data, seed)
     verification = compare(LoadedNetwork(built.library), reference, images, against, tolerance(found.model))
@@ -66,14 +74,14 @@ def _images(shape: tuple[int, ...], data: str | None, seed: int) -> list[Images]
 
 
 def _predicted_s(net: Net, target: Target) -> float | None:
-    """Seconds by the calibration of the network's space; None where there is no architecture or no calibration."""
+    """Seconds by the calibration of the network's space; None without an architecture or a calibration that holds."""
     if net.architecture is None:
         return None
     ops = net.architecture.op_specs()
     try:
-        folder = calibration_folder(default_database(), target.name, space_of(net.architecture))
+        folder = calibration_folder(default_database(), target, space_of(net.architecture))
         table, model = load_calibration(folder, target)
-    except (SpaceError, MeasureError):
+    except (SpaceError, MeasureError, CostModelError, LatencyTableError):
         return None
     return table.completed(ops, model.predict).network_seconds(ops)
 
@@ -93,9 +101,11 @@ def bench(
 
     Raises:
         RuntimeUnavailableError: a runtime is unknown or not installed.
+        RunnerError: this machine cannot run code for the target.
         BenchError: the runtimes do not compute the same, or the timing failed.
     """
     peers, machine = find_peers(against), get_target(target).with_threads(threads)
+    require_runnable(machine)
     names = ["netlathe", *(peer.name for peer in peers)]
     tables = []
     for net in map(resolve_net, nets):

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import onnx
-from targets.target import Target
 
 from pipeline.agreement import Images, Inference, Verification
 from pipeline.files import sha256, write_atomically, write_json
+from targets.target import Target
 from tvm_latency.build import compile_onnx
 from tvm_latency.schedules import SCHEDULE_VERSION
 
@@ -39,20 +40,25 @@ class Build:
 def build(model: onnx.ModelProto, target: Target, folder: Path) -> Build:
     """Compile `model` into `folder`: `model.so`, and `model.onnx` as it was compiled.
 
+    The manifest of an earlier artefact goes first, so that whatever happens none describes files of another.
+
     Raises:
         LoweringError: an operator that cannot be compiled.
         ToolchainError: nothing here links for the target.
     """
     folder.mkdir(parents=True, exist_ok=True)
     compiled = compile_onnx(model, target)
-    compiled.export(folder / LIBRARY)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    compiled.export(folder / f".new-{LIBRARY}").replace(folder / LIBRARY)
     write_atomically(folder / MODEL, model.SerializeToString(deterministic=True))
     return Build(folder, compiled.kernels, compiled.fallbacks)
 
 
 def write_reference(folder: Path, image: Images, reference: Inference) -> None:
     """Write `reference.npz`: the arrays `image` and `output`, what the reference answers to it."""
-    np.savez(folder / REFERENCE, image=image, output=reference(image))
+    content = BytesIO()
+    np.savez(content, image=image, output=reference(image))
+    write_atomically(folder / REFERENCE, content.getvalue())
 
 
 def write_manifest(

@@ -9,6 +9,8 @@ from math import ceil
 from pathlib import Path
 from time import perf_counter
 
+from PIL.Image import DecompressionBombError
+
 from pipeline import measure
 from pipeline.config import RunConfig
 from pipeline.context import Result, RunContext
@@ -18,9 +20,10 @@ from pipeline.fit import check_possible, derive_within
 from supernet import search as searching
 from supernet.architecture import Architecture
 from supernet.settings import SEARCH, SearchSettings
-from supernet.sources import DIGITS, open_source
+from supernet.sources import DIGITS, DataError, open_source
 from supernet.space import SearchSpace, preset
 from tvm_latency.database import MeasurementDatabase
+from tvm_latency.schedules import SCHEDULE_VERSION
 
 # Up to this many pixels a photograph keeps nothing back from a network for 32 x 32.
 _SMALL_IMAGE = 64
@@ -43,20 +46,31 @@ def setup(context: RunContext, folder: Path) -> Result:
         "classes": len(data.classes),
         "images": {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
         "seed": config.seed,
-        "versions": versions(),
+        "versions": all_versions(),
     }
+
+
+def all_versions() -> dict[str, str]:
+    """Every version that a run's results depend on: what is installed, and our schedules."""
+    return {**versions(), "schedules": str(SCHEDULE_VERSION)}
 
 
 def suitable_space(data: str) -> str:
     """The preset for the data's image size: that of its first training image.
 
     Raises:
-        DataError: the source cannot be opened.
+        DataError: the source cannot be opened, has no training images, or the first of them is broken.
     """
     if data == DIGITS:
         return "digits"
-    with open_source(data).train.open(0) as image:
-        return "cifar" if min(image.size) <= _SMALL_IMAGE else "imagenet"
+    images = open_source(data).train
+    if len(images.labels) == 0:
+        raise DataError(f"Data {data!r} has no images to train on: its train split is empty.")
+    try:
+        with images.open(0) as image:
+            return "cifar" if min(image.size) <= _SMALL_IMAGE else "imagenet"
+    except (OSError, ValueError, DecompressionBombError) as error:
+        raise DataError(f"Cannot read {images.describe(0)}: {error}. Repair or remove it.") from error
 
 
 def calibrate(context: RunContext, folder: Path) -> Result:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from platformdirs import user_data_path
 
+from targets.target import Target
+
 RUNS = Path("runs")
 
 
@@ -14,6 +16,6 @@ def default_database() -> Path:
     return user_data_path("netlathe", appauthor=False) / "measurements.sqlite"
 
 
-def calibration_folder(database: Path, target_name: str, space_name: str) -> Path:
+def calibration_folder(database: Path, target: Target, space_name: str) -> Path:
     """Where `netlathe calibrate` leaves the table and the cost model of a space: beside the database."""
-    return database.parent / "calibrations" / target_name / space_name
+    return database.parent / "calibrations" / f"{target.name}-t{target.threads}" / space_name

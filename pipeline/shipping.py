@@ -14,7 +14,6 @@ import onnx
 from pipeline import deploy as deployment
 from pipeline.agreement import Verification, compare, tolerance
 from pipeline.bench import BenchEntry, BenchTiming, speedup, time_interleaved
-from pipeline.config import RunConfig
 from pipeline.context import Result, RunContext
 from pipeline.files import write_atomically, write_json
 from pipeline.measure import input_shape_of, measure_libraries
@@ -22,12 +21,15 @@ from pipeline.report import render
 from pipeline.runtimes import BenchModel
 from pipeline.verify import pytorch, real_images
 from supernet import train as training
+from supernet.derive import BudgetError
 from supernet.export import export_onnx
 from supernet.settings import TRAIN, TrainSettings
-from supernet.space import SearchSpace
 from tvm_latency.loaded import LoadedNetwork
 
+REPORT = "report.html"
 VERIFIED_IMAGES = 1000
+# How often the network that ships is measured, at most, before it counts as over the budget.
+MEASUREMENTS = 3
 
 
 def train(context: RunContext, folder: Path) -> Result:
@@ -37,7 +39,8 @@ def train(context: RunContext, folder: Path) -> Result:
         TrainError: a training diverged.
         CheckpointError: a checkpoint is not its own.
     """
-    settings, result = train_settings(context.space, context.config), {}
+    settings = train_settings(context.space.name, context.config.seed, context.config.train_epochs)
+    result = {}
     for role, net in context.networks.items():
         found = training.train(
             net, context.data, settings, folder / f"{role}.checkpoint", context.progress, notice=context.say
@@ -46,14 +49,12 @@ def train(context: RunContext, folder: Path) -> Result:
     return result
 
 
-def train_settings(space: SearchSpace, config: RunConfig) -> TrainSettings:
-    """The preset's settings, with the epochs of the config where it has some."""
-    settings = replace(TRAIN[space.name], seed=config.seed)
-    if config.train_epochs is None:
+def train_settings(space: str, seed: int, epochs: int | None) -> TrainSettings:
+    """The settings of a preset, with other epochs where some are given."""
+    settings = replace(TRAIN[space], seed=seed)
+    if epochs is None:
         return settings
-    return replace(
-        settings, epochs=config.train_epochs, warmup_epochs=min(settings.warmup_epochs, config.train_epochs - 1)
-    )
+    return replace(settings, epochs=epochs, warmup_epochs=min(settings.warmup_epochs, epochs - 1))
 
 
 def export(context: RunContext, folder: Path) -> Result:
@@ -69,6 +70,7 @@ def compile(context: RunContext, folder: Path) -> Result:  # noqa: A001  (the st
 
     Raises:
         LoweringError, ToolchainError, MeasureError: it cannot be compiled, linked or run.
+        BudgetError: the trained network is measured over the budget, however often.
     """
     result: Result = {}
     for role in context.networks:
@@ -81,16 +83,18 @@ def compile(context: RunContext, folder: Path) -> Result:  # noqa: A001  (the st
         for name in built.fallbacks:
             context.say(f"No kernel of ours covers {name} of the {role}: it runs TVM's default loops.")
     libraries = {role: folder / role / deployment.LIBRARY for role in context.networks}
-    for role, samples_s in measure_libraries(libraries, input_shape_of(model), context.target).items():
-        result[role] |= {"measured_s": median(samples_s), "samples_s": samples_s}
-    result["budget_s"] = context.config.parsed_budget.seconds(result["baseline"]["measured_s"])
-    if result["winner"]["measured_s"] > result["budget_s"]:
-        context.say(
-            f"The trained network takes {1e3 * result['winner']['measured_s']:.4g} ms, over the budget of "
-            f"{1e3 * result['budget_s']:.4g} ms that it met before its training: the machine was busy. "
-            "Measure it again with `netlathe bench`."
-        )
-    return result
+    for number in range(1, MEASUREMENTS + 1):
+        for role, samples_s in measure_libraries(libraries, input_shape_of(model), context.target).items():
+            result[role] |= {"measured_s": median(samples_s), "samples_s": samples_s}
+        measured_s = result["winner"]["measured_s"]
+        budget_s = context.config.parsed_budget.seconds(result["baseline"]["measured_s"])
+        if measured_s <= budget_s:
+            return {**result, "budget_s": budget_s, "measurements": number}
+    raise BudgetError(
+        f"The trained network takes {1e3 * measured_s:.4g} ms, over the budget of {1e3 * budget_s:.4g} ms, in each of "
+        f"{MEASUREMENTS} measurements; before its training it was within. Every file is kept: "
+        f"`netlathe run --resume --out {context.folder}` measures again."
+    )
 
 
 def verify(context: RunContext, folder: Path) -> Result:
@@ -160,11 +164,15 @@ def deploy(context: RunContext, folder: Path) -> Result:
 
 
 def report(context: RunContext, folder: Path) -> Result:
-    """Write `summary.json` and `report.html` at the top of the run folder."""
-    summary = summarise(context)
-    write_atomically(context.folder / "report.html", render(context.results).encode())
-    write_json(context.folder / "summary.json", summary)
-    return summary
+    """Write `report.html`; the result is what `summary.json` says. `publish` puts both where people look."""
+    write_atomically(folder / REPORT, render(context.results).encode())
+    return summarise(context)
+
+
+def publish(context: RunContext) -> None:
+    """Put `summary.json` and `report.html` at the top of the run folder, also where somebody has deleted them."""
+    write_atomically(context.folder / REPORT, (context.folder / "report" / REPORT).read_bytes())
+    write_json(context.folder / "summary.json", context.results["report"])
 
 
 def summarise(context: RunContext) -> Result:

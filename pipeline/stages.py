@@ -43,22 +43,32 @@ def perform(run: Run, context: RunContext, until: str = "report") -> dict[str, R
     """Every stage up to `until`, in order; what is stored and rests on nothing that changed is not done again.
 
     Raises:
-        RunFolderError: the folder's measurements were made on another machine.
+        RunFolderError: the folder's measurements were made on another machine, or with other versions.
     """
     for name, stage in STAGES.items():
         context.progress(name, 0, 0, {})
         context.results[name] = run.perform(name, stage.needs, partial(stage.work, context))
         if name == "setup":
-            _check_machine(context)
+            _check_origin(context)
         if name == until:
             break
+    if until == "report":
+        shipping.publish(context)
     return context.results
 
 
-def _check_machine(context: RunContext) -> None:
+def _check_origin(context: RunContext) -> None:
     there, here = context.results["setup"]["target"]["fingerprint"], context.target.fingerprint
     if there != here:
         raise RunFolderError(
             f"{context.folder} was measured on {there}; this is {here}. Measurements of two machines do not mix: "
             "start a new run with another --out."
+        )
+    before, now = context.results["setup"]["versions"], finding.all_versions()
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if changed:
+        differences = ", ".join(f"{name} {before.get(name)} there, {now.get(name)} here" for name in changed)
+        raise RunFolderError(
+            f"{context.folder} was made with other versions ({differences}), and results of two versions do not mix: "
+            "start a new run with another --out, or install those versions."
         )

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +23,9 @@ from pipeline.cli import app
 from pipeline.config import RunConfig
 from pipeline.errors import ExitCode
 from pipeline.run_folder import Run
+from supernet.sources import open_source
+from supernet.space import DIGITS
+from targets import host, local
 
 
 @pytest.fixture
@@ -38,6 +42,10 @@ def images(folder: Path, classes: int, each: int) -> Path:
             pixels = np.full((16, 16, 3), 10 * label + i, dtype=np.uint8)
             Image.fromarray(pixels).save(folder / f"class{label}" / f"{i}.png")
     return folder
+
+
+def broken(folder: Path, number: int) -> None:
+    (images(folder, classes=2, each=20) / "class0" / f"{number}.png").write_bytes(b"\x89PNG\r\n")
 
 
 def check(result: Result, code: ExitCode, message: str) -> None:
@@ -61,6 +69,8 @@ def check(result: Result, code: ExitCode, message: str) -> None:
         ("run --data ./nowhere", ExitCode.DATA, "There is no file or folder nowhere"),
         ("predict mobilnet_v2", ExitCode.USAGE, "Unknown network 'mobilnet_v2'. Did you mean mobilenet_v2?"),
         ("predict mobilenet_v2@wide", ExitCode.USAGE, "'wide' is not a width multiplier"),
+        ("run --resume --out nowhere", ExitCode.RUN_FOLDER, "There is no run in nowhere to go on with"),
+        ("predict mobilenet_v2 --space nowhere", ExitCode.USAGE, "Unknown space 'nowhere'"),
         ("predict nowhere.json", ExitCode.USAGE, "There is no file nowhere.json"),
         ("predict mobilenet_v2 --database d/m.sqlite", ExitCode.MEASUREMENT, "has no calibration for space imagenet"),
         ("compile nowhere.onnx", ExitCode.USAGE, "There is no file nowhere.onnx"),
@@ -82,17 +92,22 @@ def test_options_that_do_not_exist(invoke: Callable[..., Result], arguments: str
         (lambda folder: folder.mkdir(), "No images in"),
         (lambda folder: images(folder, classes=1, each=20), "one class only"),
         (lambda folder: images(folder, classes=2, each=3), "too few to split"),
-        (
-            lambda folder: (images(folder, classes=2, each=20) / "class0" / "3.png").write_bytes(b"\x89PNG\r\n"),
-            "Cannot read",
-        ),
+        (lambda folder: broken(folder, number=0), "0.png"),
+        (lambda folder: broken(folder, number=3), "Cannot read"),
     ],
 )
 def test_images_that_cannot_be_used(
     invoke: Callable[..., Result], tmp_path: Path, make: Callable[[Path], object], message: str
 ) -> None:
     make(tmp_path / "data")
-    check(invoke("run", "--data", tmp_path / "data", "--space", "digits"), ExitCode.DATA, message)
+    check(invoke("run", "--data", tmp_path / "data"), ExitCode.DATA, message)
+
+
+def test_an_empty_train_split(invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = open_source("digits")
+    empty = replace(digits, train=replace(digits.train, labels=digits.train.labels[:0]))
+    monkeypatch.setattr("pipeline.finding.open_source", lambda source: empty)
+    check(invoke("run", "--data", "mine"), ExitCode.DATA, "Data 'mine' has no images to train on: its train split is")
 
 
 def test_errors_as_json(invoke: Callable[..., Result]) -> None:
@@ -108,6 +123,28 @@ def test_a_folder_of_another_run(invoke: Callable[..., Result], tmp_path: Path) 
     check(invoke("run", "--seed", 1, "--out", "out"), ExitCode.RUN_FOLDER, "another run (seed is 0 there, 1 here)")
     check(invoke("run", "--seed", 1, "--out", "out", "--resume"), ExitCode.RUN_FOLDER, "holds another run")
     check(invoke("run", "--out", "out"), ExitCode.RUN_FOLDER, "already holds this run. Add --resume")
+
+
+@pytest.mark.parametrize("command", ["compile mine.json --out .", "train mine.json --data digits --epochs 1 --out ."])
+def test_an_output_folder_that_holds_something_else(
+    invoke: Callable[..., Result], tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "mine.json").write_text(json.dumps(DIGITS.baseline.to_json()))
+    check(invoke(*command.split()), ExitCode.RUN_FOLDER, ". is not empty and is not a run")
+    (tmp_path / "config.json").touch()
+    check(invoke(*command.split()), ExitCode.RUN_FOLDER, ". holds a run, which would be overwritten")
+
+
+def test_code_that_this_machine_cannot_run(invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    old = replace(host.detect_host(), flags=frozenset({"avx2"}))
+    monkeypatch.setattr(local, "detect_host", lambda: old)
+    for command in ("compile", "bench"):
+        found = invoke(command, "mobilenet_v2", "--target", "x86-64-v4")
+        check(found, ExitCode.MEASUREMENT, "Code for x86-64-v4 cannot run on this machine: it needs 512-bit vectors")
+
+
+def test_a_seed_out_of_range(invoke: Callable[..., Result]) -> None:
+    assert invoke("train", "mobilenet_v2", "--data", "digits", "--seed", 5000000000).exit_code == ExitCode.USAGE
 
 
 def test_a_folder_that_is_no_run(invoke: Callable[..., Result], tmp_path: Path) -> None:
@@ -134,6 +171,8 @@ def test_ctrl_c_says_how_to_go_on(invoke: Callable[..., Result], monkeypatch: py
 
     monkeypatch.setattr("pipeline.api.perform", interrupt)
     check(invoke("run", "--out", "mine"), ExitCode.INTERRUPTED, "Stopped. To go on: netlathe run --resume --out mine")
+    result = invoke("search", "--out", "my run", "--database", "m.sqlite")
+    check(result, ExitCode.INTERRUPTED, "To go on: netlathe search --resume --out 'my run' --database m.sqlite")
 
 
 def test_a_bug_keeps_its_traceback(invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:

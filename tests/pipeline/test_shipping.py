@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import deploy, finding, shipping, stages
+from pipeline.config import make_config
+from pipeline.run_folder import RunFolderError
+from supernet.derive import BudgetError
+from supernet.space import DIGITS
+from targets.target import get_target
+
+
+@pytest.fixture
+def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A run with a budget of half the baseline, in which nothing is really compiled."""
+    monkeypatch.setattr(shipping.onnx, "load", lambda path: None)
+    monkeypatch.setattr(shipping, "input_shape_of", lambda model: (1, 3, 16, 16))
+    monkeypatch.setattr(deploy, "build", lambda model, target, folder: deploy.Build(folder, (), ()))
+    return SimpleNamespace(
+        networks=dict.fromkeys(("winner", "baseline"), DIGITS.baseline),
+        folder=tmp_path,
+        target=get_target("x86"),
+        config=make_config(budget="0.5x"),
+    )
+
+
+def measured(monkeypatch: pytest.MonkeyPatch, *seconds: float) -> Iterator[float]:
+    """The winner takes these seconds, one after the other; the baseline one."""
+    found = iter(seconds)
+    monkeypatch.setattr(shipping, "measure_libraries", lambda *_: {"winner": (next(found),), "baseline": (1.0,)})
+    return found
+
+
+def test_over_the_budget_once_is_measured_again(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rest = measured(monkeypatch, 0.6, 0.4, 0.3)
+    result = shipping.compile(context, context.folder)
+    assert (result["winner"]["measured_s"], result["budget_s"], result["measurements"]) == (0.4, 0.5, 2)
+    assert list(rest) == [0.3]
+
+
+def test_over_the_budget_every_time_is_an_error(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured(monkeypatch, 0.7, 0.8, 0.6)
+    with pytest.raises(
+        BudgetError,
+        match=r"takes 600 ms, over the budget of 500 ms, in each of 3 measurements; .* `netlathe run --resume --out",
+    ):
+        shipping.compile(context, context.folder)
+
+
+def test_a_run_does_not_go_on_with_other_versions() -> None:
+    target, versions = get_target("x86"), finding.all_versions()
+    stored = {"target": {"fingerprint": target.fingerprint}, "versions": versions}
+    context: Any = SimpleNamespace(folder=Path("run"), target=target, results={"setup": stored})
+    stages._check_origin(context)
+    stored["versions"] = {**versions, "schedules": "0", "torch": "1.0"}
+    with pytest.raises(RunFolderError, match=r"other versions \(torch 1.0 there, .* here, schedules 0 there, \d+ here"):
+        stages._check_origin(context)
+    stored["target"] = {"fingerprint": "x86 another"}
+    with pytest.raises(RunFolderError, match="run was measured on x86 another; this is x86 "):
+        stages._check_origin(context)
+
+
+def test_an_artefact_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compile that dies while it links leaves the old library, and no manifest that claims to know it."""
+    (tmp_path / deploy.LIBRARY).write_text("old")
+    (tmp_path / deploy.MANIFEST).write_text("{}")
+
+    def export(path: Path) -> Path:
+        path.write_text("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(deploy, "compile_onnx", lambda model, target: SimpleNamespace(export=export))
+    with pytest.raises(KeyboardInterrupt):
+        deploy.build(deploy.onnx.ModelProto(), get_target("x86"), tmp_path)
+    assert (tmp_path / deploy.LIBRARY).read_text() == "old"
+    assert not (tmp_path / deploy.MANIFEST).exists()
+
+
+def test_the_reference_is_written_whole(tmp_path: Path) -> None:
+    image = np.ones((1, 3, 2, 2), np.float32)
+    deploy.write_reference(tmp_path, image, lambda x: x.sum(axis=(2, 3)))
+    stored = np.load(tmp_path / deploy.REFERENCE)
+    assert (stored["image"] == image).all()
+    assert (stored["output"] == 4).all()
+    assert [path.name for path in tmp_path.iterdir()] == [deploy.REFERENCE]
