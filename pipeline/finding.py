@@ -91,7 +91,8 @@ def calibrate(context: RunContext, folder: Path) -> Result:
         "reused": found.calibration.reused,
         "failures": dict(found.calibration.failures),
         "networks": [asdict(net) for net in found.held_out],
-        "accuracy": measure.accuracy_summary(found),
+        "cost_model": measure.accuracy_summary(found.calibration.accuracy.model),
+        "latency_table": measure.accuracy_summary(found.calibration.accuracy.networks),
     }
 
 

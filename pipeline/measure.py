@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from random import Random
@@ -23,6 +23,7 @@ from targets.runner import Failure, Job
 from targets.target import Target
 from targets.toolchain import ToolchainError
 from tvm_latency import calibrate as calibration
+from tvm_latency.accuracy import Scores
 from tvm_latency.build import compile_onnx
 from tvm_latency.calibrate import Calibration, network_key
 from tvm_latency.cost_model import CostModel
@@ -225,7 +226,7 @@ def save_calibration(found: SpaceCalibration, folder: Path) -> None:
     (folder / VERSIONS).unlink(missing_ok=True)
     found.calibration.table.save(folder / "latency_table.json")
     found.calibration.model.save(folder / "cost_model.json")
-    write_json(folder / "accuracy.json", accuracy_summary(found))
+    write_json(folder / "accuracy.json", asdict(found.calibration.accuracy))
     # Last, so that a folder that has it is complete.
     write_json(folder / VERSIONS, {"versions": list(_versions())})
 
@@ -259,14 +260,13 @@ def load_calibration(folder: Path, target: Target) -> tuple[LatencyTable, CostMo
     return table, CostModel.load(folder / "cost_model.json", target)
 
 
-def accuracy_summary(found: SpaceCalibration) -> dict[str, Any]:
-    """The `cost_model` part of summary.json: shares and rank correlation on networks that no fit has seen."""
-    networks = found.calibration.accuracy.networks
+def accuracy_summary(scores: Scores) -> dict[str, Any]:
+    """Shares and rank correlation on networks that no fit has seen, as in the `cost_model` part of summary.json."""
     return {
-        "within_5pct": networks.within_5pct,
-        "within_10pct": networks.within_10pct,
-        "spearman": networks.spearman,
-        "networks": networks.count,
+        "within_5pct": scores.within_5pct,
+        "within_10pct": scores.within_10pct,
+        "spearman": scores.spearman,
+        "networks": scores.count,
     }
 
 

@@ -17,6 +17,7 @@ from pipeline.places import calibration_folder
 from supernet.space import CIFAR, DIGITS
 from targets.runner import Failure, Job, Timing
 from targets.target import Target, get_target
+from tvm_latency.accuracy import Accuracy, Scores
 from tvm_latency.cost_model import CostModel, CostModelError
 from tvm_latency.latency_table import Entry, LatencyTable, Prediction
 from tvm_latency.lower import LoweringError
@@ -118,10 +119,11 @@ def calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     entries = {op.key: Entry(1e-5, 0.0, source) for op, source in zip(DIGITS.op_specs(), sources)}  # type: ignore[arg-type]
     table = LatencyTable(target_name="x86", fingerprint=target.fingerprint, entries=entries)
     model = SimpleNamespace(save=lambda path: path.touch(), predict=lambda op: Prediction(1e-5, 0.0))
-    networks = SimpleNamespace(within_5pct=1.0, within_10pct=1.0, spearman=None, count=1)
+    scores = Scores.of([1.0], [1.0])
+    accuracy = Accuracy(blocks=scores, model=scores, networks=scores, noise=0.0)
     monkeypatch.setattr(CostModel, "load", lambda path, target: model)
     folder = calibration_folder(tmp_path / "m.sqlite", target, "digits")
-    calibration: Any = SimpleNamespace(table=table, model=model, accuracy=SimpleNamespace(networks=networks))
+    calibration: Any = SimpleNamespace(table=table, model=model, accuracy=accuracy)
     save_calibration(measure.SpaceCalibration(calibration, ()), folder)
     return folder
 
