@@ -45,5 +45,5 @@ def cli(tmp_path_factory: pytest.TempPathFactory) -> Cli:
 @pytest.fixture(scope="session")
 def finished(cli: Cli) -> Path:
     """The folder of a run that was never stopped. Its budget is so wide that no noise of a measurement decides."""
-    cli("run", "--space", "tiny", "--budget", "9x", "--out", "whole")
+    cli("run", "--space", "tiny", "--budget", "5ms", "--out", "whole")
     return cli.folder / "whole"

@@ -132,7 +132,7 @@ def kill_after(cli: Any, line: str, *arguments: str) -> str:
 
 def test_killed_and_resumed_equals_never_stopped(finished: Path, cli: Any) -> None:
     # Latencies are measurements, so the calibration is taken over; the rest must then be the same to the last bit. The
-    # baseline is measured again, which changes nothing: the budget is too wide to bind.
+    # baseline is measured again, which changes nothing: the budget is in milliseconds.
     stopped = cli.folder / "stopped"
     shutil.copytree(finished, stopped, ignore=shutil.ignore_patterns("manifest.json"))
     manifest = read(finished / "manifest.json")
