@@ -9,8 +9,6 @@ from math import ceil
 from pathlib import Path
 from time import perf_counter
 
-from PIL.Image import DecompressionBombError
-
 from pipeline import measure
 from pipeline.config import RunConfig
 from pipeline.context import Result, RunContext
@@ -20,7 +18,7 @@ from pipeline.fit import check_possible, derive_within
 from supernet import search as searching
 from supernet.architecture import Architecture
 from supernet.settings import SEARCH, SearchSettings
-from supernet.sources import DIGITS, DataError, open_source
+from supernet.sources import DIGITS, open_source
 from supernet.space import SearchSpace, preset
 from tvm_latency.database import MeasurementDatabase
 from tvm_latency.schedules import SCHEDULE_VERSION
@@ -63,14 +61,8 @@ def suitable_space(data: str) -> str:
     """
     if data == DIGITS:
         return "digits"
-    images = open_source(data).train
-    if len(images.labels) == 0:
-        raise DataError(f"Data {data!r} has no images to train on: its train split is empty.")
-    try:
-        with images.open(0) as image:
-            return "cifar" if min(image.size) <= _SMALL_IMAGE else "imagenet"
-    except (OSError, ValueError, DecompressionBombError) as error:
-        raise DataError(f"Cannot read {images.describe(0)}: {error}. Repair or remove it.") from error
+    with open_source(data).train.open(0) as image:
+        return "cifar" if min(image.size) <= _SMALL_IMAGE else "imagenet"
 
 
 def calibrate(context: RunContext, folder: Path) -> Result:

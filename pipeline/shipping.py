@@ -196,7 +196,7 @@ def summarise(context: RunContext) -> Result:
             "top1": results["train"]["baseline"]["top1"],
         },
         "speedup_over_baseline": baseline_s / measured_s,
-        "cost_model": results["calibrate"]["accuracy"],
+        "cost_model": results["calibrate"]["cost_model"],
         "verify": {name: verification[name] for name in ("max_abs_error", "top1_agreement")},
         "artefacts": {name: f"deploy/{name}" for name in (*results["deploy"]["files"], deployment.MANIFEST)},
     }

@@ -23,7 +23,6 @@ from pipeline.cli import app
 from pipeline.config import RunConfig
 from pipeline.errors import ExitCode
 from pipeline.run_folder import Run
-from supernet.sources import open_source
 from supernet.space import DIGITS
 from targets import host, local
 
@@ -101,13 +100,6 @@ def test_images_that_cannot_be_used(
 ) -> None:
     make(tmp_path / "data")
     check(invoke("run", "--data", tmp_path / "data"), ExitCode.DATA, message)
-
-
-def test_an_empty_train_split(invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
-    digits = open_source("digits")
-    empty = replace(digits, train=replace(digits.train, labels=digits.train.labels[:0]))
-    monkeypatch.setattr("pipeline.finding.open_source", lambda source: empty)
-    check(invoke("run", "--data", "mine"), ExitCode.DATA, "Data 'mine' has no images to train on: its train split is")
 
 
 def test_errors_as_json(invoke: Callable[..., Result]) -> None:
