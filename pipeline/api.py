@@ -8,13 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline import measure
 from pipeline.artefacts import bench, compile, report, targets  # noqa: A004
+from pipeline.calibration import calibrate_space, load_calibration, save_calibration
 from pipeline.config import RunConfig
 from pipeline.context import RunContext
 from pipeline.disk import require_free_space
 from pipeline.files import write_json
-from pipeline.measure import load_calibration
 from pipeline.nets import resolve_net, space_of
 from pipeline.places import RUNS, calibration_folder, default_database
 from pipeline.run_folder import Run, claim_folder, default_folder
@@ -88,9 +87,9 @@ def calibrate(
     with closing(MeasurementDatabase(database)) as rows:
         if rows.recovered:
             say(rows.recovered)
-        found = measure.calibrate_space(preset(space), machine, rows, progress)
+        found = calibrate_space(preset(space), machine, rows, progress)
     folder = calibration_folder(database, machine, space)
-    measure.save_calibration(found, folder)
+    save_calibration(found, folder)
     return {
         "target": target,
         "space": space,

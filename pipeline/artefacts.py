@@ -10,9 +10,10 @@ from typing import Any
 from pipeline import deploy, verify
 from pipeline.agreement import Images, Inference, compare, onnx_reference, random_image, tolerance
 from pipeline.bench import CALLS, ROUNDS, BenchEntry, compare_runtimes, time_interleaved
+from pipeline.calibration import load_calibration
 from pipeline.files import read_json, write_atomically
-from pipeline.measure import MeasureError, input_shape_of, load_calibration, measure_libraries, require_runnable
-from pipeline.nets import Net, resolve_net, space_of
+from pipeline.measure import MeasureError, measure_libraries, require_runnable
+from pipeline.nets import Net, input_shape_of, resolve_net, space_of
 from pipeline.places import calibration_folder, default_database
 from pipeline.report import render
 from pipeline.run_folder import RESULT, RunFolderError, claim_folder

@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pipeline.calibration import path_latency
 from pipeline.config import RunConfig
-from pipeline.measure import path_latency
 from supernet.architecture import Architecture
 from supernet.data import ImageData, load_data
 from supernet.latency import PathLatency

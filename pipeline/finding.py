@@ -9,7 +9,7 @@ from math import ceil
 from pathlib import Path
 from time import perf_counter
 
-from pipeline import measure
+from pipeline import calibration, measure
 from pipeline.config import RunConfig
 from pipeline.context import Result, RunContext
 from pipeline.deploy import versions
@@ -75,16 +75,16 @@ def calibrate(context: RunContext, folder: Path) -> Result:
     with closing(MeasurementDatabase(context.database)) as database:
         if database.recovered:
             context.say(database.recovered)
-        found = measure.calibrate_space(context.space, context.target, database, context.progress)
-    measure.save_calibration(found, folder)
+        found = calibration.calibrate_space(context.space, context.target, database, context.progress)
+    calibration.save_calibration(found, folder)
     return {
         "seconds": perf_counter() - started,
         "measured": found.calibration.measured,
         "reused": found.calibration.reused,
         "failures": dict(found.calibration.failures),
         "networks": [asdict(net) for net in found.held_out],
-        "cost_model": measure.accuracy_summary(found.calibration.accuracy.model),
-        "latency_table": measure.accuracy_summary(found.calibration.accuracy.networks),
+        "cost_model": calibration.accuracy_summary(found.calibration.accuracy.model),
+        "latency_table": calibration.accuracy_summary(found.calibration.accuracy.networks),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from pipeline.files import read_json
 from supernet.architecture import Architecture
 from supernet.named import named_architecture
 from supernet.space import PRESETS, SpaceError
+from tvm_latency.lower import LoweringError
 
 
 class NetError(ValueError):
@@ -120,3 +122,30 @@ def _load_onnx(path: Path) -> onnx.ModelProto:
         reason = str(error).strip().splitlines()[0]
         raise NetError(f"{path} is not a valid ONNX model ({reason}). Export it again.") from error
     return model
+
+
+def input_shape_of(model: onnx.ModelProto) -> tuple[int, ...]:
+    """The static shape of a model's one input.
+
+    Raises:
+        LoweringError: not one float32 image in and one tensor out, or a dimension is not a number.
+    """
+    # Old models list their weights among the inputs.
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    single = len(inputs) == len(model.graph.output) == 1
+    if not single or inputs[0].type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
+        raise LoweringError(
+            f"The model has {_listed(inputs)} in and {_listed(model.graph.output)} out. Netlathe compiles one float32 "
+            "image in, one tensor out: export it again so."
+        )
+    dims = inputs[0].type.tensor_type.shape.dim
+    if not dims or any(dim.dim_value < 1 for dim in dims):
+        raise LoweringError("The model's input has no fixed shape. Export it again for one image of one size.")
+    return tuple(dim.dim_value for dim in dims)
+
+
+def _listed(values: Sequence[onnx.ValueInfoProto]) -> str:
+    """`image (float), mask (bool)`; `nothing` for none."""
+    names = onnx.TensorProto.DataType.Name
+    return ", ".join(f"{v.name} ({names(v.type.tensor_type.elem_type).lower()})" for v in values) or "nothing"

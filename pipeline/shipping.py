@@ -16,7 +16,8 @@ from pipeline.agreement import Verification, compare, tolerance
 from pipeline.bench import BenchEntry, BenchTiming, speedup, time_interleaved
 from pipeline.context import Result, RunContext
 from pipeline.files import write_atomically, write_json
-from pipeline.measure import input_shape_of, measure_libraries
+from pipeline.measure import measure_libraries
+from pipeline.nets import input_shape_of
 from pipeline.report import render
 from pipeline.runtimes import BenchModel
 from pipeline.verify import pytorch, real_images

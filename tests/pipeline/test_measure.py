@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from pipeline import api, artefacts, measure
-from pipeline.measure import MeasureError, input_shape_of, load_calibration, measure_libraries, save_calibration
+from pipeline import api, artefacts, calibration, measure
+from pipeline.calibration import load_calibration, save_calibration
+from pipeline.measure import MeasureError, measure_libraries
+from pipeline.nets import input_shape_of
 from pipeline.places import calibration_folder
 from supernet.space import CIFAR, DIGITS
 from targets.runner import Failure, Job, Timing
@@ -74,7 +76,7 @@ def test_a_network_that_fails_is_named(runner: type[FakeRunner], monkeypatch: py
 
 def test_other_classes_evict_the_same() -> None:
     for space in (DIGITS, CIFAR):
-        assert measure.evict_bytes(space.with_classes(77)) == measure.evict_bytes(space) > 0
+        assert calibration.evict_bytes(space.with_classes(77)) == calibration.evict_bytes(space) > 0
 
 
 def relu(inputs: Sequence[Tensor], outputs: Sequence[Tensor], weights: Sequence[str] = ()) -> ModelProto:
@@ -123,8 +125,8 @@ def calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     accuracy = Accuracy(blocks=scores, model=scores, networks=scores, noise=0.0)
     monkeypatch.setattr(CostModel, "load", lambda path, target: model)
     folder = calibration_folder(tmp_path / "m.sqlite", target, "digits")
-    calibration: Any = SimpleNamespace(table=table, model=model, accuracy=accuracy)
-    save_calibration(measure.SpaceCalibration(calibration, ()), folder)
+    found: Any = SimpleNamespace(table=table, model=model, accuracy=accuracy)
+    save_calibration(calibration.SpaceCalibration(found, ()), folder)
     return folder
 
 

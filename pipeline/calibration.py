@@ -1,0 +1,190 @@
+"""Calibration of a search space on a target: measured, judged, saved and found again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from random import Random
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pipeline.files import read_json, write_json
+from pipeline.measure import MeasureError
+from supernet.latency import PathLatency
+from supernet.settings import Progress
+from supernet.space import SearchSpace
+from targets.local import LocalRunner
+from targets.target import Target
+from targets.toolchain import ToolchainError
+from tvm_latency import calibrate as calibrating
+from tvm_latency.accuracy import Scores
+from tvm_latency.build import compile_onnx
+from tvm_latency.calibrate import Calibration, network_key
+from tvm_latency.cost_model import CostModel
+from tvm_latency.database import Context, MeasurementDatabase
+from tvm_latency.latency_table import LatencyTable
+from tvm_latency.lower import LoweringError
+from tvm_latency.onnx_graph import network_graph
+from tvm_latency.opspec import OpSpec
+from tvm_latency.schedules import SCHEDULE_VERSION
+
+# Networks that the correction from blocks to networks is fitted to, and others that it is judged by.
+FIT_NETWORKS, TEST_NETWORKS = 12, 24
+VERSIONS = "versions.json"
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A network that was measured and that no fit has seen."""
+
+    architecture: str
+    predicted_s: float
+    measured_s: float
+
+
+@dataclass(frozen=True)
+class SpaceCalibration:
+    """A calibration, and prediction beside measurement for each network it was judged by."""
+
+    calibration: Calibration
+    held_out: tuple[HeldOut, ...]
+
+
+def calibrate_space(
+    space: SearchSpace,
+    target: Target,
+    database: MeasurementDatabase,
+    progress: Progress,
+    *,
+    seed: int = 0,
+    fit_networks: int = FIT_NETWORKS,
+    test_networks: int = TEST_NETWORKS,
+) -> SpaceCalibration:
+    """Measure every operator of the space and random networks of it, as far as the database does not have them.
+
+    Raises:
+        CalibrationError: too little could be measured.
+    """
+    random = Random(seed)
+    drawn = dict.fromkeys(space.random_architecture(random) for _ in range(fit_networks + test_networks))
+    networks = [net.op_specs() for net in drawn]
+    versions = _versions()
+    with TemporaryDirectory() as workspace:
+        found = calibrating.calibrate(
+            space.op_specs(),
+            networks[:fit_networks],
+            networks[fit_networks:],
+            target=target,
+            runner=LocalRunner(target),
+            database=database,
+            build=_Builder(target),
+            versions=versions,
+            evict_bytes=evict_bytes(space),
+            workspace=Path(workspace),
+            progress=progress,
+            seed=seed,
+        )
+    held_out = []
+    for net in list(drawn)[fit_networks:]:
+        row = database.find(network_key(net.op_specs()), Context(target.fingerprint, *versions, evict_bytes=0))
+        if row is not None and row.samples_s:
+            held_out.append(HeldOut(net.text, found.table.network_seconds(net.op_specs()), median(row.samples_s)))
+    return SpaceCalibration(found, tuple(held_out))
+
+
+def evict_bytes(space: SearchSpace) -> int:
+    """What passes through the caches between two runs of an operator: the baseline's weights.
+
+    Without those of its classifier, so that data of other classes need no new measurements.
+    """
+    return sum(op.weight_bytes for op in space.baseline.op_specs() if op.kind != "linear")
+
+
+def _versions() -> tuple[int, str]:
+    """What decides, beside the machine, which measurements count: our schedules, and TVM."""
+    return SCHEDULE_VERSION, version("apache-tvm")
+
+
+@dataclass(frozen=True)
+class _Builder:
+    """Builds operators for a target, as `calibrate` wants it: a failure is a text, so that the rest goes on."""
+
+    target: Target
+
+    def __call__(self, ops: Sequence[OpSpec], path: Path) -> Path | str:
+        try:
+            return compile_onnx(network_graph(ops), self.target).export(path)
+        except (LoweringError, ToolchainError) as error:
+            return str(error)
+
+
+def path_latency(space: SearchSpace, table: LatencyTable) -> PathLatency:
+    """The latencies that the search adds up: those of the table, with its correction for whole networks.
+
+    Raises:
+        MissingLatencyError: the table was made for another space.
+    """
+    scale = table.correction.scale
+    return PathLatency(
+        fixed_s=table.network_seconds(space.fixed_ops()),
+        block_s=tuple(
+            tuple(
+                0.0 if (op := block.op_spec(choice)) is None else scale * table.block_seconds(op)
+                for choice in block.candidates
+            )
+            for block in space.blocks
+        ),
+    )
+
+
+def save_calibration(found: SpaceCalibration, folder: Path) -> None:
+    """Write the latency table and the cost model where `load_calibration` finds them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / VERSIONS).unlink(missing_ok=True)
+    found.calibration.table.save(folder / "latency_table.json")
+    found.calibration.model.save(folder / "cost_model.json")
+    write_json(folder / "accuracy.json", asdict(found.calibration.accuracy))
+    # Last, so that a folder that has it is complete.
+    write_json(folder / VERSIONS, {"versions": list(_versions())})
+
+
+def load_calibration(folder: Path, target: Target) -> tuple[LatencyTable, CostModel]:
+    """What `save_calibration` wrote.
+
+    Raises:
+        MeasureError: nothing was calibrated for this target, or on another machine, or with other versions.
+        LatencyTableError, CostModelError: a file is damaged.
+    """
+    command = f"`netlathe calibrate --target {target.name} --space {folder.name} --threads {target.threads}`"
+    saved = read_json(folder / VERSIONS) if (folder / VERSIONS).exists() else None
+    if saved is None:
+        raise MeasureError(
+            f"Target {target.name} has no calibration for space {folder.name} with {target.threads} thread(s). "
+            f"Run {command} first."
+        )
+    there, here = saved.get("versions"), list(_versions())
+    if there != here:
+        raise MeasureError(
+            f"The calibration in {folder} was made with other versions of schedules and TVM ({there}; here {here}). "
+            f"Calibrate again: {command}."
+        )
+    table = LatencyTable.load(folder / "latency_table.json")
+    if table.fingerprint != target.fingerprint:
+        raise MeasureError(
+            f"The calibration in {folder} was made on {table.fingerprint}; this is {target.fingerprint}. "
+            f"Calibrate again: {command}."
+        )
+    return table, CostModel.load(folder / "cost_model.json", target)
+
+
+def accuracy_summary(scores: Scores) -> dict[str, Any]:
+    """Shares and rank correlation on networks that no fit has seen, as in the `cost_model` part of summary.json."""
+    return {
+        "within_5pct": scores.within_5pct,
+        "within_10pct": scores.within_10pct,
+        "spearman": scores.spearman,
+        "networks": scores.count,
+    }
