@@ -47,7 +47,7 @@ def broken(folder: Path, number: int) -> None:
     (images(folder, classes=2, each=20) / "class0" / f"{number}.png").write_bytes(b"\x89PNG\r\n")
 
 
-def check(result: Result, code: ExitCode, message: str) -> None:
+def expect(result: Result, code: ExitCode, message: str) -> None:
     assert result.exit_code == code, result.output
     assert message in " ".join(result.output.split())
     assert "Traceback" not in result.output
@@ -82,7 +82,7 @@ def check(result: Result, code: ExitCode, message: str) -> None:
     ],
 )
 def test_options_that_do_not_exist(invoke: Callable[..., Result], arguments: str, code: ExitCode, message: str) -> None:
-    check(invoke(*arguments.split()), code, message)
+    expect(invoke(*arguments.split()), code, message)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_images_that_cannot_be_used(
     invoke: Callable[..., Result], tmp_path: Path, make: Callable[[Path], object], message: str
 ) -> None:
     make(tmp_path / "data")
-    check(invoke("run", "--data", tmp_path / "data"), ExitCode.DATA, message)
+    expect(invoke("run", "--data", tmp_path / "data"), ExitCode.DATA, message)
 
 
 def test_errors_as_json(invoke: Callable[..., Result]) -> None:
@@ -112,9 +112,9 @@ def test_errors_as_json(invoke: Callable[..., Result]) -> None:
 
 def test_a_folder_of_another_run(invoke: Callable[..., Result], tmp_path: Path) -> None:
     Run(tmp_path / "out", RunConfig(), resume=False, say=print).close()
-    check(invoke("run", "--seed", 1, "--out", "out"), ExitCode.RUN_FOLDER, "another run (seed is 0 there, 1 here)")
-    check(invoke("run", "--seed", 1, "--out", "out", "--resume"), ExitCode.RUN_FOLDER, "holds another run")
-    check(invoke("run", "--out", "out"), ExitCode.RUN_FOLDER, "already holds this run. Add --resume")
+    expect(invoke("run", "--seed", 1, "--out", "out"), ExitCode.RUN_FOLDER, "another run (seed is 0 there, 1 here)")
+    expect(invoke("run", "--seed", 1, "--out", "out", "--resume"), ExitCode.RUN_FOLDER, "holds another run")
+    expect(invoke("run", "--out", "out"), ExitCode.RUN_FOLDER, "already holds this run. Add --resume")
 
 
 @pytest.mark.parametrize("command", ["compile mine.json --out .", "train mine.json --data digits --epochs 1 --out ."])
@@ -122,9 +122,9 @@ def test_an_output_folder_that_holds_something_else(
     invoke: Callable[..., Result], tmp_path: Path, command: str
 ) -> None:
     (tmp_path / "mine.json").write_text(json.dumps(DIGITS.baseline.to_json()))
-    check(invoke(*command.split()), ExitCode.RUN_FOLDER, ". is not empty and is not a run")
+    expect(invoke(*command.split()), ExitCode.RUN_FOLDER, ". is not empty and is not a run")
     (tmp_path / "config.json").touch()
-    check(invoke(*command.split()), ExitCode.RUN_FOLDER, ". holds a run, which would be overwritten")
+    expect(invoke(*command.split()), ExitCode.RUN_FOLDER, ". holds a run, which would be overwritten")
 
 
 def test_code_that_this_machine_cannot_run(invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +132,7 @@ def test_code_that_this_machine_cannot_run(invoke: Callable[..., Result], monkey
     monkeypatch.setattr(local, "detect_host", lambda: old)
     for command in ("compile", "bench"):
         found = invoke(command, "mobilenet_v2", "--target", "x86-64-v4")
-        check(found, ExitCode.MEASUREMENT, "Code for x86-64-v4 cannot run on this machine: it needs 512-bit vectors")
+        expect(found, ExitCode.MEASUREMENT, "Code for x86-64-v4 cannot run on this machine: it needs 512-bit vectors")
 
 
 def test_a_seed_out_of_range(invoke: Callable[..., Result]) -> None:
@@ -141,12 +141,12 @@ def test_a_seed_out_of_range(invoke: Callable[..., Result]) -> None:
 
 def test_a_folder_that_is_no_run(invoke: Callable[..., Result], tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    check(invoke("run", "--out", "."), ExitCode.RUN_FOLDER, "is not empty and is not a run")
+    expect(invoke("run", "--out", "."), ExitCode.RUN_FOLDER, "is not empty and is not a run")
 
 
 def test_a_full_disk(invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
-    check(invoke("run"), ExitCode.STORAGE, "Only 1 MB are free where runs/digits-x86-0.6x-s0 is; a run needs 500 MB")
+    expect(invoke("run"), ExitCode.STORAGE, "Only 1 MB are free where runs/digits-x86-0.6x-s0 is; a run needs 500 MB")
 
 
 def test_a_folder_without_permission(invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +154,7 @@ def test_a_folder_without_permission(invoke: Callable[..., Result], monkeypatch:
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    check(invoke("run"), ExitCode.STORAGE, "Permission denied: runs/digits-x86-0.6x-s0.")
+    expect(invoke("run"), ExitCode.STORAGE, "Permission denied: runs/digits-x86-0.6x-s0.")
 
 
 def test_ctrl_c_says_how_to_go_on(invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,9 +162,9 @@ def test_ctrl_c_says_how_to_go_on(invoke: Callable[..., Result], monkeypatch: py
         raise KeyboardInterrupt
 
     monkeypatch.setattr("pipeline.api.perform", interrupt)
-    check(invoke("run", "--out", "mine"), ExitCode.INTERRUPTED, "Stopped. To go on: netlathe run --resume --out mine")
+    expect(invoke("run", "--out", "mine"), ExitCode.INTERRUPTED, "Stopped. To go on: netlathe run --resume --out mine")
     result = invoke("search", "--out", "my run", "--database", "m.sqlite")
-    check(result, ExitCode.INTERRUPTED, "To go on: netlathe search --resume --out 'my run' --database m.sqlite")
+    expect(result, ExitCode.INTERRUPTED, "To go on: netlathe search --resume --out 'my run' --database m.sqlite")
 
 
 def test_a_bug_keeps_its_traceback(invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +179,7 @@ def test_a_bug_keeps_its_traceback(invoke: Callable[..., Result], monkeypatch: p
 def test_a_database_of_another_version(invoke: Callable[..., Result], tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "m.sqlite") as connection:
         connection.execute("PRAGMA user_version = 999")
-    check(invoke("calibrate", "--space", "digits", "--database", "m.sqlite"), ExitCode.STORAGE, "999")
+    expect(invoke("calibrate", "--space", "digits", "--database", "m.sqlite"), ExitCode.STORAGE, "999")
 
 
 def test_an_operator_that_nothing_lowers(invoke: Callable[..., Result], tmp_path: Path) -> None:
@@ -187,19 +187,19 @@ def test_an_operator_that_nothing_lowers(invoke: Callable[..., Result], tmp_path
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 3])
     graph = helper.make_graph([node], "g", [image], [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1])])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "a.onnx")
-    check(invoke("compile", "a.onnx"), ExitCode.LOWERING, "Det")
+    expect(invoke("compile", "a.onnx"), ExitCode.LOWERING, "Det")
 
 
 def test_a_model_without_a_fixed_shape(invoke: Callable[..., Result], tmp_path: Path) -> None:
     node = helper.make_node("Relu", ["image"], ["logits"])
     tensor = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3]) for name in ("image", "logits")]
     onnx.save(helper.make_model(helper.make_graph([node], "free", tensor[:1], tensor[1:])), tmp_path / "a.onnx")
-    check(invoke("compile", "a.onnx"), ExitCode.LOWERING, "has no fixed shape")
+    expect(invoke("compile", "a.onnx"), ExitCode.LOWERING, "has no fixed shape")
 
 
 def test_a_file_that_is_no_model(invoke: Callable[..., Result], tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(b"\x00garbage")
-    check(invoke("compile", "a.onnx"), ExitCode.USAGE, "a.onnx is not a valid ONNX model")
+    expect(invoke("compile", "a.onnx"), ExitCode.USAGE, "a.onnx is not a valid ONNX model")
 
 
 def test_targets_as_json(invoke: Callable[..., Result]) -> None:

@@ -11,10 +11,9 @@ from targets.target import Target
 from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, Spec
 from tvm_latency.schedules.parts import (
     FLOAT,
-    epilogue,
     padded,
     pixels_last,
-    schedule,
+    schedule_image,
     spread_over_threads,
     vectorize_columns,
     zero_padded,
@@ -74,14 +73,7 @@ def _scheduled(spec: ConvSpec, tile: Tile, planar: bool, threads: int) -> object
         return te.sum(value * weights[c // tile.columns, i, ky, kx, c % tile.columns], axis=[i, ky, kx])
 
     acc = te.compute((*out_shape[:3], tile.blocks(channels) * tile.columns), product, name="acc")
-    y = te.compute(
-        out_shape,
-        lambda n, y, q, c: epilogue(
-            acc[n, y, q, c], bias[c], residual[n, y, q, c] if spec.residual else None, spec.clip
-        ),
-        name="y",
-    )
-    s = schedule([x, weights, bias, *([residual] if spec.residual else []), y])
+    s = schedule_image(spec, x, weights, bias, residual, acc)
     acc_block, y_block = s.get_sblock("acc"), s.get_sblock("y")
     first_reader = s.get_sblock("padded") if spec.padding else acc_block
     pixels_last(s, spec, None if planar else first_reader)

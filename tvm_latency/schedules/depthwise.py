@@ -9,10 +9,9 @@ from targets.target import Target
 from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, Spec
 from tvm_latency.schedules.parts import (
     FLOAT,
-    epilogue,
     padded,
     pixels_last,
-    schedule,
+    schedule_image,
     spread_over_threads,
     vectorize_columns,
     zero_padded,
@@ -75,14 +74,7 @@ def _scheduled(spec: ConvSpec, tile: Tile, rows: int, threads: int) -> object:
         ),
         name="acc",
     )
-    y = te.compute(
-        out_shape,
-        lambda n, y, q, c: epilogue(
-            acc[n, y, q, c], bias[c], residual[n, y, q, c] if spec.residual else None, spec.clip
-        ),
-        name="y",
-    )
-    s = schedule([x, weights, bias, *([residual] if spec.residual else []), y])
+    s = schedule_image(spec, x, weights, bias, residual, acc)
     acc_block, y_block = s.get_sblock("acc"), s.get_sblock("y")
     first_reader = s.get_sblock("padded") if source is not x else acc_block
     pixels_last(s, spec, first_reader)

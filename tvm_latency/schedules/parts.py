@@ -59,6 +59,20 @@ def schedule(tensors: list[te.Tensor]) -> Schedule:
     return Schedule(IRModule({"main": te.create_prim_func(tensors)}))
 
 
+def schedule_image(
+    spec: ConvSpec, x: te.Tensor, weights: te.Tensor, bias: te.Tensor, residual: te.Tensor, acc: te.Tensor
+) -> Schedule:
+    """A schedule of y = clip(acc + bias + residual), an image like `residual`; acc may have more channels."""
+    y = te.compute(
+        residual.shape,
+        lambda n, y, q, c: epilogue(
+            acc[n, y, q, c], bias[c], residual[n, y, q, c] if spec.residual else None, spec.clip
+        ),
+        name="y",
+    )
+    return schedule([x, weights, bias, *([residual] if spec.residual else []), y])
+
+
 def vectorize_columns(s: Schedule, loop: Any, vector: int) -> Any:
     """Split a loop over channels into unrolled vectors.
 
