@@ -13,6 +13,8 @@ from rich.table import Table
 
 # Without a terminal a line is printed for each such share of a stage.
 _SHARE = 4
+# A list of more entries than this is only counted for people.
+MANY = 6
 
 
 def _stderr() -> Console:
@@ -33,13 +35,15 @@ def fail(sentence: str, code: int, *, as_json: bool) -> None:
 
 
 def show(result: Any, *, as_json: bool) -> None:
-    """A result: as JSON, or as lines of `name  value` where a value is not a table itself."""
+    """A result: as JSON, or as lines of `name  value`, where a long list is only counted."""
     if as_json:
         print(json.dumps(result, indent=2, allow_nan=False))
         return
     for name, value in result.items():
         if isinstance(value, Mapping):
             value = ", ".join(f"{key} {_text(inner)}" for key, inner in value.items()) or "none"
+        elif isinstance(value, list) and len(value) > MANY:
+            value = f"{len(value)} (--json lists them)"
         result_line(f"{name:<24}{_text(value)}")
 
 

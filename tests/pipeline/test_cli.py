@@ -21,6 +21,7 @@ from typer.testing import CliRunner, Result
 from pipeline import disk
 from pipeline.cli import app
 from pipeline.config import RunConfig
+from pipeline.console import show
 from pipeline.errors import ExitCode
 from pipeline.run_folder import Run
 from supernet.space import DIGITS
@@ -215,3 +216,14 @@ def test_help_loads_neither_torch_nor_tvm() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_long_list_is_counted_for_people_and_whole_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    result = {"kernels": [f"k{i}" for i in range(7)], "fallbacks": ["conv"]}
+    show(result, as_json=False)
+    assert capsys.readouterr().out.split("\n")[:2] == [
+        f"{'kernels':<24}7 (--json lists them)",
+        f"{'fallbacks':<24}conv",
+    ]
+    show(result, as_json=True)
+    assert json.loads(capsys.readouterr().out) == result
