@@ -20,6 +20,7 @@ from tvm_latency.canonical import cancel_layouts, fold_affine, raise_elementwise
 from tvm_latency.emit import EmitKernels
 from tvm_latency.match import group_operators
 from tvm_latency.schedules import schedule_kernel
+from tvm_latency.single_call import single_call
 
 
 class LoweringError(ValueError):
@@ -70,6 +71,8 @@ def lower(model: onnx.ModelProto, target: Target) -> Lowered:
     ours = functions.keys() & emit_kernels.names
     # A reshape becomes a view when the module is built: it is no operator.
     rest = {name for name, f in functions.items() if name not in ours and not relax.analysis.has_reshape_pattern(f)}
+    with compiler_errors("lowered"):
+        module = single_call(module)
     return Lowered(module=module, kernels=tuple(sorted(ours)), fallbacks=tuple(sorted(rest)))
 
 

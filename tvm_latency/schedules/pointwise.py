@@ -8,6 +8,7 @@ from tvm import te
 from targets.target import Target
 from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, Spec
 from tvm_latency.schedules.parts import FLOAT, epilogue, schedule, spread_over_threads, vectorize_columns, zero_padded
+from tvm_latency.schedules.prefetch import prefetch_weights
 from tvm_latency.schedules.tiles import Tile, matmul_tile
 
 
@@ -33,10 +34,10 @@ def pointwise(spec: Spec, target: Target) -> Kernel | None:
         panels = zero_padded(weights.reshape(n, k), tile).reshape(-1, tile.columns, k)
         return np.ascontiguousarray(panels.transpose(0, 2, 1))
 
-    return Kernel(name=f"pointwise_{spec.suffix}", func=_scheduled(spec, m, k, n, tile, target.threads), pack=pack)
+    return Kernel(name=f"pointwise_{spec.suffix}", func=_scheduled(spec, m, k, n, tile, target), pack=pack)
 
 
-def _scheduled(spec: ConvSpec, m: int, k: int, n: int, tile: Tile, threads: int) -> object:
+def _scheduled(spec: ConvSpec, m: int, k: int, n: int, tile: Tile, target: Target) -> object:
     x = te.placeholder((m, k), FLOAT, "x")
     weights = te.placeholder((tile.blocks(n), k, tile.columns), FLOAT, "weights")
     bias = te.placeholder((n,), FLOAT, "bias")
@@ -60,11 +61,14 @@ def _scheduled(spec: ConvSpec, m: int, k: int, n: int, tile: Tile, threads: int)
     s.reorder(panel, pixel_block, row, column)
     vectorize_columns(s, column, tile.store)
     s.unroll(row)
-    outer = spread_over_threads(s, (panel, pixel_block), spec.macs, threads)
+    outer = spread_over_threads(s, (panel, pixel_block), spec.macs, target.threads)
     s.compute_at(acc_block, outer, preserve_unit_loops=True)
     row, column, reduction = s.get_loops(acc_block)[-3:]
     s.reorder(reduction, row, column)
     vectorize_columns(s, column, tile.vector)
     s.unroll(row)
     s.decompose_reduction(acc_block, reduction)
-    return s.mod["main"]
+    func, panel_bytes = s.mod["main"], k * tile.columns * 4
+    if tile.blocks(n) * panel_bytes <= target.l1d_bytes // 2:
+        return func
+    return prefetch_weights(func, "acc_update", func.params[1], panel_bytes, uses=m // tile.rows)
