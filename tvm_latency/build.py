@@ -12,6 +12,7 @@ import tvm
 from targets.target import Target
 from targets.toolchain import find_toolchain
 from tvm_latency.lower import compiler_errors, lower
+from tvm_latency.schedules.kernel import WeightType
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,13 @@ class Compiled:
         return path
 
 
-def compile_onnx(model: onnx.ModelProto, target: Target) -> Compiled:
-    """Lower and compile.
+def compile_onnx(model: onnx.ModelProto, target: Target, weights: WeightType = "float32") -> Compiled:
+    """Lower and compile; the kernels' weights are stored as `weights`.
 
     Raises:
         LoweringError: see `tvm_latency.lower.lower`; or TVM cannot compile what it lowered.
     """
-    lowered = lower(model, target)
+    lowered = lower(model, target, weights)
     attributes = tvm.target.Target(target.tvm_attributes())
     with compiler_errors("compiled"):
         executable = tvm.compile(lowered.module, attributes, relax_pipeline="default_build")
