@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import tvm
 from targets.target import Target
 from targets.toolchain import find_toolchain
 from tvm_latency.lower import compiler_errors, lower
-from tvm_latency.schedules.kernel import WeightType
+from tvm_latency.onnx_graph import network_graph
+from tvm_latency.opspec import OpSpec, WeightType
 
 
 @dataclass(frozen=True)
@@ -45,3 +47,13 @@ def compile_onnx(model: onnx.ModelProto, target: Target, weights: WeightType = "
     with compiler_errors("compiled"):
         executable = tvm.compile(lowered.module, attributes, relax_pipeline="default_build")
     return Compiled(executable, target, lowered.kernels, lowered.fallbacks)
+
+
+def compile_ops(ops: Sequence[OpSpec], target: Target) -> Compiled:
+    """Compile operators in sequence, with random weights that are stored as the operators say.
+
+    Raises:
+        LoweringError: see `compile_onnx`.
+        ValueError: the operators do not agree on that.
+    """
+    return compile_onnx(network_graph(ops), target, ops[0].dtype)

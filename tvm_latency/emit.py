@@ -13,8 +13,9 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 from targets.target import Target
 from tvm_latency.canonical import NCHW_TO_NHWC, NHWC_TO_NCHW
 from tvm_latency.match import Match, read_group
+from tvm_latency.opspec import WeightType
 from tvm_latency.schedules import schedule_kernel
-from tvm_latency.schedules.kernel import ConvSpec, Kernel, PackedArray, WeightType, with_weights
+from tvm_latency.schedules.kernel import ConvSpec, Kernel, PackedArray, with_weights
 
 
 @tvm.transform.module_pass(opt_level=0, name="EmitKernels")

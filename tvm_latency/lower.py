@@ -19,8 +19,9 @@ from targets.target import Target
 from tvm_latency.canonical import cancel_layouts, fold_affine, raise_elementwise
 from tvm_latency.emit import EmitKernels
 from tvm_latency.match import group_operators
+from tvm_latency.opspec import WeightType
 from tvm_latency.schedules import schedule_kernel
-from tvm_latency.schedules.kernel import WeightType, with_weights
+from tvm_latency.schedules.kernel import with_weights
 
 
 class LoweringError(ValueError):

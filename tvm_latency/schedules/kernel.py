@@ -9,10 +9,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from tvm_latency.opspec import WeightType
+
 FloatArray = npt.NDArray[np.float32]
 PackedArray = npt.NDArray[np.float32] | npt.NDArray[np.float16]
-WeightType = Literal["float32", "float16"]
-"""How weights are stored; they are multiplied and added up as float32 either way."""
 
 
 @dataclass(frozen=True, kw_only=True)

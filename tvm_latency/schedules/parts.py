@@ -9,7 +9,8 @@ import numpy as np
 from tvm import IRModule, te, tirx
 from tvm.s_tir import Schedule
 
-from tvm_latency.schedules.kernel import ConvSpec, FloatArray, PackedArray, WeightType
+from tvm_latency.opspec import WeightType
+from tvm_latency.schedules.kernel import ConvSpec, FloatArray, PackedArray
 from tvm_latency.schedules.tiles import Tile
 
 FLOAT = "float32"
