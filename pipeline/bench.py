@@ -132,8 +132,16 @@ def compare_runtimes(timings: Sequence[BenchTiming], ours: str = "netlathe") -> 
 
 def _absolute(model: BenchModel) -> BenchModel:
     """The same files for a process in another folder; an empty path stays empty."""
-    paths = {name: getattr(model, name) for name in ("onnx_file", "library", "weights")}
-    return replace(model, **{name: str(Path(path).resolve()) for name, path in paths.items() if path})
+
+    def absolute(path: str) -> str:
+        return str(Path(path).resolve()) if path else ""
+
+    return replace(
+        model,
+        onnx_file=absolute(model.onnx_file),
+        library=absolute(model.library),
+        weights=absolute(model.weights),
+    )
 
 
 def _cpus(threads: int) -> list[int]:

@@ -18,6 +18,7 @@ def calibrate(
     target: options.Target = "x86",
     space: options.Space = "imagenet",
     threads: options.Threads = 1,
+    weights: options.Weights = "float32",
     database: options.Database = None,
     json: options.Json = False,
 ) -> None:
@@ -25,7 +26,9 @@ def calibrate(
     from pipeline import api
 
     with console.ProgressView() as progress:
-        found = api.calibrate(target, space, threads=threads, database=database, progress=progress, say=console.say)
+        found = api.calibrate(
+            target, space, threads=threads, weights=weights, database=database, progress=progress, say=console.say
+        )
     console.show(found, as_json=json)
 
 
@@ -34,13 +37,15 @@ def predict(
     target: options.Target = "x86",
     space: options.RunSpace = None,
     threads: options.Threads = 1,
+    weights: options.Weights = "float32",
     database: options.Database = None,
     json: options.Json = False,
 ) -> None:
     """Predict the latency of a network from a calibration, without compiling it."""
     from pipeline import api
 
-    console.show(api.predict(net, target, space=space, threads=threads, database=database), as_json=json)
+    found = api.predict(net, target, space=space, threads=threads, weights=weights, database=database)
+    console.show(found, as_json=json)
 
 
 def train(
@@ -67,12 +72,13 @@ def compile(
     out: options.Out = None,
     data: options.RunData = None,
     threads: options.Threads = 1,
+    weights: options.Weights = "float32",
     json: options.Json = False,
 ) -> None:
     """Compile a network, verify it against PyTorch, measure it, and leave the artefact in --out."""
     from pipeline import api
 
-    console.show(api.compile(net, target, out, data=data, threads=threads), as_json=json)
+    console.show(api.compile(net, target, out, data=data, threads=threads, weights=weights), as_json=json)
 
 
 def bench(
@@ -80,12 +86,13 @@ def bench(
     target: options.Target = "x86",
     against: options.Against = "onnxruntime",
     threads: options.Threads = 1,
+    weights: options.Weights = "float32",
     json: options.Json = False,
 ) -> None:
     """Time networks on several runtimes in turn, in one pinned process."""
     from pipeline import api
 
-    found = api.bench(nets, target, against, threads=threads)
+    found = api.bench(nets, target, against, threads=threads, weights=weights)
     if json:
         console.show(found, as_json=True)
         return

@@ -34,7 +34,7 @@ _MEANINGS = {
     ExitCode.TARGET: "the target is unknown, or nothing here can build for it",
     ExitCode.DATA: "the data cannot be found, read or trained on",
     ExitCode.BUDGET: "no network of the space fits the budget, or the trained one is measured over it",
-    ExitCode.LOWERING: "the model has an operator that cannot be compiled",
+    ExitCode.LOWERING: "the model has an operator, or weights, that cannot be compiled",
     ExitCode.RUN_FOLDER: "the output folder belongs to something else, or another process writes into it",
     ExitCode.STORAGE: "a file cannot be written or read: disk full, no permission, corrupt",
     ExitCode.MEASUREMENT: "a measurement failed, is missing, or a runtime to compare with is not installed",

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from tvm_latency.opspec import WeightType
+
 JSON_KEY, RESUME_KEY = "netlathe.json", "netlathe.resume"
 """Where the context keeps whether to print JSON, and the command that goes on after Ctrl-C."""
 
@@ -23,6 +25,7 @@ RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.")]
 
 Target = Annotated[str, typer.Option(help="The machine to build for: see `netlathe targets`.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of the compiled network.")]
+Weights = Annotated[WeightType, typer.Option(help="How weights are stored: float16 halves the artefact.")]
 Data = Annotated[str, typer.Option(help="`digits`, a folder, Parquet files or a name on the Hugging Face hub.")]
 Space = Annotated[str, typer.Option(help="Search space: digits, cifar or imagenet.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of splits, weights, search and training.")]
@@ -40,5 +43,6 @@ BudgetMs = Annotated[float | None, typer.Option(help="The budget in milliseconds
 RunSpace = Annotated[str | None, typer.Option("--space", help="Search space. [default: by the images' size]")]
 RunSeed = Annotated[int | None, typer.Option("--seed", help="Seed of everything. [default: 0]")]
 RunThreads = Annotated[int | None, typer.Option("--threads", help="Threads of the network. [default: 1]")]
+RunWeights = Annotated[WeightType | None, typer.Option("--weights", help="As for `compile`. [default: float32]")]
 SearchEpochs = Annotated[int | None, typer.Option(help="Epochs of the search.")]
 TrainEpochs = Annotated[int | None, typer.Option(help="Epochs of both trainings.")]

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.agreement import Images
+from tvm_latency.opspec import WeightType
 
 
 class RuntimeUnavailableError(RuntimeError):
@@ -23,6 +24,7 @@ class RuntimeUnavailableError(RuntimeError):
 class BenchModel:
     """One network in the forms that runtimes load.
 
+    stored: how the library stores its weights.
     weights: PyTorch's state, with `architecture` as text; both empty where the network has no PyTorch form.
     """
 
@@ -30,6 +32,7 @@ class BenchModel:
     library: str
     architecture: str = ""
     weights: str = ""
+    stored: WeightType = "float32"
 
 
 @dataclass(frozen=True)

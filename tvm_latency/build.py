@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from tvm.tirx.transform import SkipAssert
 from targets.target import Target
 from targets.toolchain import find_toolchain
 from tvm_latency.lower import compiler_errors, lower
+from tvm_latency.onnx_graph import network_graph
+from tvm_latency.opspec import OpSpec, WeightType
 from tvm_latency.single_call import NETWORK
 
 
@@ -53,14 +56,24 @@ def _pipeline() -> tuple[Any, Any, Any]:
 register_tir_pipeline("netlathe", _pipeline)
 
 
-def compile_onnx(model: onnx.ModelProto, target: Target) -> Compiled:
-    """Lower and compile.
+def compile_onnx(model: onnx.ModelProto, target: Target, weights: WeightType = "float32") -> Compiled:
+    """Lower and compile; the kernels' weights are stored as `weights`.
 
     Raises:
         LoweringError: see `tvm_latency.lower.lower`; or TVM cannot compile what it lowered.
     """
-    lowered = lower(model, target)
+    lowered = lower(model, target, weights)
     attributes = tvm.target.Target(target.tvm_attributes())
     with compiler_errors("compiled"):
         executable = tvm.compile(lowered.module, attributes, relax_pipeline="default_build", tir_pipeline="netlathe")
     return Compiled(executable, target, lowered.kernels, lowered.fallbacks)
+
+
+def compile_ops(ops: Sequence[OpSpec], target: Target) -> Compiled:
+    """Compile operators in sequence, with random weights that are stored as the operators say.
+
+    Raises:
+        LoweringError: see `compile_onnx`.
+        ValueError: the operators do not agree on that.
+    """
+    return compile_onnx(network_graph(ops), target, ops[0].dtype)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import tvm
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
@@ -11,21 +13,22 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 from targets.target import Target
 from tvm_latency.canonical import NCHW_TO_NHWC, NHWC_TO_NCHW
 from tvm_latency.match import Match, read_group
+from tvm_latency.opspec import WeightType
 from tvm_latency.schedules import schedule_kernel
-from tvm_latency.schedules.kernel import ConvSpec, Kernel
+from tvm_latency.schedules.kernel import ConvSpec, Kernel, PackedArray, with_weights
 
 
 @tvm.transform.module_pass(opt_level=0, name="EmitKernels")
 class EmitKernels:
     """The pass: every group of `group_operators` becomes a call of a kernel. `names` holds the functions it added."""
 
-    def __init__(self, target: Target) -> None:
-        self.target = target
+    def __init__(self, target: Target, weights: WeightType = "float32") -> None:
+        self.target, self.weights = target, weights
         self.names: set[str] = set()
 
     def transform_module(self, module: Any, _: Any) -> Any:
         """Rewrite `main`."""
-        emitter = _Emitter(module, self.target)
+        emitter = _Emitter(module, self.target, self.weights)
         main = emitter.visit_expr(module["main"])
         emitter.builder_.update_func(module.get_global_var("main"), main)
         self.names |= emitter.functions.keys()
@@ -34,10 +37,10 @@ class EmitKernels:
 
 @mutator
 class _Emitter(PyExprMutator):
-    def __init__(self, module: Any, target: Target) -> None:
+    def __init__(self, module: Any, target: Target, weights: WeightType) -> None:
         super().__init__(module)
         self.module = module
-        self.target = target
+        self.target, self.weights = target, weights
         self.functions: dict[str, Any] = {}
 
     def visit_call_(self, call: Any) -> Any:
@@ -48,6 +51,7 @@ class _Emitter(PyExprMutator):
         if "Composite" not in (group.attrs or {}):
             return call
         match = read_group(group, call.args)
+        match = replace(match, spec=with_weights(match.spec, self.weights))
         kernel = schedule_kernel(match.spec, self.target)
         assert kernel is not None, "a group was made that no kernel kind takes"
         return self._emitted(match, kernel, rank=len(call.ty.shape))
@@ -60,10 +64,8 @@ class _Emitter(PyExprMutator):
         spec = match.spec
         arguments = [match.input if kernel.input_layout == "NCHW" else _to_pixels(match.input)]
         if isinstance(spec, ConvSpec):
-            assert match.weights is not None
             assert match.bias is not None
-            assert kernel.pack is not None
-            arguments += [relax.const(kernel.pack(match.weights)), relax.const(match.bias)]
+            arguments += [relax.const(_packed(match, kernel)), relax.const(match.bias)]
             if match.residual is not None:
                 arguments.append(_to_pixels(match.residual))
             rows, shape = spec.out_pixels, (spec.batch, spec.out_height, spec.out_width, spec.out_channels)
@@ -80,6 +82,25 @@ class _Emitter(PyExprMutator):
             # Bounds of buffers are known here; nothing aliases, as every result has storage of its own.
             self.functions[kernel.name] = self.builder_.add_func(func.with_attr("tirx.noalias", True), kernel.name)
         return self.functions[kernel.name]
+
+
+def _packed(match: Match, kernel: Kernel) -> PackedArray:
+    """The weights as they are stored.
+
+    Raises:
+        ValueError: float16 cannot hold them.
+    """
+    assert match.weights is not None
+    assert kernel.pack is not None
+    packed = kernel.pack(match.weights)
+    if packed.dtype == np.float16 and not np.isfinite(packed).all():
+        largest = np.abs(match.weights).max()
+        found = "weights that are not numbers" if np.isnan(largest) else f"a weight of magnitude {largest:.4g}"
+        raise ValueError(
+            f"{kernel.name} has {found}; float16 ends at 65504. Compile the model with float32 weights, or find out "
+            "why its training left such weights."
+        )
+    return packed
 
 
 def _to_pixels(x: Any) -> Any:

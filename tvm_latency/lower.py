@@ -19,7 +19,9 @@ from targets.target import Target
 from tvm_latency.canonical import cancel_layouts, fold_affine, raise_elementwise
 from tvm_latency.emit import EmitKernels
 from tvm_latency.match import group_operators
+from tvm_latency.opspec import WeightType
 from tvm_latency.schedules import schedule_kernel
+from tvm_latency.schedules.kernel import with_weights
 from tvm_latency.single_call import single_call
 
 
@@ -39,14 +41,17 @@ class Lowered:
     fallbacks: tuple[str, ...]
 
 
-def lower(model: onnx.ModelProto, target: Target) -> Lowered:
+def lower(model: onnx.ModelProto, target: Target, weights: WeightType = "float32") -> Lowered:
     """Lower a model with static shapes; constants are folded and weights packed here, so nothing is left to do at load.
 
+    weights: the type in which our kernels store theirs; those of fallbacks stay as they are in the model.
+
     Raises:
-        LoweringError: the model is malformed, has an operator TVM cannot import, or shapes unknown at compile time.
+        LoweringError: the model is malformed, has an operator TVM cannot import, shapes unknown at compile time, or
+            weights that the type cannot hold.
     """
     module = _imported(model)
-    emit_kernels = EmitKernels(target)
+    emit_kernels = EmitKernels(target, weights)
     passes = [
         transform.DecomposeOpsForInference(),
         raise_elementwise,
@@ -54,7 +59,7 @@ def lower(model: onnx.ModelProto, target: Target) -> Lowered:
         transform.FoldConstant(),
         fold_affine,
         transform.DeadCodeElimination(),
-        group_operators(lambda spec: schedule_kernel(spec, target) is not None),
+        group_operators(lambda spec: schedule_kernel(with_weights(spec, weights), target) is not None),
         emit_kernels,
         cancel_layouts,
         transform.DeadCodeElimination(["main"]),

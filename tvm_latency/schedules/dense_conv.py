@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from tvm import te
 
 from targets.target import Target
-from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, Spec
+from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, PackedArray, Spec
 from tvm_latency.schedules.parts import (
     FLOAT,
+    packed,
     padded,
     pixels_last,
     schedule_image,
@@ -41,9 +41,9 @@ def dense_conv(spec: Spec, target: Target) -> Kernel | None:
     tile = strip_tile(spec.out_width, spec.out_channels, target.lanes, target.vector_registers)
     planar = spec.in_channels < PLANAR_CHANNELS
 
-    def pack(weights: FloatArray) -> FloatArray:
+    def pack(weights: FloatArray) -> PackedArray:
         panels = zero_padded(weights, tile).reshape(-1, tile.columns, *weights.shape[1:])
-        return np.ascontiguousarray(panels.transpose(0, 2, 3, 4, 1))
+        return packed(panels.transpose(0, 2, 3, 4, 1), spec.weights)
 
     return Kernel(
         name=f"dense_conv_{spec.suffix}",
@@ -59,7 +59,7 @@ def _scheduled(spec: ConvSpec, tile: Tile, planar: bool, threads: int) -> object
     image_shape = (spec.height, spec.width)
     x_shape = (spec.batch, channels_in, *image_shape) if planar else (spec.batch, *image_shape, channels_in)
     x = te.placeholder(x_shape, FLOAT, "x")
-    weights = te.placeholder((tile.blocks(channels), channels_in, kh, kw, tile.columns), FLOAT, "weights")
+    weights = te.placeholder((tile.blocks(channels), channels_in, kh, kw, tile.columns), spec.weights, "weights")
     bias = te.placeholder((channels,), FLOAT, "bias")
     out_shape = (spec.batch, spec.out_height, spec.out_width, channels)
     residual = te.placeholder(out_shape, FLOAT, "residual")
@@ -70,7 +70,8 @@ def _scheduled(spec: ConvSpec, tile: Tile, planar: bool, threads: int) -> object
     def product(n: Any, y: Any, q: Any, c: Any) -> Any:
         row, column = y * spec.stride + ky, q * spec.stride + kx
         value = source[n, i, row, column] if planar else source[n, row, column, i]
-        return te.sum(value * weights[c // tile.columns, i, ky, kx, c % tile.columns], axis=[i, ky, kx])
+        weight = weights[c // tile.columns, i, ky, kx, c % tile.columns].astype(FLOAT)
+        return te.sum(value * weight, axis=[i, ky, kx])
 
     acc = te.compute((*out_shape[:3], tile.blocks(channels) * tile.columns), product, name="acc")
     s = schedule_image(spec, x, weights, bias, residual, acc)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 from tvm import te
 
 from targets.target import Target
-from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, Spec
+from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, PackedArray, Spec
 from tvm_latency.schedules.parts import (
     FLOAT,
+    packed,
     padded,
     pixels_last,
     schedule_image,
@@ -38,8 +38,8 @@ def depthwise(spec: Spec, target: Target) -> Kernel | None:
     tile = strip_tile(spec.out_width, spec.out_channels, target.lanes, target.vector_registers)
     rows = _row_block(spec, tile, target)
 
-    def pack(weights: FloatArray) -> FloatArray:
-        return np.ascontiguousarray(zero_padded(weights[:, 0], tile).transpose(1, 2, 0))
+    def pack(weights: FloatArray) -> PackedArray:
+        return packed(zero_padded(weights[:, 0], tile).transpose(1, 2, 0), spec.weights)
 
     return Kernel(name=f"depthwise_{spec.suffix}", func=_scheduled(spec, tile, rows, target.threads), pack=pack)
 
@@ -60,7 +60,7 @@ def _scheduled(spec: ConvSpec, tile: Tile, rows: int, threads: int) -> object:
     width = tile.blocks(channels) * tile.columns
     kh, kw = spec.kernel
     x = te.placeholder((spec.batch, spec.height, spec.width, channels), FLOAT, "x")
-    weights = te.placeholder((kh, kw, width), FLOAT, "weights")
+    weights = te.placeholder((kh, kw, width), spec.weights, "weights")
     bias = te.placeholder((channels,), FLOAT, "bias")
     out_shape = (spec.batch, spec.out_height, spec.out_width, channels)
     residual = te.placeholder(out_shape, FLOAT, "residual")
@@ -70,7 +70,7 @@ def _scheduled(spec: ConvSpec, tile: Tile, rows: int, threads: int) -> object:
     acc = te.compute(
         (*out_shape[:3], width),
         lambda n, y, q, c: te.sum(
-            source[n, y * spec.stride + ky, q * spec.stride + kx, c] * weights[ky, kx, c], axis=[ky, kx]
+            source[n, y * spec.stride + ky, q * spec.stride + kx, c] * weights[ky, kx, c].astype(FLOAT), axis=[ky, kx]
         ),
         name="acc",
     )

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from tvm_latency.opspec import WeightType
+
 FloatArray = npt.NDArray[np.float32]
+PackedArray = npt.NDArray[np.float32] | npt.NDArray[np.float16]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvSpec:
     """A convolution with what follows it: bias, an optional clip, an optional residual added before the clip.
 
-    A matrix product with constant weights is a 1x1 convolution over `batch` images of one pixel.
+    A matrix product with constant weights is a 1x1 convolution over `batch` images of one pixel. `weights` is the type
+    that they have in memory; the bias is float32.
     """
 
     batch: int
@@ -30,6 +34,7 @@ class ConvSpec:
     groups: int = 1
     clip: tuple[float, float] | None = None
     residual: bool = False
+    weights: WeightType = "float32"
 
     @property
     def out_height(self) -> int:
@@ -54,13 +59,14 @@ class ConvSpec:
 
     @property
     def suffix(self) -> str:
-        """Shapes and epilogue, for the kernel's name."""
+        """Shapes, epilogue and weights that are not float32, for the kernel's name."""
         k = "x".join(map(str, self.kernel))
         bounds = "" if self.clip is None else "_clip" + "_".join(map(repr, self.clip))
         clip = bounds.replace("-", "m").replace(".", "p").replace("+", "")
         return (
             f"n{self.batch}_h{self.height}w{self.width}_i{self.in_channels}_o{self.out_channels}_k{k}_s{self.stride}"
             f"_p{self.padding}_g{self.groups}{clip}{'_res' if self.residual else ''}"
+            f"{'' if self.weights == 'float32' else '_w' + self.weights}"
         )
 
 
@@ -82,16 +88,22 @@ class PoolSpec:
 Spec = ConvSpec | PoolSpec
 
 
+def with_weights(spec: Spec, weights: WeightType) -> Spec:
+    """The same operator with its weights stored so; itself where it has none."""
+    return replace(spec, weights=weights) if isinstance(spec, ConvSpec) else spec
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
     """A scheduled function and how its weights are laid out.
 
     func: parameters (input, [weights, bias], [residual], output); tensors are [pixels, channels] unless `input_layout`
         says that the function reads the image as it stands, [batch, channels, height, width].
-    pack: from OIHW weights (after folding) to the function's layout; done once, at compile time.
+    pack: from OIHW weights (after folding) to the function's layout and type; done once, at compile time. What float16
+        cannot hold comes out infinite.
     """
 
     name: str
     func: Any
-    pack: Callable[[FloatArray], FloatArray] | None = None
+    pack: Callable[[FloatArray], PackedArray] | None = None
     input_layout: Literal["pixels", "NCHW"] = "pixels"

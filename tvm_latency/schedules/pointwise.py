@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import numpy as np
 from tvm import te
 
 from targets.target import Target
-from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, Spec
-from tvm_latency.schedules.parts import FLOAT, epilogue, schedule, spread_over_threads, vectorize_columns, zero_padded
+from tvm_latency.opspec import FLOAT_BYTES
+from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, PackedArray, Spec
+from tvm_latency.schedules.parts import (
+    FLOAT,
+    epilogue,
+    packed,
+    schedule,
+    spread_over_threads,
+    vectorize_columns,
+    zero_padded,
+)
 from tvm_latency.schedules.prefetch import prefetch_weights
 from tvm_latency.schedules.tiles import Tile, matmul_tile
 
@@ -30,22 +38,22 @@ def pointwise(spec: Spec, target: Target) -> Kernel | None:
     m, k, n = spec.out_pixels, spec.in_channels, spec.out_channels
     tile = matmul_tile(m, n, target.lanes, target.vector_registers)
 
-    def pack(weights: FloatArray) -> FloatArray:
+    def pack(weights: FloatArray) -> PackedArray:
         panels = zero_padded(weights.reshape(n, k), tile).reshape(-1, tile.columns, k)
-        return np.ascontiguousarray(panels.transpose(0, 2, 1))
+        return packed(panels.transpose(0, 2, 1), spec.weights)
 
     return Kernel(name=f"pointwise_{spec.suffix}", func=_scheduled(spec, m, k, n, tile, target), pack=pack)
 
 
 def _scheduled(spec: ConvSpec, m: int, k: int, n: int, tile: Tile, target: Target) -> object:
     x = te.placeholder((m, k), FLOAT, "x")
-    weights = te.placeholder((tile.blocks(n), k, tile.columns), FLOAT, "weights")
+    weights = te.placeholder((tile.blocks(n), k, tile.columns), spec.weights, "weights")
     bias = te.placeholder((n,), FLOAT, "bias")
     residual = te.placeholder((m, n), FLOAT, "residual")
     i = te.reduce_axis((0, k), "i")
     acc = te.compute(
         (m, tile.blocks(n) * tile.columns),
-        lambda p, c: te.sum(x[p, i] * weights[c // tile.columns, i, c % tile.columns], axis=i),
+        lambda p, c: te.sum(x[p, i] * weights[c // tile.columns, i, c % tile.columns].astype(FLOAT), axis=i),
         name="acc",
     )
     y = te.compute(
@@ -68,7 +76,7 @@ def _scheduled(spec: ConvSpec, m: int, k: int, n: int, tile: Tile, target: Targe
     vectorize_columns(s, column, tile.vector)
     s.unroll(row)
     s.decompose_reduction(acc_block, reduction)
-    func, panel_bytes = s.mod["main"], k * tile.columns * 4
+    func, panel_bytes = s.mod["main"], k * tile.columns * FLOAT_BYTES[spec.weights]
     if tile.blocks(n) * panel_bytes <= target.l1d_bytes // 2:
         return func
     return prefetch_weights(func, "acc_update", func.params[1], panel_bytes, uses=m // tile.rows)
