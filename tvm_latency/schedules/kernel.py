@@ -9,6 +9,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from tvm_latency.schedules.tiles import Tile
+
 FloatArray = npt.NDArray[np.float32]
 
 
@@ -88,10 +90,12 @@ class Kernel:
 
     func: parameters (input, [weights, bias], [residual], output); tensors are [pixels, channels] unless `input_layout`
         says that the function reads the image as it stands, [batch, channels, height, width].
+    tiles: what its tile may be, the analytic choice first; `func` has that one unless another was asked for.
     pack: from OIHW weights (after folding) to the function's layout; done once, at compile time.
     """
 
     name: str
     func: Any
+    tiles: tuple[Tile, ...] = ()
     pack: Callable[[FloatArray], FloatArray] | None = None
     input_layout: Literal["pixels", "NCHW"] = "pixels"
