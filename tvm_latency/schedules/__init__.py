@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
+from typing import Protocol
 
 from targets.target import Target
 from tvm_latency.schedules.dense_conv import dense_conv
@@ -11,18 +11,28 @@ from tvm_latency.schedules.depthwise import depthwise
 from tvm_latency.schedules.kernel import Kernel, Spec
 from tvm_latency.schedules.mean_pool import mean_pool
 from tvm_latency.schedules.pointwise import pointwise
+from tvm_latency.schedules.tiles import Tile
 
 # Written into every measurement and manifest: raise it whenever other code comes out of a schedule, or an operator is
 # built or timed in another way. A golden test notices the former.
 SCHEDULE_VERSION = 3
 
-CPU_KINDS: tuple[Callable[[Spec, Target], Kernel | None], ...] = (pointwise, depthwise, dense_conv, mean_pool)
+
+class Kind(Protocol):
+    """Schedules an operator, or answers None where it is not of its kind."""
+
+    def __call__(self, spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | None:
+        """The kernel with that tile, one of `Kernel.tiles`; with the analytic choice where none is given."""
+        ...
+
+
+CPU_KINDS: tuple[Kind, ...] = (pointwise, depthwise, dense_conv, mean_pool)
 
 
 @lru_cache(maxsize=4096)
-def schedule_kernel(spec: Spec, target: Target) -> Kernel | None:
+def schedule_kernel(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | None:
     """The first kind that takes this operator schedules it; None where no kind does.
 
     Remembered: the blocks of a network, and the networks of a space, share most of their kernels.
     """
-    return next((kernel for kind in CPU_KINDS if (kernel := kind(spec, target)) is not None), None)
+    return next((kernel for kind in CPU_KINDS if (kernel := kind(spec, target, tile)) is not None), None)

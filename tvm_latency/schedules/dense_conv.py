@@ -18,14 +18,14 @@ from tvm_latency.schedules.parts import (
     vectorize_columns,
     zero_padded,
 )
-from tvm_latency.schedules.tiles import Tile, strip_tile
+from tvm_latency.schedules.tiles import Tile, strip_tiles
 
 # A stem reads its image as it comes: with fewer input channels than this, turning it into [pixels, channels] first
 # costs more than reading it once in planes.
 PLANAR_CHANNELS = 8
 
 
-def dense_conv(spec: Spec, target: Target) -> Kernel | None:
+def dense_conv(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | None:
     """k x k convolution, one group, any stride and padding.
 
     padded = x with zeros around                                     # whole image
@@ -38,7 +38,8 @@ def dense_conv(spec: Spec, target: Target) -> Kernel | None:
     """
     if not isinstance(spec, ConvSpec) or spec.groups != 1:
         return None
-    tile = strip_tile(spec.out_width, spec.out_channels, target.lanes, target.vector_registers)
+    tiles = strip_tiles(spec.out_width, spec.out_channels, target.lanes, target.vector_registers)
+    tile = tile or tiles[0]
     planar = spec.in_channels < PLANAR_CHANNELS
 
     def pack(weights: FloatArray) -> PackedArray:
@@ -48,6 +49,7 @@ def dense_conv(spec: Spec, target: Target) -> Kernel | None:
     return Kernel(
         name=f"dense_conv_{spec.suffix}",
         func=_scheduled(spec, tile, planar, target.threads),
+        tiles=tiles,
         pack=pack,
         input_layout="NCHW" if planar else "pixels",
     )

@@ -16,10 +16,10 @@ from tvm_latency.schedules.parts import (
     vectorize_columns,
     zero_padded,
 )
-from tvm_latency.schedules.tiles import Tile, divisors, strip_tile
+from tvm_latency.schedules.tiles import Tile, divisors, strip_tiles
 
 
-def depthwise(spec: Spec, target: Target) -> Kernel | None:
+def depthwise(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | None:
     """k x k convolution with one group for each channel.
 
     for n, channel_block, row_block:                                                          # on all threads
@@ -35,13 +35,19 @@ def depthwise(spec: Spec, target: Target) -> Kernel | None:
         return None
     if spec.in_channels != spec.out_channels:
         return None
-    tile = strip_tile(spec.out_width, spec.out_channels, target.lanes, target.vector_registers)
+    tiles = strip_tiles(spec.out_width, spec.out_channels, target.lanes, target.vector_registers)
+    tile = tile or tiles[0]
     rows = _row_block(spec, tile, target)
 
     def pack(weights: FloatArray) -> PackedArray:
         return packed(zero_padded(weights[:, 0], tile).transpose(1, 2, 0), spec.weights)
 
-    return Kernel(name=f"depthwise_{spec.suffix}", func=_scheduled(spec, tile, rows, target.threads), pack=pack)
+    return Kernel(
+        name=f"depthwise_{spec.suffix}",
+        func=_scheduled(spec, tile, rows, target.threads),
+        tiles=tiles,
+        pack=pack,
+    )
 
 
 def _row_block(spec: ConvSpec, tile: Tile, target: Target) -> int:

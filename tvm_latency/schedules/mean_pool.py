@@ -7,10 +7,10 @@ from tvm import te, tirx
 from targets.target import Target
 from tvm_latency.schedules.kernel import Kernel, PoolSpec, Spec
 from tvm_latency.schedules.parts import FLOAT, schedule, vectorize_columns
-from tvm_latency.schedules.tiles import matmul_tile
+from tvm_latency.schedules.tiles import Tile, matmul_tiles
 
 
-def mean_pool(spec: Spec, target: Target) -> Kernel | None:
+def mean_pool(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | None:
     """Mean over the pixels of each image.
 
     for n, channel_block:
@@ -22,7 +22,8 @@ def mean_pool(spec: Spec, target: Target) -> Kernel | None:
     if not isinstance(spec, PoolSpec):
         return None
     pixels = spec.height * spec.width
-    tile = matmul_tile(1, spec.channels, target.lanes, target.vector_registers)
+    tiles = matmul_tiles(1, spec.channels, target.lanes, target.vector_registers)
+    tile = tile or tiles[0]
     x = te.placeholder((spec.batch * pixels, spec.channels), FLOAT, "x")
     p = te.reduce_axis((0, pixels), "p")
     shape = (spec.batch, spec.channels)
@@ -38,4 +39,4 @@ def mean_pool(spec: Spec, target: Target) -> Kernel | None:
     s.reorder(reduction, column)
     vectorize_columns(s, column, tile.vector)
     s.decompose_reduction(total_block, reduction)
-    return Kernel(name=f"mean_pool_{spec.suffix}", func=s.mod["main"])
+    return Kernel(name=f"mean_pool_{spec.suffix}", func=s.mod["main"], tiles=tiles)

@@ -17,10 +17,10 @@ from tvm_latency.schedules.parts import (
     zero_padded,
 )
 from tvm_latency.schedules.prefetch import prefetch_weights
-from tvm_latency.schedules.tiles import Tile, matmul_tile
+from tvm_latency.schedules.tiles import Tile, matmul_tiles
 
 
-def pointwise(spec: Spec, target: Target) -> Kernel | None:
+def pointwise(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | None:
     """1x1 convolution, stride 1, no padding, one group; a linear layer is one over a single pixel.
 
     The weights are packed in panels [blocks, in, columns], so a panel streams through the cache once; zeros fill up
@@ -36,13 +36,19 @@ def pointwise(spec: Spec, target: Target) -> Kernel | None:
     if not isinstance(spec, ConvSpec) or spec.kernel != (1, 1) or spec.groups != 1 or spec.stride != 1 or spec.padding:
         return None
     m, k, n = spec.out_pixels, spec.in_channels, spec.out_channels
-    tile = matmul_tile(m, n, target.lanes, target.vector_registers)
+    tiles = matmul_tiles(m, n, target.lanes, target.vector_registers)
+    tile = tile or tiles[0]
 
     def pack(weights: FloatArray) -> PackedArray:
         panels = zero_padded(weights.reshape(n, k), tile).reshape(-1, tile.columns, k)
         return packed(panels.transpose(0, 2, 1), spec.weights)
 
-    return Kernel(name=f"pointwise_{spec.suffix}", func=_scheduled(spec, m, k, n, tile, target), pack=pack)
+    return Kernel(
+        name=f"pointwise_{spec.suffix}",
+        func=_scheduled(spec, m, k, n, tile, target),
+        tiles=tiles,
+        pack=pack,
+    )
 
 
 def _scheduled(spec: ConvSpec, m: int, k: int, n: int, tile: Tile, target: Target) -> object:

@@ -29,6 +29,11 @@ class Tile:
     vector: int
     store: int
 
+    @property
+    def text(self) -> str:
+        """What it is called in the database and in manifests: `14x32v16s8`."""
+        return f"{self.rows}x{self.columns}v{self.vector}s{self.store}"
+
     def blocks(self, channels: int) -> int:
         """Blocks of columns that cover the channels."""
         return -(-channels // self.columns)
@@ -46,8 +51,8 @@ def store_vector(channels: int, lanes: int) -> int:
     return lanes
 
 
-def matmul_tile(m: int, n: int, lanes: int, registers: int) -> Tile:
-    """Accumulator tile of an [m, k] x [k, n] product.
+def matmul_tiles(m: int, n: int, lanes: int, registers: int) -> tuple[Tile, ...]:
+    """Accumulator tiles of an [m, k] x [k, n] product, the one with the fewest cycles first.
 
     Every step of k costs, for each tile, rows x vectors multiply-adds, one load for each weight vector and one
     broadcast for each row; the slowest of the three, and the latency of the multiply-add, bounds it. Accumulators,
@@ -62,11 +67,11 @@ def matmul_tile(m: int, n: int, lanes: int, registers: int) -> Tile:
         return rows + vectors
 
     rows = divisors(m, registers)
-    return _cheapest(m, n, lanes, _fitting(rows, MAX_VECTORS, registers, registers_used), loads)
+    return _ranked(m, n, lanes, _fitting(rows, MAX_VECTORS, registers, registers_used), loads)
 
 
-def strip_tile(width: int, channels: int, lanes: int, registers: int) -> Tile:
-    """A strip of output pixels x a block of channels, for depthwise and dense convolution.
+def strip_tiles(width: int, channels: int, lanes: int, registers: int) -> tuple[Tile, ...]:
+    """Strips of output pixels x blocks of channels, for depthwise and dense convolution; the cheapest first.
 
     Each multiply-add reads its input from memory; accumulators and one weight vector for each column of the tile stay
     in registers.
@@ -79,7 +84,7 @@ def strip_tile(width: int, channels: int, lanes: int, registers: int) -> Tile:
         return (rows + 1) * vectors
 
     rows = divisors(width, MAX_STRIP)
-    return _cheapest(width, channels, lanes, _fitting(rows, 4, registers, registers_used), loads)
+    return _ranked(width, channels, lanes, _fitting(rows, 4, registers, registers_used), loads)
 
 
 def _fitting(
@@ -88,8 +93,10 @@ def _fitting(
     return [(r, v) for r in rows for v in range(1, most_vectors + 1) if used(r, v) <= registers]
 
 
-def _cheapest(m: int, n: int, lanes: int, shapes: list[tuple[int, int]], loads: Callable[[int, int], int]) -> Tile:
-    """The tile with the fewest cycles over the whole output; ties go to fewer loads, then to the smaller tile."""
+def _ranked(
+    m: int, n: int, lanes: int, shapes: list[tuple[int, int]], loads: Callable[[int, int], int]
+) -> tuple[Tile, ...]:
+    """Tiles by their cycles over the whole output; ties go to fewer loads, then to the smaller tile."""
     store = store_vector(n, lanes)
 
     def candidates() -> Iterator[tuple[float, float, int, Tile]]:
@@ -103,4 +110,4 @@ def _cheapest(m: int, n: int, lanes: int, shapes: list[tuple[int, int]], loads: 
                 yield cycles, loads(rows, vectors) / fmas, tile.columns, tile
             vector //= 2
 
-    return min(candidates(), key=lambda entry: entry[:3])[-1]
+    return tuple(entry[-1] for entry in sorted(candidates(), key=lambda entry: entry[:3]))

@@ -4,31 +4,40 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tvm_latency.schedules.tiles import divisors, matmul_tile, store_vector, strip_tile
+from tvm_latency.schedules.tiles import Tile, divisors, matmul_tiles, store_vector, strip_tiles
 
 MACHINES = [(4, 32), (8, 16), (16, 32)]
+
+
+def distinct(tiles: tuple[Tile, ...]) -> bool:
+    """No tile twice, and no two of one name."""
+    return 0 < len(tiles) == len({tile.text for tile in tiles})
 
 
 @given(st.integers(1, 20_000), st.integers(1, 2_000), st.sampled_from(MACHINES))
 def test_a_matmul_tile_fits_the_registers_and_covers_the_output(m: int, n: int, machine: tuple[int, int]) -> None:
     lanes, registers = machine
-    tile = matmul_tile(m, n, lanes, registers)
-    vectors = tile.columns // tile.vector
-    assert tile.rows * vectors + (vectors if tile.rows > 1 else 0) + 1 <= registers
-    assert m % tile.rows == 0
-    assert n % tile.store == 0
-    assert 0 <= tile.blocks(n) * tile.columns - n < tile.columns
-    assert tile.store <= tile.vector <= lanes
+    tiles = matmul_tiles(m, n, lanes, registers)
+    assert distinct(tiles)
+    for tile in tiles:
+        vectors = tile.columns // tile.vector
+        assert tile.rows * vectors + (vectors if tile.rows > 1 else 0) + 1 <= registers
+        assert m % tile.rows == 0
+        assert n % tile.store == 0
+        assert 0 <= tile.blocks(n) * tile.columns - n < tile.columns
+        assert tile.store <= tile.vector <= lanes
 
 
 @given(st.integers(1, 300), st.integers(1, 2_000), st.sampled_from(MACHINES))
 def test_a_strip_fits_the_registers_and_covers_the_output(width: int, channels: int, machine: tuple[int, int]) -> None:
     lanes, registers = machine
-    tile = strip_tile(width, channels, lanes, registers)
-    vectors = tile.columns // tile.vector
-    assert tile.rows * vectors + vectors + 1 <= registers
-    assert width % tile.rows == 0
-    assert 0 <= tile.blocks(channels) * tile.columns - channels < tile.columns
+    tiles = strip_tiles(width, channels, lanes, registers)
+    assert distinct(tiles)
+    for tile in tiles:
+        vectors = tile.columns // tile.vector
+        assert tile.rows * vectors + vectors + 1 <= registers
+        assert width % tile.rows == 0
+        assert 0 <= tile.blocks(channels) * tile.columns - channels < tile.columns
 
 
 @pytest.mark.parametrize(("n", "lanes", "expected"), [(24, 16, 8), (1432, 16, 8), (10, 16, 2), (96, 16, 16), (7, 8, 1)])
@@ -38,17 +47,17 @@ def test_the_store_vector_is_the_widest_power_of_two_that_divides(n: int, lanes:
 
 def test_channels_that_are_no_multiple_of_the_vector_still_use_whole_vectors() -> None:
     """24 channels on 16 lanes: two whole vectors, one third of it zeros, beat three halves."""
-    tile = matmul_tile(3136, 24, 16, 32)
+    tile = matmul_tiles(3136, 24, 16, 32)[0]
     assert (tile.vector, tile.columns, tile.store) == (16, 32, 8)
 
 
 def test_few_channels_use_a_narrow_vector() -> None:
-    assert matmul_tile(256, 8, 16, 32).vector == 8
+    assert matmul_tiles(256, 8, 16, 32)[0].vector == 8
 
 
 def test_one_row_uses_many_columns() -> None:
     """A linear layer at batch 1 has no rows to reuse a weight for: it needs enough columns to hide the latency."""
-    tile = matmul_tile(1, 1280, 16, 32)
+    tile = matmul_tiles(1, 1280, 16, 32)[0]
     assert tile.columns // tile.vector >= 8
 
 
