@@ -5,7 +5,7 @@ from __future__ import annotations
 from tvm import te
 
 from targets.target import Target
-from tvm_latency.opspec import FLOAT_BYTES
+from tvm_latency.opspec import WEIGHT_BYTES
 from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, PackedArray, Spec
 from tvm_latency.schedules.parts import (
     FLOAT,
@@ -82,7 +82,7 @@ def _scheduled(spec: ConvSpec, m: int, k: int, n: int, tile: Tile, target: Targe
     vectorize_columns(s, column, tile.vector)
     s.unroll(row)
     s.decompose_reduction(acc_block, reduction)
-    func, panel_bytes = s.mod["main"], k * tile.columns * FLOAT_BYTES[spec.weights]
+    func, panel_bytes = s.mod["main"], k * tile.columns * WEIGHT_BYTES[spec.weights]
     if tile.blocks(n) * panel_bytes <= target.l1d_bytes // 2:
         return func
     return prefetch_weights(func, "acc_update", func.params[1], panel_bytes, uses=m // tile.rows)
