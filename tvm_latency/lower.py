@@ -51,7 +51,7 @@ def lower(model: onnx.ModelProto, target: Target, weights: WeightType = "float32
             weights that the type cannot hold.
     """
     module = _imported(model)
-    emit_kernels = EmitKernels(target, weights)
+    emit_kernels = EmitKernels(lambda spec: schedule_kernel(spec, target), weights)
     passes = [
         transform.DecomposeOpsForInference(),
         raise_elementwise,

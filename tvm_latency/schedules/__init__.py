@@ -8,6 +8,7 @@ from typing import Protocol
 from targets.target import Target
 from tvm_latency.schedules.dense_conv import dense_conv
 from tvm_latency.schedules.depthwise import depthwise
+from tvm_latency.schedules.inverted_residual import inverted_residual
 from tvm_latency.schedules.kernel import Kernel, Spec
 from tvm_latency.schedules.mean_pool import mean_pool
 from tvm_latency.schedules.pointwise import pointwise
@@ -26,7 +27,7 @@ class Kind(Protocol):
         ...
 
 
-CPU_KINDS: tuple[Kind, ...] = (pointwise, depthwise, dense_conv, mean_pool)
+CPU_KINDS: tuple[Kind, ...] = (inverted_residual, pointwise, depthwise, dense_conv, mean_pool)
 
 
 @lru_cache(maxsize=4096)

@@ -50,7 +50,7 @@ def dense_conv(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel |
         name=f"dense_conv_{spec.suffix}",
         func=_scheduled(spec, tile, planar, target.threads),
         tiles=tiles,
-        pack=pack,
+        packs=(pack,),
         input_layout="NCHW" if planar else "pixels",
     )
 

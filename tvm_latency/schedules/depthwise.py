@@ -46,7 +46,7 @@ def depthwise(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | 
         name=f"depthwise_{spec.suffix}",
         func=_scheduled(spec, tile, rows, target.threads),
         tiles=tiles,
-        pack=pack,
+        packs=(pack,),
     )
 
 

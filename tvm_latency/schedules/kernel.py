@@ -53,6 +53,11 @@ class ConvSpec:
         return self.batch * self.out_height * self.out_width
 
     @property
+    def pointwise(self) -> bool:
+        """Whether it is a matrix product over pixels."""
+        return self.kernel == (1, 1) and self.groups == 1 and self.stride == 1 and self.padding == 0
+
+    @property
     def macs(self) -> int:
         """Multiply-accumulates."""
         taps = self.kernel[0] * self.kernel[1] * self.in_channels // self.groups
@@ -86,7 +91,32 @@ class PoolSpec:
         return f"n{self.batch}_h{self.height}w{self.width}_c{self.channels}"
 
 
-Spec = ConvSpec | PoolSpec
+@dataclass(frozen=True, kw_only=True)
+class BlockSpec:
+    """An inverted residual: [pointwise expand], depthwise, pointwise project with an optional residual."""
+
+    expand: ConvSpec | None
+    depthwise: ConvSpec
+    project: ConvSpec
+
+    @property
+    def convolutions(self) -> tuple[ConvSpec, ...]:
+        """In order."""
+        return (*([self.expand] if self.expand else []), self.depthwise, self.project)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates."""
+        return sum(conv.macs for conv in self.convolutions)
+
+    @property
+    def suffix(self) -> str:
+        """Those of the convolutions, for the kernel's name."""
+        return "__".join(conv.suffix for conv in self.convolutions)
+
+
+Spec = ConvSpec | PoolSpec | BlockSpec
+Pack = Callable[[FloatArray], PackedArray]
 
 
 def with_weights(spec: Spec, weights: WeightType) -> Spec:
@@ -98,15 +128,16 @@ def with_weights(spec: Spec, weights: WeightType) -> Spec:
 class Kernel:
     """A scheduled function and how its weights are laid out.
 
-    func: parameters (input, [weights, bias], [residual], output); tensors are [pixels, channels] unless `input_layout`
-        says that the function reads the image as it stands, [batch, channels, height, width].
+    func: parameters (input, [weights and bias of each convolution], [residual], output); tensors are
+        [pixels, channels] unless `input_layout` says that the function reads the image as it stands,
+        [batch, channels, height, width].
     tiles: what its tile may be, the analytic choice first; `func` has that one unless another was asked for.
-    pack: from OIHW weights (after folding) to the function's layout and type; done once, at compile time. What float16
-        cannot hold comes out infinite.
+    packs: for each convolution, from OIHW weights (after folding) to the function's layout and type; done once, at
+        compile time. What float16 cannot hold comes out infinite.
     """
 
     name: str
     func: Any
     tiles: tuple[Tile, ...] = ()
-    pack: Callable[[FloatArray], PackedArray] | None = None
+    packs: tuple[Pack, ...] = ()
     input_layout: Literal["pixels", "NCHW"] = "pixels"

@@ -33,7 +33,7 @@ def pointwise(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | 
                     acc[r, v] += x[pixel_block + r, i] * panel_weights[i, v]
             y[pixel_block + r, panel] = clip(acc + bias + residual)
     """
-    if not isinstance(spec, ConvSpec) or spec.kernel != (1, 1) or spec.groups != 1 or spec.stride != 1 or spec.padding:
+    if not isinstance(spec, ConvSpec) or not spec.pointwise:
         return None
     m, k, n = spec.out_pixels, spec.in_channels, spec.out_channels
     tiles = matmul_tiles(m, n, target.lanes, target.vector_registers)
@@ -47,7 +47,7 @@ def pointwise(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | 
         name=f"pointwise_{spec.suffix}",
         func=_scheduled(spec, m, k, n, tile, target),
         tiles=tiles,
-        pack=pack,
+        packs=(pack,),
     )
 
 

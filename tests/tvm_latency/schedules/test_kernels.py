@@ -53,8 +53,8 @@ def check_conv(kernel: Kernel, spec: ConvSpec, target: Target, seed: int) -> Non
     def pixels(a: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(a.transpose(0, 2, 3, 1)).reshape(-1, a.shape[1])
 
-    assert kernel.pack is not None
-    arguments = [x if kernel.input_layout == "NCHW" else pixels(x), kernel.pack(weights), bias]
+    (pack,) = kernel.packs
+    arguments = [x if kernel.input_layout == "NCHW" else pixels(x), pack(weights), bias]
     arguments += [pixels(residual)] if spec.residual else []
     got = run(kernel, target, arguments, (spec.out_pixels, spec.out_channels))
     got = got.reshape(spec.batch, spec.out_height, spec.out_width, spec.out_channels).transpose(0, 3, 1, 2)

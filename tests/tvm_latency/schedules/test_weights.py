@@ -104,8 +104,8 @@ def test_half_weights_are_computed_with_in_float32(kind: str, data: st.DataObjec
     def pixels(image: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(image.transpose(0, 2, 3, 1)).reshape(-1, image.shape[1])
 
-    assert kernel.pack is not None
-    packed = kernel.pack(weights)
+    (pack,) = kernel.packs
+    packed = pack(weights)
     assert packed.dtype == np.float16
     arguments = [x if kernel.input_layout == "NCHW" else pixels(x), packed, bias]
     arguments += [pixels(residual)] if spec.residual else []
@@ -161,7 +161,7 @@ def test_a_pool_has_no_weights_to_store() -> None:
 
 def test_what_half_cannot_hold_comes_out_infinite_and_what_it_rounds_to_zero_does_not_warn() -> None:
     kernel = scheduled(replace(BLOCK, in_channels=1, out_channels=4), get_target("x86-64-v3"))
-    assert kernel.pack is not None
+    (pack,) = kernel.packs
     with np.errstate(all="raise", under="ignore"):
-        packed = kernel.pack(np.array([65504, 70000, -1e30, 1e-9], np.float32).reshape(4, 1, 1, 1))
+        packed = pack(np.array([65504, 70000, -1e30, 1e-9], np.float32).reshape(4, 1, 1, 1))
     assert packed.ravel()[:4].tolist() == [65504, np.inf, -np.inf, 0]
