@@ -24,7 +24,6 @@ LEAST_TOLERANCE = 1e-4
 FLOAT16_ROUNDING = 2.0**-11
 _WITH_WEIGHTS = ("Conv", "Gemm", "MatMul")
 
-
 _CAUSES: dict[WeightType, str] = {
     "float32": "This is a bug of a kernel: please report the model and the target.",
     "float16": "The network does not stand weights stored as float16: compile it with --weights float32. If that "
@@ -56,15 +55,15 @@ def tolerance(model: onnx.ModelProto, weights: WeightType = "float32") -> float:
     the longer side counts. Never less than `LEAST_TOLERANCE`.
 
     Weights stored as float16 add 4 u sqrt(L / 3) for u = 2^-11 and L layers that have weights. Rounding changes a
-    weight by a share of at most u of itself, one independently of the other: by a standard deviation of at most
-    u / sqrt(3). A sum of products with such weights is off by that share of the root of the sum of their squares, which
-    is the size of the sum itself where the products neither help nor cancel each other. Clips, means and residual
-    additions pass shares on, so those of the layers add up as their squares do. Of outputs that are off by a standard
-    deviation, one in 16,000 is off by four. A network that leaves the bound has layers whose products cancel; most of
-    its answer lies in bits that float16 does not have, and `compare` says so.
+    weight by a share of at most u of itself (below 2^-14, of 2^-14), one independently of the other: by a standard
+    deviation of at most u / sqrt(3). A sum of products with such weights is off by that share of the root of the sum of
+    their squares, which is the size of the sum itself where the products neither help nor cancel each other. Clips,
+    means and residual additions pass shares on, so those of the layers add up as their squares do. Of outputs that are
+    off by a standard deviation, one in 16,000 is off by four. A network that leaves the bound has layers whose products
+    cancel; much of its answer lies in bits that float16 does not have, and `compare` says so.
     """
     constants = (attribute.t for node in model.graph.node if node.op_type == "Constant" for attribute in node.attribute)
-    shapes = [tuple(weights.dims) for weights in (*model.graph.initializer, *constants)]
+    shapes = [tuple(tensor.dims) for tensor in (*model.graph.initializer, *constants)]
     longest = max((max(shape) if len(shape) == 2 else prod(shape[1:]) for shape in shapes if len(shape) > 1), default=0)
     sums = max(LEAST_TOLERANCE, float(np.finfo(np.float32).eps) * longest)
     if weights == "float32":
