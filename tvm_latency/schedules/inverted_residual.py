@@ -33,7 +33,7 @@ def inverted_residual(spec: Spec, target: Target, tile: Tile | None = None) -> K
     Each stage is a tile of sums in registers, as in the kernel of its own. Without an expansion the ring is filled with
     rows of x.
     """
-    if not isinstance(spec, BlockSpec) or not _pays(spec, target):
+    if not isinstance(spec, BlockSpec) or not _fits(spec, target) or not _pays(spec, target):
         return None
     nest = _Nest(spec, target)
 
@@ -52,10 +52,16 @@ def inverted_residual(spec: Spec, target: Target, tile: Tile | None = None) -> K
     return Kernel(name=name, func=nest.function(), packs=(*expand, pack_taps, pack_panels(nest.project)))
 
 
-def _pays(spec: BlockSpec, target: Target) -> bool:
-    """Whether the expanded image is larger than half the level-2 cache, and its channels fill vectors."""
+def _fits(spec: BlockSpec, target: Target) -> bool:
+    """Whether the expanded channels fill vectors, and no row of the image lies between those that two outputs read."""
     d = spec.depthwise
-    return d.in_channels % target.lanes == 0 and d.height * d.width * d.in_channels * 4 > target.l2_bytes // 2
+    return d.in_channels % target.lanes == 0 and d.kernel[0] >= d.stride
+
+
+def _pays(spec: BlockSpec, target: Target) -> bool:
+    """Whether the expanded image is larger than half the level-2 cache."""
+    d = spec.depthwise
+    return d.height * d.width * d.in_channels * 4 > target.l2_bytes // 2
 
 
 class _Nest:
