@@ -15,8 +15,11 @@ from onnx import numpy_helper
 from tvm import relax
 
 from targets.target import get_target
+from tvm_latency.blocks import inverted_residual
 from tvm_latency.build import Compiled, compile_onnx
 from tvm_latency.lower import lower
+from tvm_latency.match import Match
+from tvm_latency.schedules.kernel import BlockSpec, ConvSpec
 
 pytestmark = pytest.mark.compiles
 
@@ -171,3 +174,28 @@ def test_a_block_is_fused_where_its_image_is_larger_than_half_the_second_cache(
     model = parse_model(text, **{name: value for name, value in CONSTANTS.items() if name in text})
     target = replace(TARGET, l2_bytes=2 * (9 * 9 * 32 * 4 + room))
     assert len(fused(lower(model, target).kernels)) == count
+
+
+DEPTHWISE_SPEC = ConvSpec(
+    batch=1, height=9, width=9, in_channels=32, out_channels=32, kernel=(3, 3), padding=1, groups=32
+)
+PROJECT_SPEC = ConvSpec(batch=1, height=9, width=9, in_channels=32, out_channels=8)
+
+
+@pytest.mark.parametrize(
+    ("depthwise", "project", "is_block"),
+    [
+        ({}, {}, True),
+        ({"groups": 1}, {}, False),
+        ({"groups": 16}, {}, False),
+        ({"in_channels": 16, "groups": 16}, {}, False),  # two results of each channel
+        ({}, {"stride": 2}, False),
+        ({}, {"kernel": (3, 3), "padding": 1}, False),
+        ({"residual": True}, {}, False),
+        ({}, {"residual": True}, True),
+    ],
+)
+def test_convolutions_that_make_up_a_block(depthwise: dict[str, Any], project: dict[str, Any], is_block: bool) -> None:
+    first, last = replace(DEPTHWISE_SPEC, **depthwise), replace(PROJECT_SPEC, **project)
+    block = inverted_residual((Match(spec=first, input=None), Match(spec=last, input=None)))
+    assert block == (BlockSpec(expand=None, depthwise=first, project=last) if is_block else None)

@@ -124,6 +124,13 @@ def test_weights_that_fit_half_the_first_cache_are_not_fetched_ahead(channels: i
     assert bool(list(prefetches(kernel.func.body))) == any_at_all
 
 
+@pytest.mark.xfail(strict=True, reason="step * lines is an int32: the offsets of large batches wrap, and fetch nothing")
+def test_the_last_offset_of_a_batch_fits_an_int32() -> None:
+    spec = ConvSpec(batch=4, height=28, width=28, in_channels=512, out_channels=512)
+    for loops, offset in prefetches(scheduled(spec, V3).func.body):
+        assert value(offset, {loop.loop_var: np.array(int(loop.extent) - 1) for loop in loops}) <= LARGEST_INT32
+
+
 LARGE = ConvSpec(batch=1, height=14, width=14, in_channels=96, out_channels=200, residual=True, clip=(0.0, 6.0))
 
 
