@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 import tvm
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from targets.target import Target, get_target
@@ -183,27 +183,31 @@ def two_workers() -> Iterator[Executor]:
 
 @pytest.mark.slow
 def test_a_block_of_any_shape_is_right(two_workers: Executor) -> None:
-    wrong: dict[tuple[BlockSpec, Target], bool] = {}  # what was tried already, so that shrinking compiles what is new
+    wrong: dict[tuple[BlockSpec, Target], bool] = {}
 
     def run(specs: list[BlockSpec], target: Target) -> None:
         kernels = [scheduled(spec, target) for spec in specs]
         library = built(kernels, target)
         wrong.update({(spec, target): not right(library, spec, kernel) for spec, kernel in zip(specs, kernels)})
 
+    # What fails is named shape by shape: nothing is gained by compiling more to make the list shorter.
     @settings(
-        settings(), max_examples=-(-SHAPES // SHAPES_AT_ONCE), deadline=None, suppress_health_check=list(HealthCheck)
+        settings(),
+        max_examples=-(-SHAPES // SHAPES_AT_ONCE),
+        phases=[Phase.generate],
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
     )
     @given(st.lists(blocks(), min_size=SHAPES_AT_ONCE, max_size=SHAPES_AT_ONCE, unique=True))
     def check(specs: list[BlockSpec]) -> None:
         tried = list(zip(specs, itertools.cycle(MACHINES)))
         for target in MACHINES:
-            if new := [spec for spec, where in tried if where == target and (spec, target) not in wrong]:
-                two_workers.submit(run, new, target).result()
+            two_workers.submit(run, [spec for spec, where in tried if where == target], target).result()
         failed = [f"{spec!r} on {where.name}, threads={where.threads}" for spec, where in tried if wrong[spec, where]]
         assert not failed, "wrong results of\n" + "\n".join(failed)
 
     check()
-    assert len({spec for spec, _ in wrong}) >= SHAPES
+    assert len({spec for spec, _ in wrong}) >= 0.9 * SHAPES  # a few come twice
 
 
 SMALL = ConvSpec(
@@ -216,6 +220,14 @@ def test_one_block_is_right() -> None:
     for block in (block_of(SMALL, 12, 12, residual=True), block_of(replace(SMALL, stride=2), None, 40)):
         kernel = scheduled(block, X86)
         assert right(built([kernel], X86), block, kernel)
+
+
+def test_two_threads_share_the_rows(two_workers: Executor) -> None:
+    """The second begins in the middle of the image, with the rows above that its kernel reaches."""
+    block = block_of(replace(SMALL, height=13, width=13, kernel=(5, 5), padding=2), 12, 12)
+    kernel = scheduled(block, machine("x86-64-v3", threads=2))
+    assert "T.parallel(" in kernel.func.script()
+    assert two_workers.submit(lambda: right(built([kernel], X86), block, kernel)).result()
 
 
 def is_taken(block: BlockSpec, target: Target) -> bool:
