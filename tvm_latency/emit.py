@@ -12,23 +12,23 @@ from targets.target import Target
 from tvm_latency.canonical import NCHW_TO_NHWC, NHWC_TO_NCHW
 from tvm_latency.match import Match, read_group
 from tvm_latency.schedules import schedule_kernel
-from tvm_latency.schedules.kernel import ConvSpec, Kernel
+from tvm_latency.schedules.kernel import ConvSpec, Kernel, Spec
 
 
 @tvm.transform.module_pass(opt_level=0, name="EmitKernels")
 class EmitKernels:
-    """The pass: every group of `group_operators` becomes a call of a kernel. `names` holds the functions it added."""
+    """The pass: every group of `group_operators` becomes a call of a kernel. `specs`: what those it added compute."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        self.names: set[str] = set()
+        self.specs: dict[str, Spec] = {}
 
     def transform_module(self, module: Any, _: Any) -> Any:
         """Rewrite `main`."""
         emitter = _Emitter(module, self.target)
         main = emitter.visit_expr(module["main"])
         emitter.builder_.update_func(module.get_global_var("main"), main)
-        self.names |= emitter.functions.keys()
+        self.specs |= emitter.specs
         return emitter.builder_.get()
 
 
@@ -39,6 +39,7 @@ class _Emitter(PyExprMutator):
         self.module = module
         self.target = target
         self.functions: dict[str, Any] = {}
+        self.specs: dict[str, Spec] = {}
 
     def visit_call_(self, call: Any) -> Any:
         call = super().visit_call_(call)
@@ -50,6 +51,7 @@ class _Emitter(PyExprMutator):
         match = read_group(group, call.args)
         kernel = schedule_kernel(match.spec, self.target)
         assert kernel is not None, "a group was made that no kernel kind takes"
+        self.specs[kernel.name] = match.spec
         return self._emitted(match, kernel, rank=len(call.ty.shape))
 
     def _emitted(self, match: Match, kernel: Kernel, rank: int) -> Any:

@@ -20,6 +20,7 @@ from tvm_latency.canonical import cancel_layouts, fold_affine, raise_elementwise
 from tvm_latency.emit import EmitKernels
 from tvm_latency.match import group_operators
 from tvm_latency.schedules import schedule_kernel
+from tvm_latency.schedules.kernel import Spec
 
 
 class LoweringError(ValueError):
@@ -30,11 +31,13 @@ class LoweringError(ValueError):
 class Lowered:
     """A module ready for `tvm.compile`.
 
-    kernels: the names of our scheduled functions; fallbacks: those of functions that only TVM's default loops cover.
+    kernels: the names of our scheduled functions; specs: what they compute, in the same order; fallbacks: the names of
+        functions that only TVM's default loops cover.
     """
 
     module: Any
     kernels: tuple[str, ...]
+    specs: tuple[Spec, ...]
     fallbacks: tuple[str, ...]
 
 
@@ -67,10 +70,11 @@ def lower(model: onnx.ModelProto, target: Target) -> Lowered:
     with compiler_errors("lowered"), tvm.target.Target(target.tvm_attributes()):
         module = tvm.transform.Sequential(passes)(module)
     functions = {var.name_hint: f for var, f in module.functions_items() if isinstance(f, tvm.tirx.PrimFunc)}
-    ours = functions.keys() & emit_kernels.names
+    ours = sorted(functions.keys() & emit_kernels.specs.keys())
     # A reshape becomes a view when the module is built: it is no operator.
     rest = {name for name, f in functions.items() if name not in ours and not relax.analysis.has_reshape_pattern(f)}
-    return Lowered(module=module, kernels=tuple(sorted(ours)), fallbacks=tuple(sorted(rest)))
+    specs = tuple(emit_kernels.specs[name] for name in ours)
+    return Lowered(module=module, kernels=tuple(ours), specs=specs, fallbacks=tuple(sorted(rest)))
 
 
 def _imported(model: onnx.ModelProto) -> Any:

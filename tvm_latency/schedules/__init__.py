@@ -33,6 +33,12 @@ CPU_KINDS: tuple[Kind, ...] = (pointwise, depthwise, dense_conv, mean_pool)
 def schedule_kernel(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | None:
     """The first kind that takes this operator schedules it; None where no kind does.
 
-    Remembered: the blocks of a network, and the networks of a space, share most of their kernels.
+    Without `tile` it is the one that was tuned for the target, and else the analytic choice. Remembered: the blocks of
+    a network, and the networks of a space, share most of their kernels.
     """
-    return next((kernel for kind in CPU_KINDS if (kernel := kind(spec, target, tile)) is not None), None)
+    for kind in CPU_KINDS:
+        if (kernel := kind(spec, target, tile)) is not None:
+            tuned = target.tuned_tiles.get(kernel.name)
+            chosen = next((t for t in kernel.tiles if t.text == tuned), None) if tile is None else None
+            return kernel if chosen is None else kind(spec, target, chosen)
+    return None

@@ -21,18 +21,21 @@ class Tile:
     """`rows` x `columns` accumulators of `vector` lanes each, so rows * columns / vector registers.
 
     Columns need not divide the channels: the last block computes on zero weights and `store`, the widest vector that
-    divides the channels, is what its results are written with.
+    divides the channels, is what its results are written with. `block` is how many output rows share one padded copy
+    of the input, where a kind makes such copies.
     """
 
     rows: int
     columns: int
     vector: int
     store: int
+    block: int | None = None
 
     @property
     def text(self) -> str:
-        """What it is called in the database and in manifests: `14x32v16s8`."""
-        return f"{self.rows}x{self.columns}v{self.vector}s{self.store}"
+        """What it is called in the database and in manifests: `14x32v16s8`, with a block of 7 rows `14x32v16s8b7`."""
+        block = "" if self.block is None else f"b{self.block}"
+        return f"{self.rows}x{self.columns}v{self.vector}s{self.store}{block}"
 
     def blocks(self, channels: int) -> int:
         """Blocks of columns that cover the channels."""
