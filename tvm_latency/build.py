@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import tvm
 
 from targets.target import Target
 from targets.toolchain import find_toolchain
-from tvm_latency.lower import compiler_errors, lower
+from tvm_latency.lower import Lowered, compiler_errors, lower
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,17 @@ class Compiled:
         return path
 
 
-def compile_onnx(model: onnx.ModelProto, target: Target) -> Compiled:
-    """Lower and compile.
+def compile_onnx(
+    model: onnx.ModelProto, target: Target, finish: Callable[[Lowered], Lowered] | None = None
+) -> Compiled:
+    """Lower and compile; `finish` may replace functions in between.
 
     Raises:
         LoweringError: see `tvm_latency.lower.lower`; or TVM cannot compile what it lowered.
     """
     lowered = lower(model, target)
+    if finish is not None:
+        lowered = finish(lowered)
     attributes = tvm.target.Target(target.tvm_attributes())
     with compiler_errors("compiled"):
         executable = tvm.compile(lowered.module, attributes, relax_pipeline="default_build")
