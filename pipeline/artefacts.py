@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,7 +19,9 @@ from pipeline.report import render
 from pipeline.run_folder import RESULT, RunFolderError, claim_folder
 from pipeline.runtimes import BenchModel, find_peers
 from pipeline.stages import STAGES
+from pipeline.tuning import tuned_here, with_fallbacks
 from supernet.data import load_data
+from supernet.settings import Progress
 from supernet.space import SpaceError
 from supernet.train import load_network
 from targets.target import TARGETS, Target, TargetError, get_target
@@ -30,12 +32,29 @@ from tvm_latency.loaded import LoadedNetwork
 RANDOM_IMAGES, REAL_IMAGES = 4, 100
 
 
+def silent(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
+    """Progress that nobody looks at."""
+
+
 def compile(  # noqa: A001  (the command's name; the builtin is not used here)
-    net: str, target: str = "x86", out: Path | None = None, *, data: str | None = None, threads: int = 1, seed: int = 0
+    net: str,
+    target: str = "x86",
+    out: Path | None = None,
+    *,
+    data: str | None = None,
+    threads: int = 1,
+    tune: int = 0,
+    tune_fallback: int = 0,
+    database: Path | None = None,
+    progress: Progress = silent,
+    say: Callable[[str], None] = print,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Compile, verify, measure: the content of manifest.json, with the artefact's `folder`.
 
     data: verify on its test images instead of random ones.
+    tune: measure so many tiles of each kernel, as far as the database lacks them, and compile with the fastest.
+    tune_fallback: trials of MetaSchedule for each operator that none of our kernels covers.
 
     Raises:
         LoweringError: an operator that cannot be compiled, or not one float32 image in and one tensor out.
@@ -49,13 +68,14 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
     shape = input_shape_of(found.model)
     folder = out or Path(f"{found.name}-{target}")
     claim_folder(folder, "compile")
-    built = deploy.build(found.model, machine, folder)
+    machine = tuned_here(machine.with_tiles(tune), [found.model], database, progress, say)
+    built = deploy.build(found.model, machine, folder, with_fallbacks(machine, tune_fallback, progress, say))
     against, reference = _reference(found)
     images = _images(shape, data, seed)
     verification = compare(LoadedNetwork(built.library), reference, images, against, tolerance(found.model))
     deploy.write_reference(built.folder, images[0], reference)
     measured_s = measure_libraries({found.name: built.library}, shape, machine)[found.name]
-    manifest = deploy.write_manifest(built, machine, verification, measured_s, _predicted_s(found, machine))
+    manifest = deploy.write_manifest(built, machine, verification, measured_s, _predicted_s(found, machine, database))
     return {"folder": str(built.folder), **manifest}
 
 
@@ -74,13 +94,13 @@ def _images(shape: tuple[int, ...], data: str | None, seed: int) -> list[Images]
     return verify.real_images(load_data(data, shape[-1], seed).test, REAL_IMAGES)
 
 
-def _predicted_s(net: Net, target: Target) -> float | None:
+def _predicted_s(net: Net, target: Target, database: Path | None = None) -> float | None:
     """Seconds by the calibration of the network's space; None without an architecture or a calibration that holds."""
     if net.architecture is None:
         return None
     ops = net.architecture.op_specs()
     try:
-        folder = calibration_folder(default_database(), target, space_of(net.architecture))
+        folder = calibration_folder(database or default_database(), target, space_of(net.architecture))
         table, model = load_calibration(folder, target)
     except (SpaceError, MeasureError, CostModelError, LatencyTableError):
         return None
@@ -93,12 +113,17 @@ def bench(
     against: str = "onnxruntime",
     *,
     threads: int = 1,
+    tune: int = 0,
+    database: Path | None = None,
+    progress: Progress = silent,
+    say: Callable[[str], None] = print,
     rounds: int = ROUNDS,
     calls: int = CALLS,
 ) -> dict[str, Any]:
     """Time each network on our runtime and on others, in turn, in one pinned process.
 
     against: comma-separated names of runtimes; empty to time ours alone.
+    tune: as for `compile`.
 
     Raises:
         RuntimeUnavailableError: a runtime is unknown or not installed.
@@ -110,8 +135,9 @@ def bench(
     names = ["netlathe", *(peer.name for peer in peers)]
     tables = []
     for net in map(resolve_net, nets):
+        tuned = tuned_here(machine.with_tiles(tune), [net.model], database, progress, say)
         with TemporaryDirectory() as folder:
-            model = _bench_model(net, machine, Path(folder), "torch" in names)
+            model = _bench_model(net, tuned, Path(folder), "torch" in names)
             entries = [BenchEntry(net.name, name, model) for name in names]
             timings = time_interleaved(entries, input_shape_of(net.model), threads, rounds=rounds, calls=calls)
         macs = net.architecture.macs if net.architecture else None

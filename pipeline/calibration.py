@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -12,7 +11,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.files import read_json, write_json
-from pipeline.measure import MeasureError
+from pipeline.measure import MeasureError, code_versions
+from pipeline.tuning import tuned
 from supernet.latency import PathLatency
 from supernet.settings import Progress
 from supernet.space import SearchSpace
@@ -29,7 +29,6 @@ from tvm_latency.latency_table import LatencyTable
 from tvm_latency.lower import LoweringError
 from tvm_latency.onnx_graph import network_graph
 from tvm_latency.opspec import OpSpec
-from tvm_latency.schedules import SCHEDULE_VERSION
 
 # Networks that the correction from blocks to networks is fitted to, and others that it is judged by.
 FIT_NETWORKS, TEST_NETWORKS = 12, 24
@@ -47,10 +46,14 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class SpaceCalibration:
-    """A calibration, and prediction beside measurement for each network it was judged by."""
+    """A calibration, and prediction beside measurement for each network it was judged by.
+
+    target: with the tiles that everything was measured with.
+    """
 
     calibration: Calibration
     held_out: tuple[HeldOut, ...]
+    target: Target
 
 
 def calibrate_space(
@@ -65,13 +68,16 @@ def calibrate_space(
 ) -> SpaceCalibration:
     """Measure every operator of the space and random networks of it, as far as the database does not have them.
 
+    A target with `alternatives` is tuned first, and all that follows is measured with the tiles that won.
+
     Raises:
         CalibrationError: too little could be measured.
     """
     random = Random(seed)
     drawn = dict.fromkeys(space.random_architecture(random) for _ in range(fit_networks + test_networks))
     networks = [net.op_specs() for net in drawn]
-    versions = _versions()
+    versions = code_versions()
+    target = tuned(target, (network_graph([op]) for op in space.op_specs()), database, progress)
     with TemporaryDirectory() as workspace:
         found = calibrating.calibrate(
             space.op_specs(),
@@ -92,7 +98,7 @@ def calibrate_space(
         row = database.find(network_key(net.op_specs()), Context(target.fingerprint, *versions, evict_bytes=0))
         if row is not None and row.samples_s:
             held_out.append(HeldOut(net.text, found.table.network_seconds(net.op_specs()), median(row.samples_s)))
-    return SpaceCalibration(found, tuple(held_out))
+    return SpaceCalibration(found, tuple(held_out), target)
 
 
 def evict_bytes(space: SearchSpace) -> int:
@@ -101,11 +107,6 @@ def evict_bytes(space: SearchSpace) -> int:
     Without those of its classifier, so that data of other classes need no new measurements.
     """
     return sum(op.weight_bytes for op in space.baseline.op_specs() if op.kind != "linear")
-
-
-def _versions() -> tuple[int, str]:
-    """What decides, beside the machine, which measurements count: our schedules, and TVM."""
-    return SCHEDULE_VERSION, version("apache-tvm")
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def save_calibration(found: SpaceCalibration, folder: Path) -> None:
     found.calibration.model.save(folder / "cost_model.json")
     write_json(folder / "accuracy.json", asdict(found.calibration.accuracy))
     # Last, so that a folder that has it is complete.
-    write_json(folder / VERSIONS, {"versions": list(_versions())})
+    write_json(folder / VERSIONS, {"versions": list(code_versions())})
 
 
 def load_calibration(folder: Path, target: Target) -> tuple[LatencyTable, CostModel]:
@@ -158,14 +159,15 @@ def load_calibration(folder: Path, target: Target) -> tuple[LatencyTable, CostMo
         MeasureError: nothing was calibrated for this target, or on another machine, or with other versions.
         LatencyTableError, CostModelError: a file is damaged.
     """
-    command = f"`netlathe calibrate --target {target.name} --space {folder.name} --threads {target.threads}`"
+    tune = f" --tune {target.alternatives}" if target.alternatives else ""
+    command = f"`netlathe calibrate --target {target.name} --space {folder.name} --threads {target.threads}{tune}`"
     saved = read_json(folder / VERSIONS) if (folder / VERSIONS).exists() else None
     if saved is None:
         raise MeasureError(
             f"Target {target.name} has no calibration for space {folder.name} with {target.threads} thread(s). "
             f"Run {command} first."
         )
-    there, here = saved.get("versions"), list(_versions())
+    there, here = saved.get("versions"), list(code_versions())
     if there != here:
         raise MeasureError(
             f"The calibration in {folder} was made with other versions of schedules and TVM ({there}; here {here}). "

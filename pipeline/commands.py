@@ -18,6 +18,7 @@ def calibrate(
     target: options.Target = "x86",
     space: options.Space = "imagenet",
     threads: options.Threads = 1,
+    tune: options.Tune = 0,
     database: options.Database = None,
     json: options.Json = False,
 ) -> None:
@@ -25,7 +26,9 @@ def calibrate(
     from pipeline import api
 
     with console.ProgressView() as progress:
-        found = api.calibrate(target, space, threads=threads, database=database, progress=progress, say=console.say)
+        found = api.calibrate(
+            target, space, threads=threads, tune=tune, database=database, progress=progress, say=console.say
+        )
     console.show(found, as_json=json)
 
 
@@ -34,13 +37,15 @@ def predict(
     target: options.Target = "x86",
     space: options.RunSpace = None,
     threads: options.Threads = 1,
+    tune: options.Tune = 0,
     database: options.Database = None,
     json: options.Json = False,
 ) -> None:
     """Predict the latency of a network from a calibration, without compiling it."""
     from pipeline import api
 
-    console.show(api.predict(net, target, space=space, threads=threads, database=database), as_json=json)
+    found = api.predict(net, target, space=space, threads=threads, tune=tune, database=database)
+    console.show(found, as_json=json)
 
 
 def train(
@@ -62,17 +67,36 @@ def train(
 
 
 def compile(
+    ctx: typer.Context,
     net: options.Net,
     target: options.Target = "x86",
     out: options.Out = None,
     data: options.RunData = None,
     threads: options.Threads = 1,
+    tune: options.Tune = 0,
+    tune_fallback: options.TuneFallback = 0,
+    database: options.Database = None,
     json: options.Json = False,
 ) -> None:
     """Compile a network, verify it against PyTorch, measure it, and leave the artefact in --out."""
     from pipeline import api
 
-    console.show(api.compile(net, target, out, data=data, threads=threads), as_json=json)
+    if tune:
+        ctx.find_root().meta[options.RESUME_KEY] = "the same command"
+    with console.ProgressView() as progress:
+        found = api.compile(
+            net,
+            target,
+            out,
+            data=data,
+            threads=threads,
+            tune=tune,
+            tune_fallback=tune_fallback,
+            database=database,
+            progress=progress,
+            say=console.say,
+        )
+    console.show(found, as_json=json)
 
 
 def bench(
@@ -80,12 +104,17 @@ def bench(
     target: options.Target = "x86",
     against: options.Against = "onnxruntime",
     threads: options.Threads = 1,
+    tune: options.Tune = 0,
+    database: options.Database = None,
     json: options.Json = False,
 ) -> None:
     """Time networks on several runtimes in turn, in one pinned process."""
     from pipeline import api
 
-    found = api.bench(nets, target, against, threads=threads)
+    with console.ProgressView() as progress:
+        found = api.bench(
+            nets, target, against, threads=threads, tune=tune, database=database, progress=progress, say=console.say
+        )
     if json:
         console.show(found, as_json=True)
         return

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from pipeline.config import MOST_TILES
+
 JSON_KEY, RESUME_KEY = "netlathe.json", "netlathe.resume"
 """Where the context keeps whether to print JSON, and the command that goes on after Ctrl-C."""
 
@@ -22,6 +24,13 @@ Nets = Annotated[list[str], typer.Argument(help="Names, architecture.json files,
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.")]
 
 Target = Annotated[str, typer.Option(help="The machine to build for: see `netlathe targets`.")]
+Tune = Annotated[
+    int,
+    typer.Option(min=0, max=MOST_TILES, help="Measure so many tiles of each kernel and take the fastest."),
+]
+TuneFallback = Annotated[
+    int, typer.Option(min=0, help="Trials of TVM's MetaSchedule for each operator that has none of our kernels.")
+]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of the compiled network.")]
 Data = Annotated[str, typer.Option(help="`digits`, a folder, Parquet files or a name on the Hugging Face hub.")]
 Space = Annotated[str, typer.Option(help="Search space: digits, cifar or imagenet.")]
@@ -40,5 +49,6 @@ BudgetMs = Annotated[float | None, typer.Option(help="The budget in milliseconds
 RunSpace = Annotated[str | None, typer.Option("--space", help="Search space. [default: by the images' size]")]
 RunSeed = Annotated[int | None, typer.Option("--seed", help="Seed of everything. [default: 0]")]
 RunThreads = Annotated[int | None, typer.Option("--threads", help="Threads of the network. [default: 1]")]
+RunTune = Annotated[int | None, typer.Option("--tune", help="As for `compile`. [default: 0]")]
 SearchEpochs = Annotated[int | None, typer.Option(help="Epochs of the search.")]
 TrainEpochs = Annotated[int | None, typer.Option(help="Epochs of both trainings.")]

@@ -18,4 +18,5 @@ def default_database() -> Path:
 
 def calibration_folder(database: Path, target: Target, space_name: str) -> Path:
     """Where `netlathe calibrate` leaves the table and the cost model of a space: beside the database."""
-    return database.parent / "calibrations" / f"{target.name}-t{target.threads}" / space_name
+    tuned = f"-tune{target.alternatives}" if target.alternatives else ""
+    return database.parent / "calibrations" / f"{target.name}-t{target.threads}{tuned}" / space_name
