@@ -75,7 +75,7 @@ def test_an_artefact_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.Monke
         path.write_text("half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(deploy, "compile_onnx", lambda model, target: SimpleNamespace(export=export))
+    monkeypatch.setattr(deploy, "compile_onnx", lambda model, target, finish: SimpleNamespace(export=export))
     with pytest.raises(KeyboardInterrupt):
         deploy.build(deploy.onnx.ModelProto(), get_target("x86"), tmp_path)
     assert (tmp_path / deploy.LIBRARY).read_text() == "old"
