@@ -14,7 +14,7 @@ from tvm_latency.blocks import Chain, chain_matches, kernel_spec
 from tvm_latency.canonical import NCHW_TO_NHWC, NHWC_TO_NCHW
 from tvm_latency.match import Match
 from tvm_latency.opspec import WeightType
-from tvm_latency.schedules.kernel import ConvSpec, Kernel, Pack, PackedArray, PoolSpec, Spec
+from tvm_latency.schedules.kernel import Kernel, Pack, PackedArray, Spec
 
 Schedule = Callable[[Spec], Kernel | None]
 
@@ -43,39 +43,47 @@ class _Emitter(PyExprMutator):
         super().__init__(module)
         self.schedule, self.chains = schedule, chains
         self.functions: dict[str, Any] = {}
+        self.matrices: dict[Any, Any] = {}
 
     def visit_var_binding_(self, binding: Any) -> None:
-        if self.chains.get(binding.value) != ():  # inside another one's kernel
-            super().visit_var_binding_(binding)
+        """Emit the kernel between layout changes: an NCHW tensor becomes a matrix [pixels, channels] and comes back so.
 
-    def visit_call_(self, call: Any) -> Any:
-        if call in self.chains:
-            return self._emitted(self.chains[call], rank=len(call.ty.shape))
-        return super().visit_call_(call)
-
-    def _emitted(self, chain: Chain, rank: int) -> Any:
-        """The kernel between layout changes: an NCHW tensor goes in as a matrix [pixels, channels] and comes out so.
-
-        rank: of the output; a mean without `keepdims` and a matrix product have two dimensions.
+        The next kernel reads the matrix; what then reads no result of a layout change is dead code.
         """
+        chain = self.chains.get(binding.var)
+        if chain is None:
+            super().visit_var_binding_(binding)
+        elif chain:
+            self.matrices[binding.var] = matrix = self.builder_.emit(self._kernel_call(chain))
+            result, spec = matrix, chain[-1].spec
+            if len(binding.var.ty.shape) != 2:  # a matrix product's, or that of a mean without `keepdims`
+                shape = (spec.batch, spec.out_height, spec.out_width, spec.out_channels)
+                result = relax.op.permute_dims(relax.op.reshape(matrix, shape), NHWC_TO_NCHW)
+            inside = isinstance(binding.var, relax.DataflowVar)
+            self.set_var_remap(binding.var, (self.builder_.emit if inside else self.builder_.emit_output)(result))
+
+    def _kernel_call(self, chain: Chain) -> Any:
         kernel = self.schedule(kernel_spec(chain))
         assert kernel is not None, "a group was made that no kernel kind takes"
-        source, last = self.visit_expr(chain[0].input), chain[-1]
-        arguments = [source if kernel.input_layout == "NCHW" else _to_pixels(source)]
+        source, last = chain[0].input, chain[-1]
+        arguments = [self.visit_expr(source) if kernel.input_layout == "NCHW" else self._pixels(source)]
         for match, pack in zip(chain, kernel.packs):
             arguments += [relax.const(_packed(match, kernel.name, pack)), relax.const(match.bias)]
         if last.residual is not None:
-            arguments.append(_to_pixels(self.visit_expr(last.residual)))
-        spec = last.spec
-        if isinstance(spec, ConvSpec):
-            rows, shape = spec.out_pixels, (spec.batch, spec.out_height, spec.out_width, spec.out_channels)
-        else:
-            assert isinstance(spec, PoolSpec)
-            rows, shape = spec.batch, (spec.batch, 1, 1, spec.channels)
-        result = relax.call_tir(self._function(kernel), arguments, relax.TensorType((rows, shape[-1]), "float32"))
-        if rank == 2:
-            return result
-        return relax.op.permute_dims(relax.op.reshape(result, shape), NHWC_TO_NCHW)
+            arguments.append(self._pixels(last.residual))
+        shape = (last.spec.out_pixels, last.spec.out_channels)
+        return relax.call_tir(self._function(kernel), arguments, relax.TensorType(shape, "float32"))
+
+    def _pixels(self, x: Any) -> Any:
+        """An NCHW tensor as a matrix [pixels, channels]; a matrix stays what it is."""
+        if x in self.matrices:
+            return self.matrices[x]
+        x = self.visit_expr(x)
+        shape = [int(size) for size in x.ty.shape]
+        if len(shape) == 2:
+            return x
+        n, c, h, w = shape
+        return relax.op.reshape(relax.op.permute_dims(x, NCHW_TO_NHWC), (n * h * w, c))
 
     def _function(self, kernel: Kernel) -> Any:
         if kernel.name not in self.functions:
@@ -101,11 +109,3 @@ def _packed(match: Match, kernel: str, pack: Pack) -> PackedArray:
             "why its training left such weights."
         )
     return packed
-
-
-def _to_pixels(x: Any) -> Any:
-    shape = [int(size) for size in x.ty.shape]
-    if len(shape) == 2:
-        return x
-    n, c, h, w = shape
-    return relax.op.reshape(relax.op.permute_dims(x, NCHW_TO_NHWC), (n * h * w, c))

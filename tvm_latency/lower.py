@@ -16,7 +16,7 @@ from tvm.relax import transform
 from tvm.relax.frontend.onnx import from_onnx
 
 from targets.target import Target
-from tvm_latency.canonical import cancel_layouts, fold_affine, raise_elementwise
+from tvm_latency.canonical import cancel_layouts, fold_affine, fold_constants, raise_elementwise
 from tvm_latency.emit import EmitKernels
 from tvm_latency.match import group_operators
 from tvm_latency.opspec import WeightType
@@ -56,11 +56,12 @@ def lower(model: onnx.ModelProto, target: Target, weights: WeightType = "float32
         transform.DecomposeOpsForInference(),
         raise_elementwise,
         transform.CanonicalizeBindings(),
-        transform.FoldConstant(),
+        fold_constants,
         fold_affine,
         transform.DeadCodeElimination(),
         group_operators(lambda spec: schedule_kernel(with_weights(spec, weights), target) is not None),
         emit_kernels,
+        transform.DeadCodeElimination(["main"]),
         cancel_layouts,
         transform.DeadCodeElimination(["main"]),
         transform.LegalizeOps(),

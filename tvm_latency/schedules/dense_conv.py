@@ -48,7 +48,7 @@ def dense_conv(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel |
 
     return Kernel(
         name=f"dense_conv_{spec.suffix}",
-        func=_scheduled(spec, tile, planar, target.threads),
+        make=lambda: _scheduled(spec, tile, planar, target.threads),
         tiles=tiles,
         packs=(pack,),
         input_layout="NCHW" if planar else "pixels",

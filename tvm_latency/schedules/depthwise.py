@@ -44,7 +44,7 @@ def depthwise(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | 
 
     return Kernel(
         name=f"depthwise_{spec.suffix}",
-        func=_scheduled(spec, tile, rows, target.threads),
+        make=lambda: _scheduled(spec, tile, rows, target.threads),
         tiles=tiles,
         packs=(pack,),
     )

@@ -49,7 +49,7 @@ def inverted_residual(spec: Spec, target: Target, tile: Tile | None = None) -> K
 
     expand = [pack_panels(nest.expand)] if spec.expand else []
     name = f"inverted_residual_{spec.suffix}"
-    return Kernel(name=name, func=nest.function(), packs=(*expand, pack_taps, pack_panels(nest.project)))
+    return Kernel(name=name, make=nest.function, packs=(*expand, pack_taps, pack_panels(nest.project)))
 
 
 def _pays(spec: BlockSpec, target: Target) -> bool:
