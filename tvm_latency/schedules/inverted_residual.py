@@ -9,7 +9,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as build
 
 from targets.target import Target
-from tvm_latency.schedules.kernel import BlockSpec, FloatArray, Kernel, Pack, PackedArray, Spec
+from tvm_latency.schedules.kernel import BlockSpec, ConvSpec, FloatArray, Kernel, Pack, PackedArray, Spec
 from tvm_latency.schedules.loops import accumulated, strips, vectors, whole_block
 from tvm_latency.schedules.parts import FLOAT, PARALLEL_MACS, clipped, packed, zero_padded
 from tvm_latency.schedules.tiles import Tile, divisors, even_strip, uneven_tile
@@ -53,9 +53,17 @@ def inverted_residual(spec: Spec, target: Target, tile: Tile | None = None) -> K
 
 
 def _pays(spec: BlockSpec, target: Target) -> bool:
-    """Whether the expanded image is larger than half the level-2 cache, and its channels fill vectors."""
+    """Whether the expanded image leaves the level-2 cache, some rows of it do not, and its channels fill vectors."""
     d = spec.depthwise
-    return d.in_channels % target.lanes == 0 and d.height * d.width * d.in_channels * 4 > target.l2_bytes // 2
+    image = d.height * d.width * d.in_channels * 4
+    fits = _buffer_bytes(d, rows=1) <= target.l2_bytes // 2 < image
+    return fits and d.in_channels % target.lanes == 0 and d.kernel[0] >= d.stride
+
+
+def _buffer_bytes(d: ConvSpec, rows: int) -> int:
+    """Bytes of the ring and of `middle` for so many output rows at a time."""
+    ring = ((rows - 1) * d.stride + d.kernel[0]) * (d.width + 2 * d.padding)
+    return (ring + rows * d.out_width) * d.in_channels * 4
 
 
 class _Nest:
@@ -65,10 +73,11 @@ class _Nest:
         self.spec = spec
         d = spec.depthwise
         self.lanes, self.channels = target.lanes, d.in_channels
-        # Copied rows are cheap and stay in the first cache when there are few.
-        self.rows = divisors(d.out_height, MAX_ROWS if spec.expand else 1)[-1]
+        # Rows that are only copied cost little, and a few of them stay in the level-1 cache.
+        rows = divisors(d.out_height, MAX_ROWS if spec.expand else 1)
+        self.rows = max(r for r in rows if r == 1 or _buffer_bytes(d, r) <= target.l2_bytes // 2)
         self.new_rows = self.rows * d.stride
-        self.ring_rows = self.new_rows + d.kernel[0] - d.stride
+        self.ring_rows = self.new_rows - d.stride + d.kernel[0]
         self.expand = uneven_tile(d.width, self.channels, target.lanes, target.vector_registers)
         self.project = uneven_tile(
             self.rows * d.out_width, spec.project.out_channels, target.lanes, target.vector_registers
