@@ -11,6 +11,7 @@ from tvm_latency.schedules.depthwise import depthwise
 from tvm_latency.schedules.inverted_residual import inverted_residual
 from tvm_latency.schedules.kernel import Kernel, Spec
 from tvm_latency.schedules.mean_pool import mean_pool
+from tvm_latency.schedules.pairs import paired_pointwise
 from tvm_latency.schedules.pointwise import pointwise
 from tvm_latency.schedules.tiles import Tile
 
@@ -27,7 +28,7 @@ class Kind(Protocol):
         ...
 
 
-CPU_KINDS: tuple[Kind, ...] = (inverted_residual, pointwise, depthwise, dense_conv, mean_pool)
+CPU_KINDS: tuple[Kind, ...] = (inverted_residual, paired_pointwise, pointwise, depthwise, dense_conv, mean_pool)
 
 
 @lru_cache(maxsize=4096)
