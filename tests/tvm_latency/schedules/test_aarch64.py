@@ -48,7 +48,7 @@ ODD = ConvSpec(batch=1, height=13, width=11, in_channels=21, out_channels=37, cl
 EVEN = ConvSpec(batch=2, height=14, width=14, in_channels=32, out_channels=48)
 DEPTHWISE = ConvSpec(batch=1, height=15, width=13, in_channels=24, out_channels=24, groups=24, kernel=(3, 3), padding=1)
 SPECS: dict[str, list[Spec]] = {
-    "pointwise": [ODD, EVEN, replace(ODD, clip=None, residual=True), replace(EVEN, height=56, width=56)],
+    "pointwise": [ODD, EVEN, replace(ODD, clip=None, residual=True)],
     "linear": [
         ConvSpec(batch=1, height=1, width=1, in_channels=64, out_channels=100),
         ConvSpec(batch=3, height=1, width=1, in_channels=17, out_channels=1, clip=(-1.0, 1.0)),
@@ -65,6 +65,7 @@ SPECS: dict[str, list[Spec]] = {
         replace(EVEN, stride=2),
         replace(ODD, kernel=(7, 7), padding=0),
     ],
+    "half weights": [replace(spec, weights="float16") for spec in (ODD, DEPTHWISE, replace(EVEN, stride=2))],
     "mean pool": [
         PoolSpec(batch=2, height=7, width=7, channels=40),
         PoolSpec(batch=1, height=5, width=3, channels=33),

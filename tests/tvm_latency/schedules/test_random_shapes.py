@@ -22,6 +22,8 @@ from targets.target import Target, get_target
 from tvm_latency.schedules import schedule_kernel
 from tvm_latency.schedules.kernel import ConvSpec, Kernel, PoolSpec, Spec
 
+Shape = tuple[Spec, int]
+
 pytestmark = [pytest.mark.compiles, pytest.mark.slow]
 
 SHAPES = 500
@@ -30,26 +32,18 @@ SHAPES_AT_ONCE = 24
 MOST_MACS = 16_000_000
 MOST_ELEMENTS = 1_500_000
 
+# The first of a kernel's tiles are those that measuring would try.
+MOST_TILES = 6
+
 CHANNELS = st.integers(1, 512) | st.integers(1, 40) | st.sampled_from([8, 16, 24, 32, 64, 96, 144, 256, 512])
 SIZES = st.integers(1, 64)
 BATCHES = st.integers(1, 8)
 SIDES = st.sampled_from([1, 3, 5, 7])
+WEIGHTS = st.sampled_from(["float32", "float32", "float16"])
 INFINITY = float("inf")
 CLIPS = st.sampled_from([None, (0.0, 6.0), (0.0, INFINITY), (-INFINITY, 0.5), (-1.0, 1.0), (0.25, 0.25)]) | st.tuples(
     st.floats(-4, 0, width=32), st.floats(0, 4, width=32)
 )
-
-
-def linear(batch: int, channels: tuple[int, int], clip: tuple[float, float] | None, residual: bool) -> ConvSpec:
-    return ConvSpec(
-        batch=batch,
-        height=1,
-        width=1,
-        in_channels=channels[0],
-        out_channels=channels[1],
-        clip=clip,
-        residual=residual,
-    )
 
 
 @st.composite
@@ -71,6 +65,7 @@ def convolutions(draw: Any, sides: st.SearchStrategy[int], depthwise: bool = Fal
         groups=channels if depthwise else 1,
         clip=draw(CLIPS),
         residual=draw(st.booleans()),
+        weights=draw(WEIGHTS),
     )
     return reduced(spec, keep_channels=draw(st.booleans()))
 
@@ -79,7 +74,7 @@ def reduced(spec: ConvSpec, keep_channels: bool) -> ConvSpec:
     """Halved, in its channels or in its pixels, until it is affordable."""
 
     def halved(spec: ConvSpec, names: tuple[str, ...]) -> ConvSpec:
-        lowest = {name: 1 for name in names} | {
+        lowest = dict.fromkeys(names, 1) | {
             "height": max(1, spec.kernel[0] - 2 * spec.padding),
             "width": max(1, spec.kernel[1] - 2 * spec.padding),
         }
@@ -107,7 +102,20 @@ def is_pointwise(spec: ConvSpec) -> bool:
 FEATURES = st.integers(1, 1280)
 KINDS: dict[str, tuple[str, st.SearchStrategy[Any]]] = {
     "pointwise": ("pointwise_", convolutions(st.just(1)).map(lambda spec: replace(spec, stride=1, padding=0))),
-    "linear": ("pointwise_", st.builds(linear, BATCHES, st.tuples(FEATURES, FEATURES), CLIPS, st.booleans())),
+    "linear": (
+        "pointwise_",
+        st.builds(
+            ConvSpec,
+            batch=BATCHES,
+            height=st.just(1),
+            width=st.just(1),
+            in_channels=FEATURES,
+            out_channels=FEATURES,
+            clip=CLIPS,
+            residual=st.booleans(),
+            weights=WEIGHTS,
+        ),
+    ),
     "depthwise": ("depthwise_", convolutions(SIDES, depthwise=True)),
     "dense": ("dense_conv_", convolutions(SIDES).filter(lambda spec: not is_pointwise(spec))),
     "mean pool": (
@@ -133,31 +141,41 @@ def two_workers() -> Iterator[Executor]:
         yield executor
 
 
-def built(kernels: dict[str, Kernel], target: Target) -> Any:
-    functions = {name: kernel.func.with_attr("global_symbol", name) for name, kernel in kernels.items()}
-    return tvm.compile(tvm.IRModule(functions), target=tvm.target.Target(target.tvm_attributes()))
+def scheduled(shape: Shape, target: Target, prefix: str) -> Kernel:
+    """The kernel with the tile that the shape asks for, which only some kinds have more than one of."""
+    spec, choice = shape
+    kernel = schedule_kernel(spec, target)
+    assert kernel is not None, f"no kind takes {spec}"
+    assert kernel.name.startswith(prefix), f"{kernel.name} took {spec}"
+    if kernel.tiles:
+        kernel = schedule_kernel(spec, target, kernel.tiles[choice % len(kernel.tiles)])
+        assert kernel is not None
+    return kernel
+
+
+def rights(kernels: list[Kernel], cases: list[Any], target: Target) -> list[bool]:
+    """Whether each kernel is right, compiled with the others."""
+    functions = {f"k{i}": kernel.func.with_attr("global_symbol", f"k{i}") for i, kernel in enumerate(kernels)}
+    library = tvm.compile(tvm.IRModule(functions), target=tvm.target.Target(target.tvm_attributes()))
+    found = []
+    for name, case in zip(functions, cases):
+        tensors = [tvm.runtime.tensor(a) for a in [*case.arguments, case.empty_output()]]
+        library[name](*tensors)
+        found.append(case.accepts(tensors[-1].numpy()))
+    return found
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kernel_of_any_shape_is_right(
     kind: str, make_case: Callable[[Spec, Kernel], Any], two_workers: Executor
 ) -> None:
-    prefix, shapes = KINDS[kind]
-    wrong: dict[tuple[Spec, Target], bool] = {}  # what was tried already, so that shrinking compiles what is new
+    prefix, specs = KINDS[kind]
+    right: dict[tuple[Shape, Target], bool] = {}  # what was tried already, so that shrinking compiles what is new
 
-    def run(specs: list[Spec], target: Target) -> None:
-        kernels = {}
-        for spec in specs:
-            kernel = schedule_kernel(spec, target)
-            assert kernel is not None, f"no kind takes {spec}"
-            assert kernel.name.startswith(prefix), f"{kernel.name} took {spec}"
-            kernels[spec] = kernel
-        library = built({kernel.name: kernel for kernel in kernels.values()}, target)
-        for spec, kernel in kernels.items():
-            case = make_case(spec, kernel)
-            tensors = [tvm.runtime.tensor(a) for a in [*case.arguments, case.empty_output()]]
-            library[kernel.name](*tensors)
-            wrong[spec, target] = not case.accepts(tensors[-1].numpy())
+    def try_out(shapes: list[Shape], target: Target) -> None:
+        kernels = [scheduled(shape, target, prefix) for shape in shapes]
+        cases = [make_case(spec, kernel) for (spec, _), kernel in zip(shapes, kernels)]
+        right.update(zip(((shape, target) for shape in shapes), rights(kernels, cases, target)))
 
     @settings(
         settings(),
@@ -165,14 +183,25 @@ def test_a_kernel_of_any_shape_is_right(
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
-    @given(st.lists(shapes, min_size=SHAPES_AT_ONCE, max_size=SHAPES_AT_ONCE, unique=True))
-    def check(specs: list[Spec]) -> None:
-        tried = list(zip(specs, itertools.cycle(machines())))
+    @given(
+        st.lists(
+            st.tuples(specs, st.integers(0, MOST_TILES - 1)),
+            min_size=SHAPES_AT_ONCE,
+            max_size=SHAPES_AT_ONCE,
+            unique_by=lambda shape: shape[0],
+        )
+    )
+    def check(shapes: list[Shape]) -> None:
+        tried = list(zip(shapes, itertools.cycle(machines())))
         for target in machines():
-            if new := [spec for spec, where in tried if where == target and (spec, target) not in wrong]:
-                two_workers.submit(run, new, target).result()
-        failed = [f"{spec!r} on {where.name}, threads={where.threads}" for spec, where in tried if wrong[spec, where]]
+            if new := [shape for shape, where in tried if where == target and (shape, target) not in right]:
+                two_workers.submit(try_out, new, target).result()
+        failed = [
+            f"{spec!r} with tile {choice} on {where.name}, threads={where.threads}"
+            for (spec, choice), where in tried
+            if not right[(spec, choice), where]
+        ]
         assert not failed, "wrong results of\n" + "\n".join(failed)
 
     check()
-    assert len({spec for spec, _ in wrong}) >= SHAPES
+    assert len({spec for (spec, _), _ in right}) >= SHAPES
