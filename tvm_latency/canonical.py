@@ -73,7 +73,7 @@ def _axes(permute: Any, rank: int) -> tuple[int, ...]:
 def _per_channel(constant: Any) -> Any | None:
     """A constant as [channels, 1, 1, 1], if it is one value for each channel of an NCHW tensor or one for all."""
     value = _array(constant)
-    if value.size == 1:
+    if value.size == 1 and value.ndim <= 4:
         return value.reshape(1, 1, 1, 1)
     if value.ndim in (3, 4) and value.size == value.shape[-3]:
         return value.reshape(-1, 1, 1, 1)

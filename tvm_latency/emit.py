@@ -18,6 +18,9 @@ from tvm_latency.schedules.kernel import Kernel, Pack, PackedArray, Spec
 
 Schedule = Callable[[Spec], Kernel | None]
 
+# `OpPatternKind.kOpaque` of TVM.
+_OPAQUE = 8
+
 
 @tvm.transform.module_pass(opt_level=0, name="EmitKernels")
 class EmitKernels:
@@ -88,6 +91,8 @@ class _Emitter(PyExprMutator):
     def _function(self, kernel: Kernel) -> Any:
         if kernel.name not in self.functions:
             func = kernel.func.with_attr("global_symbol", kernel.name).with_attr("tirx.is_scheduled", True)
+            # No operator behind it may be fused into it: its loops are as they shall be.
+            func = func.with_attr("op_pattern", _OPAQUE)
             # Bounds of buffers are known here; nothing aliases, as every result has storage of its own.
             self.functions[kernel.name] = self.builder_.add_func(func.with_attr("tirx.noalias", True), kernel.name)
         return self.functions[kernel.name]

@@ -23,6 +23,7 @@ from tvm_latency.opspec import WeightType
 from tvm_latency.schedules import schedule_kernel
 from tvm_latency.schedules.kernel import with_weights
 from tvm_latency.single_call import single_call
+from tvm_latency.unsupported import unsupported
 
 
 class LoweringError(ValueError):
@@ -86,6 +87,8 @@ def _imported(model: onnx.ModelProto) -> Any:
     with compiler_errors("imported"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         onnx.checker.check_model(model)
+        if sentence := unsupported(model.graph):
+            raise LoweringError(sentence)
         module = from_onnx(model, keep_params_in_input=False)
     main = module["main"]
     for parameter in main.params:
