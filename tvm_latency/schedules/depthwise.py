@@ -51,12 +51,12 @@ def depthwise(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | 
 
 
 def _row_block(spec: ConvSpec, tile: Tile, target: Target) -> int:
-    """Most output rows whose padded input stays in half the L2 cache: rows that two blocks share are copied twice."""
+    """Most output rows whose padded input stays in half the level-1 cache: rows that two blocks share are copied twice."""
     row_bytes = (spec.width + 2 * spec.padding) * tile.columns * 4
     fits = [
         rows
         for rows in divisors(spec.out_height, spec.out_height)
-        if ((rows - 1) * spec.stride + spec.kernel[0]) * row_bytes <= target.l2_bytes // 2
+        if ((rows - 1) * spec.stride + spec.kernel[0]) * row_bytes <= target.l1d_bytes // 2
     ]
     return fits[-1] if fits else 1
 
