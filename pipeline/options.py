@@ -33,7 +33,7 @@ Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs, instead of what
 Out = Annotated[Path | None, typer.Option(help="Folder for everything that is written.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 Database = Annotated[Path | None, typer.Option(help="File of measurements; by default one for all runs of a user.")]
-Against = Annotated[str, typer.Option(help="Runtimes to compare with: onnxruntime, openvino, torch.")]
+Against = Annotated[str, typer.Option(help="Runtimes: onnxruntime, openvino, ncnn, litert, torch, torch.compile.")]
 
 # Options of a run have no default of their own: what is not given comes from the run that is resumed, or RunConfig.
 RunTarget = Annotated[str | None, typer.Option("--target", help="The machine to build for. [default: x86]")]
