@@ -51,7 +51,7 @@ def depthwise(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | 
 
 
 def _row_block(spec: ConvSpec, tile: Tile, target: Target) -> int:
-    """Most output rows whose padded input stays in half the level-1 cache: rows that two blocks share are copied twice."""
+    """Most output rows whose padded input stays in half the L1 cache; rows that two blocks share are copied twice."""
     row_bytes = (spec.width + 2 * spec.padding) * tile.columns * 4
     fits = [
         rows
