@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from math import prod
+from math import prod, sqrt
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,23 @@ import onnx
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
+from tvm_latency.opspec import WeightType
+
 Images = NDArray[np.float32]
 Inference = Callable[[Images], NDArray[np.float32]]
 """Images [1, 3, R, R] -> logits [1, classes]."""
 
 # What may differ in a network of short sums: the rounding of its layers adds up. A wrong kernel is far above.
 LEAST_TOLERANCE = 1e-4
+# The largest share of itself by which rounding to the nearest changes a normal float16: half a unit in its tenth bit.
+FLOAT16_ROUNDING = 2.0**-11
+_WITH_WEIGHTS = ("Conv", "Gemm", "MatMul")
+
+_CAUSES: dict[WeightType, str] = {
+    "float32": "This is a bug of a kernel: please report the model and the target.",
+    "float16": "The network does not stand weights stored as float16: compile it with --weights float32. If that "
+    "fails too, it is a bug of a kernel: please report the model and the target.",
+}
 
 
 class VerifyError(RuntimeError):
@@ -37,22 +48,39 @@ class Verification:
     top1_agreement: float
 
 
-def tolerance(model: onnx.ModelProto) -> float:
+def tolerance(model: onnx.ModelProto, weights: WeightType = "float32") -> float:
     """The share of the largest output by which rounding may move an output: float32's eps times the longest sum.
 
     A convolution adds up as many products as one output channel has weights; of a matrix, which may stand either way,
     the longer side counts. Never less than `LEAST_TOLERANCE`.
+
+    Weights stored as float16 add 4 u sqrt(L / 3) for u = 2^-11 and L layers that have weights. Rounding changes a
+    weight by a share of at most u of itself (below 2^-14, of 2^-14), one independently of the other: by a standard
+    deviation of at most u / sqrt(3). A sum of products with such weights is off by that share of the root of the sum of
+    their squares, which is the size of the sum itself where the products neither help nor cancel each other. Clips,
+    means and residual additions pass shares on, so those of the layers add up as their squares do. Of outputs that are
+    off by a standard deviation, one in 16,000 is off by four. A network that leaves the bound has layers whose products
+    cancel; much of its answer lies in bits that float16 does not have, and `compare` says so.
     """
     constants = (attribute.t for node in model.graph.node if node.op_type == "Constant" for attribute in node.attribute)
-    shapes = [tuple(weights.dims) for weights in (*model.graph.initializer, *constants)]
+    shapes = [tuple(tensor.dims) for tensor in (*model.graph.initializer, *constants)]
     longest = max((max(shape) if len(shape) == 2 else prod(shape[1:]) for shape in shapes if len(shape) > 1), default=0)
-    return max(LEAST_TOLERANCE, float(np.finfo(np.float32).eps) * longest)
+    sums = max(LEAST_TOLERANCE, float(np.finfo(np.float32).eps) * longest)
+    if weights == "float32":
+        return sums
+    layers = sum(node.op_type in _WITH_WEIGHTS for node in model.graph.node)
+    return sums + 4 * FLOAT16_ROUNDING * sqrt(layers / 3)
 
 
 def compare(
-    compiled: Inference, reference: Inference, images: Iterable[Images], against: str, tolerance: float
+    compiled: Inference,
+    reference: Inference,
+    images: Iterable[Images],
+    against: str,
+    tolerance: float,
+    weights: WeightType = "float32",
 ) -> Verification:
-    """Run both on every image.
+    """Run both on every image. `weights` is how the compiled network stores its own; the reference's are float32.
 
     Raises:
         VerifyError: no images, an output of another shape or one that is not finite, outputs that differ by more than
@@ -80,12 +108,12 @@ def compare(
     if not worst <= allowed:
         raise VerifyError(
             f"The compiled network differs from {against} by up to {worst:.3g}; rounding explains at most "
-            f"{allowed:.2g}. This is a bug of a kernel: please report the model and the target."
+            f"{allowed:.2g}. {_CAUSES[weights]}"
         )
     if not behind <= allowed:
         raise VerifyError(
             f"The compiled network prefers a class that is {behind:.3g} behind the one {against} prefers; rounding "
-            f"explains at most {allowed:.2g}. This is a bug of a kernel: please report the model and the target."
+            f"explains at most {allowed:.2g}. {_CAUSES[weights]}"
         )
     return Verification(against, count, worst, agreed / count)
 

@@ -26,6 +26,7 @@ from supernet.settings import Progress
 from supernet.space import preset
 from targets.target import get_target
 from tvm_latency.database import MeasurementDatabase
+from tvm_latency.opspec import WeightType, stored_as
 
 __all__ = ["bench", "calibrate", "compile", "predict", "report", "run", "search", "targets", "train"]
 
@@ -73,6 +74,7 @@ def calibrate(
     space: str = "imagenet",
     *,
     threads: int = 1,
+    weights: WeightType = "float32",
     tune: int = 0,
     database: Path | None = None,
     progress: Progress = silent,
@@ -87,12 +89,13 @@ def calibrate(
     with closing(MeasurementDatabase(database)) as rows:
         if rows.recovered:
             say(rows.recovered)
-        found = calibrate_space(preset(space), machine, rows, progress)
-    folder = calibration_folder(database, machine, space)
+        found = calibrate_space(preset(space), machine, rows, progress, weights=weights)
+    folder = calibration_folder(database, machine, space, weights)
     save_calibration(found, folder)
     return {
         "target": target,
         "space": space,
+        "weights": weights,
         "measured": found.calibration.measured,
         "reused": found.calibration.reused,
         "failures": dict(found.calibration.failures),
@@ -108,6 +111,7 @@ def predict(
     *,
     space: str | None = None,
     threads: int = 1,
+    weights: WeightType = "float32",
     tune: int = 0,
     database: Path | None = None,
 ) -> dict[str, Any]:
@@ -121,12 +125,14 @@ def predict(
     architecture = found.require_architecture("a prediction")
     chosen = preset(space).name if space else space_of(architecture, hint=" Name one with --space.")
     machine = get_target(target).with_threads(threads).with_tiles(tune)
-    table, model = load_calibration(calibration_folder(database or default_database(), machine, chosen), machine)
-    ops = architecture.op_specs()
+    folder = calibration_folder(database or default_database(), machine, chosen, weights)
+    table, model = load_calibration(folder, machine, weights)
+    ops = stored_as(architecture.op_specs(), weights)
     measured = {key for key, entry in table.entries.items() if entry.source == "measured"}
     return {
         "net": found.name,
         "target": target,
+        "weights": weights,
         "predicted_ms": 1e3 * table.completed(ops, model.predict).network_seconds(ops),
         "operators": len(ops),
         "measured_operators": sum(op.key in measured for op in ops),

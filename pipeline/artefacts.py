@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline import deploy, verify
-from pipeline.agreement import Images, Inference, compare, onnx_reference, random_image, tolerance
+from pipeline.agreement import Images, compare, onnx_reference, random_image, tolerance
 from pipeline.bench import CALLS, ROUNDS, BenchEntry, compare_runtimes, time_interleaved
 from pipeline.calibration import load_calibration
 from pipeline.files import read_json, write_atomically
@@ -21,6 +21,7 @@ from pipeline.runtimes import BenchModel, find_peers
 from pipeline.stages import STAGES
 from pipeline.tuning import tuned_here, with_fallbacks
 from supernet.data import load_data
+from supernet.network import Network
 from supernet.settings import Progress
 from supernet.space import SpaceError
 from supernet.train import load_network
@@ -28,6 +29,7 @@ from targets.target import TARGETS, Target, TargetError, get_target
 from tvm_latency.cost_model import CostModelError
 from tvm_latency.latency_table import LatencyTableError
 from tvm_latency.loaded import LoadedNetwork
+from tvm_latency.opspec import WeightType, stored_as
 
 RANDOM_IMAGES, REAL_IMAGES = 4, 100
 
@@ -43,6 +45,7 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
     *,
     data: str | None = None,
     threads: int = 1,
+    weights: WeightType = "float32",
     tune: int = 0,
     tune_fallback: int = 0,
     database: Path | None = None,
@@ -53,11 +56,13 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
     """Compile, verify, measure: the content of manifest.json, with the artefact's `folder`.
 
     data: verify on its test images instead of random ones.
+    weights: how the library stores them. The reference it is verified against has the network's own, in float32.
     tune: measure so many tiles of each kernel, as far as the database lacks them, and compile with the fastest.
     tune_fallback: trials of MetaSchedule for each operator that none of our kernels covers.
 
     Raises:
-        LoweringError: an operator that cannot be compiled, or not one float32 image in and one tensor out.
+        LoweringError: an operator that cannot be compiled, weights that the type cannot hold, or not one float32 image
+            in and one tensor out.
         RunFolderError: `out` holds anything but an earlier artefact.
         RunnerError: this machine cannot run code for the target.
         VerifyError: the result differs from the reference by more than rounding explains.
@@ -68,24 +73,31 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
     shape = input_shape_of(found.model)
     folder = out or Path(f"{found.name}-{target}")
     claim_folder(folder, "compile")
-    machine = tuned_here(machine.with_tiles(tune), [found.model], database, progress, say)
-    built = deploy.build(found.model, machine, folder, with_fallbacks(machine, tune_fallback, progress, say))
-    against, reference = _reference(found)
+    machine = tuned_here(machine.with_tiles(tune), [found.model], database, progress, say, weights)
+    finish = with_fallbacks(machine, tune_fallback, progress, say)
+    built = deploy.build(found.model, machine, folder, weights, finish)
+    network = _network(found)
+    against = "the ONNX reference" if network is None else "PyTorch"
+    reference = onnx_reference(found.model) if network is None else verify.pytorch(network)
     images = _images(shape, data, seed)
-    verification = compare(LoadedNetwork(built.library), reference, images, against, tolerance(found.model))
+    compiled = LoadedNetwork(built.library)
+    if network is not None and weights == "float16":
+        verify.check_half_weights(compiled, network, images, tolerance(found.model))
+    verification = compare(compiled, reference, images, against, tolerance(found.model, weights), weights)
     deploy.write_reference(built.folder, images[0], reference)
     measured_s = measure_libraries({found.name: built.library}, shape, machine)[found.name]
-    manifest = deploy.write_manifest(built, machine, verification, measured_s, _predicted_s(found, machine, database))
+    predicted_s = _predicted_s(found, machine, weights, database)
+    manifest = deploy.write_manifest(built, machine, verification, measured_s, predicted_s)
     return {"folder": str(built.folder), **manifest}
 
 
-def _reference(net: Net) -> tuple[str, Inference]:
-    """What a compiled network is compared with, and its name."""
+def _network(net: Net) -> Network | None:
+    """The network in PyTorch, which a compiled one is compared with; None where it came as an .onnx file."""
     if net.architecture is None:
-        return "the ONNX reference", onnx_reference(net.model)
+        return None
     if net.weights is None:
-        return "PyTorch", verify.pytorch(verify.random_network(net.architecture))
-    return "PyTorch", verify.pytorch(load_network(net.architecture, net.weights))
+        return verify.random_network(net.architecture)
+    return load_network(net.architecture, net.weights)
 
 
 def _images(shape: tuple[int, ...], data: str | None, seed: int) -> list[Images]:
@@ -94,14 +106,14 @@ def _images(shape: tuple[int, ...], data: str | None, seed: int) -> list[Images]
     return verify.real_images(load_data(data, shape[-1], seed).test, REAL_IMAGES)
 
 
-def _predicted_s(net: Net, target: Target, database: Path | None = None) -> float | None:
+def _predicted_s(net: Net, target: Target, weights: WeightType, database: Path | None = None) -> float | None:
     """Seconds by the calibration of the network's space; None without an architecture or a calibration that holds."""
     if net.architecture is None:
         return None
-    ops = net.architecture.op_specs()
+    ops = stored_as(net.architecture.op_specs(), weights)
     try:
-        folder = calibration_folder(database or default_database(), target, space_of(net.architecture))
-        table, model = load_calibration(folder, target)
+        folder = calibration_folder(database or default_database(), target, space_of(net.architecture), weights)
+        table, model = load_calibration(folder, target, weights)
     except (SpaceError, MeasureError, CostModelError, LatencyTableError):
         return None
     return table.completed(ops, model.predict).network_seconds(ops)
@@ -113,6 +125,7 @@ def bench(
     against: str = "onnxruntime",
     *,
     threads: int = 1,
+    weights: WeightType = "float32",
     tune: int = 0,
     database: Path | None = None,
     progress: Progress = silent,
@@ -123,6 +136,7 @@ def bench(
     """Time each network on our runtime and on others, in turn, in one pinned process.
 
     against: comma-separated names of runtimes; empty to time ours alone.
+    weights: how our library stores them; the other runtimes have float32.
     tune: as for `compile`.
 
     Raises:
@@ -135,19 +149,19 @@ def bench(
     names = ["netlathe", *(peer.name for peer in peers)]
     tables = []
     for net in map(resolve_net, nets):
-        tuned = tuned_here(machine.with_tiles(tune), [net.model], database, progress, say)
+        tuned = tuned_here(machine.with_tiles(tune), [net.model], database, progress, say, weights)
         with TemporaryDirectory() as folder:
-            model = _bench_model(net, tuned, Path(folder), "torch" in names)
+            model = _bench_model(net, tuned, Path(folder), weights, "torch" in names)
             entries = [BenchEntry(net.name, name, model) for name in names]
             timings = time_interleaved(entries, input_shape_of(net.model), threads, rounds=rounds, calls=calls)
         macs = net.architecture.macs if net.architecture else None
         tables.append({"net": net.name, "macs": macs, **compare_runtimes(timings)})
-    return {"target": target, "threads": threads, "nets": tables}
+    return {"target": target, "threads": threads, "weights": weights, "nets": tables}
 
 
-def _bench_model(net: Net, target: Target, folder: Path, for_pytorch: bool) -> BenchModel:
+def _bench_model(net: Net, target: Target, folder: Path, stored: WeightType, for_pytorch: bool) -> BenchModel:
     """The network in every form that the runtimes load."""
-    built = deploy.build(net.model, target, folder)
+    built = deploy.build(net.model, target, folder, stored)
     weights = net.weights
     if for_pytorch and weights is None and net.architecture is not None:
         weights = folder / "weights.pt"
@@ -157,6 +171,7 @@ def _bench_model(net: Net, target: Target, folder: Path, for_pytorch: bool) -> B
         library=str(built.library),
         architecture=net.architecture.text if net.architecture else "",
         weights=str(weights) if weights and for_pytorch else "",
+        stored=stored,
     )
 
 

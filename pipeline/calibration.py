@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -21,14 +21,14 @@ from targets.target import Target
 from targets.toolchain import ToolchainError
 from tvm_latency import calibrate as calibrating
 from tvm_latency.accuracy import Scores
-from tvm_latency.build import compile_onnx
+from tvm_latency.build import compile_ops
 from tvm_latency.calibrate import Calibration, network_key
 from tvm_latency.cost_model import CostModel
 from tvm_latency.database import Context, MeasurementDatabase
 from tvm_latency.latency_table import LatencyTable
 from tvm_latency.lower import LoweringError
 from tvm_latency.onnx_graph import network_graph
-from tvm_latency.opspec import OpSpec
+from tvm_latency.opspec import OpSpec, WeightType, stored_as
 
 # Networks that the correction from blocks to networks is fitted to, and others that it is judged by.
 FIT_NETWORKS, TEST_NETWORKS = 12, 24
@@ -62,6 +62,7 @@ def calibrate_space(
     database: MeasurementDatabase,
     progress: Progress,
     *,
+    weights: WeightType = "float32",
     seed: int = 0,
     fit_networks: int = FIT_NETWORKS,
     test_networks: int = TEST_NETWORKS,
@@ -70,17 +71,19 @@ def calibrate_space(
 
     A target with `alternatives` is tuned first, and all that follows is measured with the tiles that won.
 
+    weights: how those of every operator are stored; each type has rows of its own.
+
     Raises:
         CalibrationError: too little could be measured.
     """
     random = Random(seed)
     drawn = dict.fromkeys(space.random_architecture(random) for _ in range(fit_networks + test_networks))
-    networks = [net.op_specs() for net in drawn]
+    networks = [stored_as(net.op_specs(), weights) for net in drawn]
     versions = code_versions()
-    target = tuned(target, (network_graph([op]) for op in space.op_specs()), database, progress)
+    target = tuned(target, (network_graph([op]) for op in space.op_specs()), database, progress, weights)
     with TemporaryDirectory() as workspace:
         found = calibrating.calibrate(
-            space.op_specs(),
+            stored_as(space.op_specs(), weights),
             networks[:fit_networks],
             networks[fit_networks:],
             target=target,
@@ -88,25 +91,26 @@ def calibrate_space(
             database=database,
             build=_Builder(target),
             versions=versions,
-            evict_bytes=evict_bytes(space),
+            evict_bytes=evict_bytes(space, weights),
             workspace=Path(workspace),
             progress=progress,
             seed=seed,
         )
     held_out = []
-    for net in list(drawn)[fit_networks:]:
-        row = database.find(network_key(net.op_specs()), Context(target.fingerprint, *versions, evict_bytes=0))
+    for net, ops in list(zip(drawn, networks))[fit_networks:]:
+        row = database.find(network_key(ops), Context(target.fingerprint, *versions, evict_bytes=0))
         if row is not None and row.samples_s:
-            held_out.append(HeldOut(net.text, found.table.network_seconds(net.op_specs()), median(row.samples_s)))
+            held_out.append(HeldOut(net.text, found.table.network_seconds(ops), median(row.samples_s)))
     return SpaceCalibration(found, tuple(held_out), target)
 
 
-def evict_bytes(space: SearchSpace) -> int:
-    """What passes through the caches between two runs of an operator: the baseline's weights.
+def evict_bytes(space: SearchSpace, weights: WeightType = "float32") -> int:
+    """What passes through the caches between two runs of an operator: the baseline's weights, stored as `weights`.
 
     Without those of its classifier, so that data of other classes need no new measurements.
     """
-    return sum(op.weight_bytes for op in space.baseline.op_specs() if op.kind != "linear")
+    ops = stored_as(space.baseline.op_specs(), weights)
+    return sum(op.weight_bytes for op in ops if op.kind != "linear")
 
 
 @dataclass(frozen=True)
@@ -117,27 +121,25 @@ class _Builder:
 
     def __call__(self, ops: Sequence[OpSpec], path: Path) -> Path | str:
         try:
-            return compile_onnx(network_graph(ops), self.target).export(path)
+            return compile_ops(ops, self.target).export(path)
         except (LoweringError, ToolchainError) as error:
             return str(error)
 
 
-def path_latency(space: SearchSpace, table: LatencyTable) -> PathLatency:
+def path_latency(space: SearchSpace, table: LatencyTable, weights: WeightType = "float32") -> PathLatency:
     """The latencies that the search adds up: those of the table, with its correction for whole networks.
 
     Raises:
-        MissingLatencyError: the table was made for another space.
+        MissingLatencyError: the table was made for another space, or for weights that are stored otherwise.
     """
     scale = table.correction.scale
+
+    def seconds(op: OpSpec | None) -> float:
+        return 0.0 if op is None else scale * table.block_seconds(replace(op, dtype=weights))
+
     return PathLatency(
-        fixed_s=table.network_seconds(space.fixed_ops()),
-        block_s=tuple(
-            tuple(
-                0.0 if (op := block.op_spec(choice)) is None else scale * table.block_seconds(op)
-                for choice in block.candidates
-            )
-            for block in space.blocks
-        ),
+        fixed_s=table.network_seconds(stored_as(space.fixed_ops(), weights)),
+        block_s=tuple(tuple(seconds(block.op_spec(choice)) for choice in block.candidates) for block in space.blocks),
     )
 
 
@@ -152,19 +154,21 @@ def save_calibration(found: SpaceCalibration, folder: Path) -> None:
     write_json(folder / VERSIONS, {"versions": list(code_versions())})
 
 
-def load_calibration(folder: Path, target: Target) -> tuple[LatencyTable, CostModel]:
-    """What `save_calibration` wrote.
+def load_calibration(folder: Path, target: Target, weights: WeightType = "float32") -> tuple[LatencyTable, CostModel]:
+    """What `save_calibration` wrote for weights that are stored so.
 
     Raises:
         MeasureError: nothing was calibrated for this target, or on another machine, or with other versions.
         LatencyTableError, CostModelError: a file is damaged.
     """
-    tune = f" --tune {target.alternatives}" if target.alternatives else ""
-    command = f"`netlathe calibrate --target {target.name} --space {folder.name} --threads {target.threads}{tune}`"
+    options = f" --tune {target.alternatives}" if target.alternatives else ""
+    options += "" if weights == "float32" else f" --weights {weights}"
+    command = f"`netlathe calibrate --target {target.name} --space {folder.name} --threads {target.threads}{options}`"
     saved = read_json(folder / VERSIONS) if (folder / VERSIONS).exists() else None
     if saved is None:
         raise MeasureError(
-            f"Target {target.name} has no calibration for space {folder.name} with {target.threads} thread(s). "
+            f"Target {target.name} has no calibration for space {folder.name} with {target.threads} thread(s) and "
+            f"{weights} weights. "
             f"Run {command} first."
         )
     there, here = saved.get("versions"), list(code_versions())

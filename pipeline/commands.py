@@ -18,6 +18,7 @@ def calibrate(
     target: options.Target = "x86",
     space: options.Space = "imagenet",
     threads: options.Threads = 1,
+    weights: options.Weights = "float32",
     tune: options.Tune = 0,
     database: options.Database = None,
     json: options.Json = False,
@@ -27,7 +28,14 @@ def calibrate(
 
     with console.ProgressView() as progress:
         found = api.calibrate(
-            target, space, threads=threads, tune=tune, database=database, progress=progress, say=console.say
+            target,
+            space,
+            threads=threads,
+            weights=weights,
+            tune=tune,
+            database=database,
+            progress=progress,
+            say=console.say,
         )
     console.show(found, as_json=json)
 
@@ -37,6 +45,7 @@ def predict(
     target: options.Target = "x86",
     space: options.RunSpace = None,
     threads: options.Threads = 1,
+    weights: options.Weights = "float32",
     tune: options.Tune = 0,
     database: options.Database = None,
     json: options.Json = False,
@@ -44,7 +53,7 @@ def predict(
     """Predict the latency of a network from a calibration, without compiling it."""
     from pipeline import api
 
-    found = api.predict(net, target, space=space, threads=threads, tune=tune, database=database)
+    found = api.predict(net, target, space=space, threads=threads, weights=weights, tune=tune, database=database)
     console.show(found, as_json=json)
 
 
@@ -73,6 +82,7 @@ def compile(
     out: options.Out = None,
     data: options.RunData = None,
     threads: options.Threads = 1,
+    weights: options.Weights = "float32",
     tune: options.Tune = 0,
     tune_fallback: options.TuneFallback = 0,
     database: options.Database = None,
@@ -90,6 +100,7 @@ def compile(
             out,
             data=data,
             threads=threads,
+            weights=weights,
             tune=tune,
             tune_fallback=tune_fallback,
             database=database,
@@ -104,6 +115,7 @@ def bench(
     target: options.Target = "x86",
     against: options.Against = "onnxruntime",
     threads: options.Threads = 1,
+    weights: options.Weights = "float32",
     tune: options.Tune = 0,
     database: options.Database = None,
     json: options.Json = False,
@@ -113,7 +125,15 @@ def bench(
 
     with console.ProgressView() as progress:
         found = api.bench(
-            nets, target, against, threads=threads, tune=tune, database=database, progress=progress, say=console.say
+            nets,
+            target,
+            against,
+            threads=threads,
+            weights=weights,
+            tune=tune,
+            database=database,
+            progress=progress,
+            say=console.say,
         )
     if json:
         console.show(found, as_json=True)

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from tvm_latency.opspec import WeightType
+
 _BUDGET = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(x|ms)?", re.IGNORECASE)
 
 
@@ -74,6 +76,7 @@ class RunConfig(BaseModel):
     tune: int = Field(default=0, ge=0, le=MOST_TILES)
     search_epochs: int | None = Field(default=None, ge=1)
     train_epochs: int | None = Field(default=None, ge=1)
+    weights: WeightType = "float32"
 
     @property
     def parsed_budget(self) -> Budget:
@@ -82,9 +85,10 @@ class RunConfig(BaseModel):
 
     @property
     def name(self) -> str:
-        """The one printable key, also the default folder: `digits-x86-0.6x-s0`."""
+        """The one printable key, also the default folder: `digits-x86-0.6x-s0`, or with `-float16` at the end."""
         data = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(self.data).name or "data")
-        return f"{data}-{self.target}-{self.budget}-s{self.seed}"
+        stored = "" if self.weights == "float32" else f"-{self.weights}"
+        return f"{data}-{self.target}-{self.budget}-s{self.seed}{stored}"
 
     def changed(self) -> dict[str, Any]:
         """The options that differ from their defaults."""

@@ -72,7 +72,7 @@ class RunContext:
     @cached_property
     def latency(self) -> PathLatency:
         """The latency of every path of the space."""
-        return path_latency(self.space, self.table)
+        return path_latency(self.space, self.table, self.config.weights)
 
     @cached_property
     def winner(self) -> Architecture:

@@ -18,6 +18,7 @@ from pipeline.files import sha256, write_atomically, write_json
 from targets.target import Target
 from tvm_latency.build import compile_onnx
 from tvm_latency.lower import Lowered
+from tvm_latency.opspec import WeightType
 from tvm_latency.schedules import SCHEDULE_VERSION
 
 FORMAT = "netlathe-artefact/1"
@@ -26,11 +27,12 @@ LIBRARY, MODEL, REFERENCE, MANIFEST = "model.so", "model.onnx", "reference.npz",
 
 @dataclass(frozen=True)
 class Build:
-    """A compiled network in its folder: which kernels it runs, and which operators had none of ours."""
+    """A compiled network in its folder: its kernels, which operators had none of ours, how weights are stored."""
 
     folder: Path
     kernels: tuple[str, ...]
     fallbacks: tuple[str, ...]
+    weights: WeightType = "float32"
 
     @property
     def library(self) -> Path:
@@ -39,22 +41,28 @@ class Build:
 
 
 def build(
-    model: onnx.ModelProto, target: Target, folder: Path, finish: Callable[[Lowered], Lowered] | None = None
+    model: onnx.ModelProto,
+    target: Target,
+    folder: Path,
+    weights: WeightType = "float32",
+    finish: Callable[[Lowered], Lowered] | None = None,
 ) -> Build:
-    """Compile `model` into `folder`: `model.so`, and `model.onnx` as it was compiled.
+    """Compile `model` into `folder`: `model.so` with its weights stored as `weights`, and `model.onnx` as it was given.
+
+    finish: as for `compile_onnx`.
 
     The manifest of an earlier artefact goes first, so that whatever happens none describes files of another.
 
     Raises:
-        LoweringError: an operator that cannot be compiled.
+        LoweringError: an operator that cannot be compiled, or weights that the type cannot hold.
         ToolchainError: nothing here links for the target.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    compiled = compile_onnx(model, target, finish)
+    compiled = compile_onnx(model, target, weights, finish)
     (folder / MANIFEST).unlink(missing_ok=True)
     compiled.export(folder / f".new-{LIBRARY}").replace(folder / LIBRARY)
     write_atomically(folder / MODEL, model.SerializeToString(deterministic=True))
-    return Build(folder, compiled.kernels, compiled.fallbacks)
+    return Build(folder, compiled.kernels, compiled.fallbacks, weights)
 
 
 def write_reference(folder: Path, image: Images, reference: Inference) -> None:
@@ -77,6 +85,8 @@ def write_manifest(
         "target": {"name": target.name, "kind": target.kind, "fingerprint": target.fingerprint},
         "isa": {"mtriple": target.mtriple, "mcpu": target.mcpu, "features": list(target.features)},
         "threads": target.threads,
+        "weights": built.weights,
+        "library_bytes": built.library.stat().st_size,
         "versions": versions(),
         "schedule_version": SCHEDULE_VERSION,
         "latency": {

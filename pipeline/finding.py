@@ -21,6 +21,7 @@ from supernet.settings import SEARCH, SearchSettings
 from supernet.sources import DIGITS, open_source
 from supernet.space import SearchSpace, preset
 from tvm_latency.database import MeasurementDatabase
+from tvm_latency.opspec import stored_as
 from tvm_latency.schedules import SCHEDULE_VERSION
 
 # Up to this many pixels a photograph keeps nothing back from a network for 32 x 32.
@@ -44,6 +45,7 @@ def setup(context: RunContext, folder: Path) -> Result:
         "classes": len(data.classes),
         "images": {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
         "seed": config.seed,
+        "weights": config.weights,
         "versions": all_versions(),
     }
 
@@ -75,7 +77,9 @@ def calibrate(context: RunContext, folder: Path) -> Result:
     with closing(MeasurementDatabase(context.database)) as database:
         if database.recovered:
             context.say(database.recovered)
-        found = calibration.calibrate_space(context.space, context.target, database, context.progress)
+        found = calibration.calibrate_space(
+            context.space, context.target, database, context.progress, weights=context.config.weights
+        )
     calibration.save_calibration(found, folder)
     return {
         "seconds": perf_counter() - started,
@@ -97,7 +101,7 @@ def baseline(context: RunContext, folder: Path) -> Result:
         BudgetError: not even the fastest network of the space keeps the budget.
     """
     net = context.space.baseline
-    measured_s = measure.measure_networks({net.name: net}, context.target)[net.name]
+    measured_s = measure.measure_networks({net.name: net}, context.target, context.config.weights)[net.name]
     check_possible(context.space, context.latency, partial(_measured, context))
     return {
         "net": net.name,
@@ -156,7 +160,8 @@ def derive(context: RunContext, folder: Path) -> Result:
     )
     last = attempts[-1]
     write_json(folder / "architecture.json", replace(last.architecture, name="derived").to_json())
-    entries = ((op.key, context.table.entries[op.key]) for op in last.architecture.op_specs())
+    ops = stored_as(last.architecture.op_specs(), context.config.weights)
+    entries = ((op.key, context.table.entries[op.key]) for op in ops)
     return {
         "architecture": last.architecture.text,
         "predicted_s": last.predicted_s,
@@ -169,5 +174,6 @@ def derive(context: RunContext, folder: Path) -> Result:
 
 def _measured(context: RunContext, net: Architecture) -> tuple[float, float]:
     """Seconds of a network, and of the budget at the same time: `pipeline.fit.Measure`."""
-    found = measure.measure_networks({"network": net, "baseline": context.space.baseline}, context.target)
+    nets = {"network": net, "baseline": context.space.baseline}
+    found = measure.measure_networks(nets, context.target, context.config.weights)
     return found["network"], context.config.parsed_budget.seconds(found["baseline"])

@@ -12,8 +12,9 @@ from supernet.architecture import Architecture
 from targets.local import LocalRunner
 from targets.runner import Failure, Job
 from targets.target import Target
-from tvm_latency.build import compile_onnx
-from tvm_latency.onnx_graph import input_shape, network_graph
+from tvm_latency.build import compile_ops
+from tvm_latency.onnx_graph import input_shape
+from tvm_latency.opspec import WeightType, stored_as
 from tvm_latency.schedules import SCHEDULE_VERSION
 
 # Small networks run in a fraction of a millisecond: enough runs to outlast a busy moment of the machine.
@@ -85,15 +86,19 @@ def require_runnable(target: Target) -> None:
     LocalRunner(target)
 
 
-def measure_networks(nets: Mapping[str, Architecture], target: Target) -> dict[str, float]:
+def measure_networks(
+    nets: Mapping[str, Architecture], target: Target, weights: WeightType = "float32"
+) -> dict[str, float]:
     """Median seconds of each network, compiled with random weights; all of one resolution, measured in turns.
+
+    weights: how those are stored.
 
     Raises:
         MeasureError, LoweringError, ToolchainError: one cannot be compiled or run.
     """
     with TemporaryDirectory() as folder:
         libraries = {
-            name: compile_onnx(network_graph(net.op_specs()), target).export(Path(folder) / f"{name}.so")
+            name: compile_ops(stored_as(net.op_specs(), weights), target).export(Path(folder) / f"{name}.so")
             for name, net in nets.items()
         }
         shape = input_shape(next(iter(nets.values())).op_specs()[0])

@@ -7,6 +7,7 @@ from pathlib import Path
 from platformdirs import user_data_path
 
 from targets.target import Target
+from tvm_latency.opspec import WeightType
 
 RUNS = Path("runs")
 
@@ -16,7 +17,8 @@ def default_database() -> Path:
     return user_data_path("netlathe", appauthor=False) / "measurements.sqlite"
 
 
-def calibration_folder(database: Path, target: Target, space_name: str) -> Path:
+def calibration_folder(database: Path, target: Target, space_name: str, weights: WeightType = "float32") -> Path:
     """Where `netlathe calibrate` leaves the table and the cost model of a space: beside the database."""
-    tuned = f"-tune{target.alternatives}" if target.alternatives else ""
-    return database.parent / "calibrations" / f"{target.name}-t{target.threads}{tuned}" / space_name
+    options = f"-tune{target.alternatives}" if target.alternatives else ""
+    options += "" if weights == "float32" else f"-{weights}"
+    return database.parent / "calibrations" / f"{target.name}-t{target.threads}{options}" / space_name

@@ -20,7 +20,7 @@ from pipeline.measure import measure_libraries
 from pipeline.nets import input_shape_of
 from pipeline.report import render
 from pipeline.runtimes import BenchModel
-from pipeline.verify import pytorch, real_images
+from pipeline.verify import check_half_weights, pytorch, real_images
 from supernet import train as training
 from supernet.derive import BudgetError
 from supernet.export import export_onnx
@@ -76,7 +76,7 @@ def compile(context: RunContext, folder: Path) -> Result:  # noqa: A001  (the st
     result: Result = {}
     for role in context.networks:
         model = onnx.load(context.folder / "export" / f"{role}.onnx")
-        built = deployment.build(model, context.target, folder / role)
+        built = deployment.build(model, context.target, folder / role, context.config.weights)
         result[role] = {
             "kernels": list(built.kernels),
             "fallbacks": list(built.fallbacks),
@@ -107,8 +107,11 @@ def verify(context: RunContext, folder: Path) -> Result:
     network = training.load_network(context.winner, context.folder / "train" / "winner.weights.pt")
     images = real_images(context.data.test, VERIFIED_IMAGES)
     built = context.folder / "compile" / "winner"
-    compiled, allowed = LoadedNetwork(built / deployment.LIBRARY), tolerance(onnx.load(built / deployment.MODEL))
-    verification = compare(compiled, pytorch(network), images, "PyTorch", allowed)
+    compiled, weights = LoadedNetwork(built / deployment.LIBRARY), context.config.weights
+    model = onnx.load(built / deployment.MODEL)
+    if weights == "float16":
+        check_half_weights(compiled, network, images, tolerance(model))
+    verification = compare(compiled, pytorch(network), images, "PyTorch", tolerance(model, weights), weights)
     deployment.write_reference(folder, images[0], pytorch(network))
     return asdict(verification)
 
@@ -135,7 +138,8 @@ def bench(context: RunContext, folder: Path) -> Result:
 
 def _bench_model(context: RunContext, role: str) -> BenchModel:
     built = context.folder / "compile" / role
-    return BenchModel(onnx_file=str(built / deployment.MODEL), library=str(built / deployment.LIBRARY))
+    onnx_file, library = str(built / deployment.MODEL), str(built / deployment.LIBRARY)
+    return BenchModel(onnx_file=onnx_file, library=library, stored=context.config.weights)
 
 
 def _label(context: RunContext, timing: BenchTiming) -> str:
@@ -156,7 +160,7 @@ def deploy(context: RunContext, folder: Path) -> Result:
     ):
         copyfile(source, folder / source.name)
     return deployment.write_manifest(
-        deployment.Build(folder, tuple(compiled["kernels"]), tuple(compiled["fallbacks"])),
+        deployment.Build(folder, tuple(compiled["kernels"]), tuple(compiled["fallbacks"]), context.config.weights),
         context.target,
         Verification(**context.results["verify"]),
         compiled["samples_s"],
@@ -183,6 +187,7 @@ def summarise(context: RunContext) -> Result:
     measured_s, baseline_s = shipped["winner"]["measured_s"], shipped["baseline"]["measured_s"]
     return {
         "target": context.target.name,
+        "weights": context.config.weights,
         "budget_ms": 1e3 * shipped["budget_s"],
         "predicted_ms": 1e3 * derive["predicted_s"],
         "measured_ms": 1e3 * measured_s,

@@ -19,14 +19,21 @@ from tvm_latency import tune as tuning
 from tvm_latency.database import MeasurementDatabase
 from tvm_latency.fallback import FallbackSettings, tune_fallbacks
 from tvm_latency.lower import Lowered, lower
+from tvm_latency.opspec import WeightType
 
 
 def tuned(
-    target: Target, models: Iterable[onnx.ModelProto], database: MeasurementDatabase, progress: Progress
+    target: Target,
+    models: Iterable[onnx.ModelProto],
+    database: MeasurementDatabase,
+    progress: Progress,
+    weights: WeightType = "float32",
 ) -> Target:
     """The target with the tiles of every kernel of the models, timed now as far as the database lacks them.
 
     A target without `alternatives` stays as it is.
+
+    weights: how those of the kernels are stored; each type has kernels, and so tiles, of its own.
 
     Raises:
         LoweringError: a model cannot be compiled.
@@ -35,7 +42,7 @@ def tuned(
     if not target.alternatives:
         return target
     analytic = target.with_tiles(target.alternatives)
-    specs = dict.fromkeys(spec for model in models for spec in lower(model, analytic).specs)
+    specs = dict.fromkeys(spec for model in models for spec in lower(model, analytic, weights).specs)
     with TemporaryDirectory() as workspace:
         found = tuning.tune(
             tuple(specs),
@@ -56,6 +63,7 @@ def tuned_here(
     database: Path | None,
     progress: Progress,
     say: Callable[[str], None],
+    weights: WeightType = "float32",
 ) -> Target:
     """As `tuned`, with the database in a file, by default the user's, which is not touched where nothing is tuned."""
     if not target.alternatives:
@@ -63,7 +71,7 @@ def tuned_here(
     with closing(MeasurementDatabase(database or default_database())) as rows:
         if rows.recovered:
             say(rows.recovered)
-        return tuned(target, models, rows, progress)
+        return tuned(target, models, rows, progress, weights)
 
 
 def with_fallbacks(

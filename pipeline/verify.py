@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.agreement import Images, Inference
+from pipeline.agreement import Images, Inference, compare
 from supernet.architecture import Architecture
 from supernet.data import Split, normalise
+from supernet.export import fold_batch_norm
 from supernet.network import Network, build_network
 from supernet.train import load_network
 
@@ -26,6 +27,22 @@ def pytorch(network: Network) -> Inference:
 
     network.eval()
     return run
+
+
+def check_half_weights(compiled: Inference, network: Network, images: Iterable[Images], tolerance: float) -> None:
+    """Compare with PyTorch after the weights of `network` are rounded as the compiled one's are.
+
+    Only float32's rounding is left to tell them apart, so what a kernel does wrong cannot hide behind what float16 does
+    to the weights. `tolerance` is that for float32.
+
+    Raises:
+        VerifyError: they differ by more.
+    """
+    rounded = fold_batch_norm(network)
+    for module in rounded.modules():
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
+            module.weight.data = module.weight.data.half().float()
+    compare(compiled, pytorch(rounded), images, "PyTorch with the same float16 weights", tolerance)
 
 
 def bind_pytorch(

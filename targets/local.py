@@ -90,6 +90,7 @@ class LocalRunner:
                 "module": str(job.module.resolve()),
                 "function": job.function,
                 "input_shapes": job.input_shapes,
+                "input_types": job.input_types or ["float32"] * len(job.input_shapes),
                 "repeats": job.repeats,
                 "warmup": job.warmup,
                 "evict_bytes": job.evict_bytes,

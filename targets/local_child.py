@@ -48,7 +48,10 @@ def measure(job: dict[str, Any], cpus: set[int]) -> list[float]:
     """Seconds of each timed call of the job's function on random inputs of a fixed seed."""
     rng = np.random.default_rng(0)
     machine = VirtualMachine(tvm.runtime.load_module(job["module"]), tvm.cpu())
-    inputs = [tvm.runtime.tensor(rng.standard_normal(shape, dtype=np.float32)) for shape in job["input_shapes"]]
+    inputs = [
+        tvm.runtime.tensor(rng.standard_normal(shape, dtype=np.float32).astype(dtype))
+        for shape, dtype in zip(job["input_shapes"], job["input_types"])
+    ]
     machine.set_input(job["function"], *inputs)
     if job["evict_bytes"]:
         tvm.register_global_func(EVICT, evictor(cpus, job["evict_bytes"]), override=True)

@@ -17,7 +17,8 @@ class Job:
     """One timing to take: a function of a Relax VM module, `main` unless another is named.
 
     Before each timed call `evict_bytes` of memory are read and written, so that weights are as cold as inside a
-    network; 0 leaves the caches warm. The first `warmup` calls are not reported.
+    network; 0 leaves the caches warm. The first `warmup` calls are not reported. Inputs are float32 where `input_types`
+    names no others, one for each.
     """
 
     key: str
@@ -27,6 +28,7 @@ class Job:
     warmup: int = 2
     evict_bytes: int = 0
     function: str = "main"
+    input_types: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

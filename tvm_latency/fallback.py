@@ -113,8 +113,8 @@ def _checked(reply: Mapping[str, Any], func: Any) -> tuple[Any, float]:
         raise ChildEnded(f"answered what cannot be read ({type(error).__name__})") from error
     if not isinstance(answer, tvm.tirx.PrimFunc) or _parameters(answer) != _parameters(func):
         raise ChildEnded("answered another function")
-    if "global_symbol" not in func.attrs:
-        answer = answer.without_attr("global_symbol")
+    symbol = func.attrs.get("global_symbol")
+    answer = answer.without_attr("global_symbol") if symbol is None else answer.with_attr("global_symbol", symbol)
     return answer.with_attr("tirx.is_scheduled", True), speedup
 
 

@@ -74,17 +74,17 @@ def _all_issues(op: OpSpec, target: Target) -> float:
 def _boundary_bytes(op: OpSpec) -> int:
     """Bytes of input and output."""
     elements = _pixels(op) * op.in_channels + _out_pixels(op) * op.out_channels
-    return elements * FLOAT_BYTES[op.dtype]
+    return elements * FLOAT_BYTES
 
 
 def _expanded_bytes(op: OpSpec) -> int:
     """Bytes of what the depthwise convolution reads; of the input where there is none."""
-    return _pixels(op) * op.hidden_channels * FLOAT_BYTES[op.dtype]
+    return _pixels(op) * op.hidden_channels * FLOAT_BYTES
 
 
 def _window_bytes(op: OpSpec) -> int:
     """Bytes of the `kernel` input rows that one output row of the depthwise convolution reads."""
-    return op.kernel * op.width * op.hidden_channels * FLOAT_BYTES[op.dtype]
+    return op.kernel * op.width * op.hidden_channels * FLOAT_BYTES
 
 
 def _useful_share(op: OpSpec, target: Target) -> float:

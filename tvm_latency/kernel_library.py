@@ -21,6 +21,11 @@ def parameter_shapes(kernel: Kernel) -> Shapes:
     return tuple(tuple(int(size) for size in parameter.ty.shape) for parameter in kernel.func.params)
 
 
+def parameter_types(kernel: Kernel) -> tuple[str, ...]:
+    """The types of a kernel's parameters in the same order: weights may be float16."""
+    return tuple(str(parameter.ty.dtype) for parameter in kernel.func.params)
+
+
 def build_kernels(kernels: Mapping[str, Kernel], target: Target, path: Path) -> Path:
     """A library with a function for each kernel, of its inputs, weights included, that answers its output.
 
@@ -30,7 +35,7 @@ def build_kernels(kernels: Mapping[str, Kernel], target: Target, path: Path) -> 
     """
     builder = relax.BlockBuilder()
     for name, kernel in kernels.items():
-        types = [relax.TensorType(shape, "float32") for shape in parameter_shapes(kernel)]
+        types = [relax.TensorType(*p) for p in zip(parameter_shapes(kernel), parameter_types(kernel))]
         inputs = [relax.Var(f"x{i}", type_) for i, type_ in enumerate(types[:-1])]
         symbol = f"kernel_{name}"
         func = kernel.func.with_attr("global_symbol", symbol).with_attr("tirx.is_scheduled", True)

@@ -16,11 +16,14 @@ from tvm.relax import transform
 from tvm.relax.frontend.onnx import from_onnx
 
 from targets.target import Target
-from tvm_latency.canonical import cancel_layouts, fold_affine, raise_elementwise
+from tvm_latency.canonical import cancel_layouts, fold_affine, fold_constants, raise_elementwise
 from tvm_latency.emit import EmitKernels
 from tvm_latency.match import group_operators
+from tvm_latency.opspec import WeightType
 from tvm_latency.schedules import schedule_kernel
-from tvm_latency.schedules.kernel import Spec
+from tvm_latency.schedules.kernel import Spec, with_weights
+from tvm_latency.single_call import single_call
+from tvm_latency.unsupported import unsupported
 
 
 class LoweringError(ValueError):
@@ -41,23 +44,27 @@ class Lowered:
     fallbacks: tuple[str, ...]
 
 
-def lower(model: onnx.ModelProto, target: Target) -> Lowered:
+def lower(model: onnx.ModelProto, target: Target, weights: WeightType = "float32") -> Lowered:
     """Lower a model with static shapes; constants are folded and weights packed here, so nothing is left to do at load.
 
+    weights: the type in which our kernels store theirs; those of fallbacks stay as they are in the model.
+
     Raises:
-        LoweringError: the model is malformed, has an operator TVM cannot import, or shapes unknown at compile time.
+        LoweringError: the model is malformed, has an operator TVM cannot import, shapes unknown at compile time, or
+            weights that the type cannot hold.
     """
     module = _imported(model)
-    emit_kernels = EmitKernels(target)
+    emit_kernels = EmitKernels(lambda spec: schedule_kernel(spec, target), weights)
     passes = [
         transform.DecomposeOpsForInference(),
         raise_elementwise,
         transform.CanonicalizeBindings(),
-        transform.FoldConstant(),
+        fold_constants,
         fold_affine,
         transform.DeadCodeElimination(),
-        group_operators(lambda spec: schedule_kernel(spec, target) is not None),
+        group_operators(lambda spec: schedule_kernel(with_weights(spec, weights), target) is not None),
         emit_kernels,
+        transform.DeadCodeElimination(["main"]),
         cancel_layouts,
         transform.DeadCodeElimination(["main"]),
         transform.LegalizeOps(),
@@ -74,6 +81,8 @@ def lower(model: onnx.ModelProto, target: Target) -> Lowered:
     # A reshape becomes a view when the module is built: it is no operator.
     rest = {name for name, f in functions.items() if name not in ours and not relax.analysis.has_reshape_pattern(f)}
     specs = tuple(emit_kernels.specs[name] for name in ours)
+    with compiler_errors("lowered"):
+        module = single_call(module)
     return Lowered(module=module, kernels=tuple(ours), specs=specs, fallbacks=tuple(sorted(rest)))
 
 
@@ -81,6 +90,8 @@ def _imported(model: onnx.ModelProto) -> Any:
     with compiler_errors("imported"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         onnx.checker.check_model(model)
+        if sentence := unsupported(model.graph):
+            raise LoweringError(sentence)
         module = from_onnx(model, keep_params_in_input=False)
     main = module["main"]
     for parameter in main.params:

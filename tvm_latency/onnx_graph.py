@@ -94,15 +94,16 @@ def _reads_image(op: OpSpec) -> bool:
 
 
 def network_graph(ops: Sequence[OpSpec], seed: int = 0) -> onnx.ModelProto:
-    """The operators in sequence as a model, float32: input `image` of `input_shape`, output `logits`.
+    """The operators in sequence as a model: input `image` of `input_shape`, output `logits`.
 
-    A network that ends in the middle answers NHWC, for the same reason.
+    A network that ends in the middle answers NHWC, for the same reason. The model is float32; weights are stored in
+    another type by compiling it so, as `tvm_latency.build.compile_ops` does.
 
     Raises:
-        ValueError: an operator that is not float32; its latency under another type's key would be a lie.
+        ValueError: operators with different types of weights, of which one would be measured under a false key.
     """
-    if other := [op.key for op in ops if op.dtype != "float32"]:
-        raise ValueError(f"{other[0]}: only float32 can be built.")
+    if other := [op.key for op in ops if op.dtype != ops[0].dtype]:
+        raise ValueError(f"{other[0]} and {ops[0].key}: all weights of a network are stored in one type.")
     graph, first, last = _Graph(seed), ops[0], ops[-1]
     if first.kind != "linear" and not _reads_image(first):
         graph.emit("Transpose", perm=[0, 3, 1, 2])

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 OpKind = Literal["conv", "mbconv", "pool", "linear"]
 
-FLOAT_BYTES = {"float32": 4, "float16": 2}
+WeightType = Literal["float32", "float16"]
+"""How weights are stored; they are multiplied and added up as float32 either way."""
+
+WEIGHT_BYTES = {"float32": 4, "float16": 2}
+# Of an activation or a bias, which are float32 however weights are stored.
+FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +26,8 @@ class OpSpec:
       pool    global mean over height and width
       linear  matrix product with bias; height = width = 1
 
-    Sizes are those of the input; padding is kernel // 2, so the output is ceil(size / stride).
+    Sizes are those of the input; padding is kernel // 2, so the output is ceil(size / stride). `dtype` names how the
+    weights are stored; whatever is computed, read and written is float32.
     """
 
     kind: OpKind
@@ -32,7 +39,7 @@ class OpSpec:
     stride: int = 1
     expand: int = 1
     batch: int = 1
-    dtype: str = "float32"
+    dtype: WeightType = "float32"
 
     def __post_init__(self) -> None:
         """Refuse shapes that no operator has.
@@ -45,8 +52,8 @@ class OpSpec:
             raise ValueError(f"{self.kind}: every size must be at least 1, got {sizes}.")
         if self.kernel % 2 == 0 or self.kernel < 1:
             raise ValueError(f"{self.kind}: the kernel size must be odd and positive, got {self.kernel}.")
-        if self.dtype not in FLOAT_BYTES:
-            raise ValueError(f"{self.kind}: dtype must be one of {', '.join(FLOAT_BYTES)}, got {self.dtype!r}.")
+        if self.dtype not in WEIGHT_BYTES:
+            raise ValueError(f"{self.kind}: dtype must be one of {', '.join(WEIGHT_BYTES)}, got {self.dtype!r}.")
 
     @property
     def key(self) -> str:
@@ -111,11 +118,14 @@ class OpSpec:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of weights and biases after batch norm is folded in."""
-        biases = {"pool": 0, "linear": 0, "conv": self.out_channels}.get(
-            self.kind, self.out_channels + self.hidden_channels * (2 if self.expand > 1 else 1)
-        )
-        return (self.params - biases) * FLOAT_BYTES[self.dtype]
+        """Bytes of weights and biases after batch norm is folded in; a bias is float32."""
+        if self.kind == "pool":
+            return 0
+        hidden_layers = (2 if self.expand > 1 else 1) if self.kind == "mbconv" else 0
+        biases = self.out_channels + self.hidden_channels * hidden_layers
+        # A batch norm has two parameters for each bias that is left of it; the bias of a linear layer is its own.
+        weights = self.params - (biases if self.kind == "linear" else 2 * biases)
+        return weights * WEIGHT_BYTES[self.dtype] + biases * FLOAT_BYTES
 
     @property
     def activation_bytes(self) -> int:
@@ -125,4 +135,9 @@ class OpSpec:
         if self.kind == "mbconv":
             expanded = pixels * self.hidden_channels if self.expand > 1 else 0
             elements += expanded + out_pixels * self.hidden_channels
-        return self.batch * elements * FLOAT_BYTES[self.dtype]
+        return self.batch * elements * FLOAT_BYTES
+
+
+def stored_as(ops: Iterable[OpSpec], weights: WeightType) -> tuple[OpSpec, ...]:
+    """The same operators with their weights stored so."""
+    return tuple(replace(op, dtype=weights) for op in ops)

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from targets.runner import Failure, Job, Runner
 from targets.target import Target
 from tvm_latency.database import Context, MeasurementDatabase
-from tvm_latency.kernel_library import build_kernels, parameter_shapes
+from tvm_latency.kernel_library import build_kernels, parameter_shapes, parameter_types
 from tvm_latency.lower import LoweringError
 from tvm_latency.schedules import schedule_kernel
 from tvm_latency.schedules.kernel import Kernel, Spec
@@ -80,7 +80,8 @@ def tune(
 ) -> dict[str, Choice]:
     """What the database says of each kernel's tiles, once what it lacks is measured: kernel -> its choice.
 
-    Every kernel is timed in the caches it left itself. Each sample is committed as it comes, and a kernel of which all
+    A kernel without tiles, as the fused ones are, is none to choose for. Every other is timed in the caches it left
+    itself. Each sample is committed as it comes, and a kernel of which all
     tiles have a row is never timed again: the choice that measurements of whole operators rest on stays.
 
     Args:
@@ -151,6 +152,7 @@ def _measure(
             module=library,
             function=function,
             input_shapes=parameter_shapes(kernels[key])[:-1],
+            input_types=parameter_types(kernels[key])[:-1],
             repeats=settings.repeats,
             warmup=settings.warmup,
         )

@@ -82,6 +82,11 @@ def expect(result: Result, code: ExitCode, message: str) -> None:
         ("predict mobilenet_v2 --database d/m.sqlite", ExitCode.MEASUREMENT, "has no calibration for space imagenet"),
         ("compile nowhere.onnx", ExitCode.USAGE, "There is no file nowhere.onnx"),
         (
+            "predict mobilenet_v2 --database d/m.sqlite --weights float16",
+            ExitCode.MEASUREMENT,
+            "and float16 weights. Run `netlathe calibrate --target x86 --space imagenet --threads 1 --weights float16`",
+        ),
+        (
             "bench mobilenet_v2 --against onnx",
             ExitCode.MEASUREMENT,
             "Unknown runtime 'onnx'. Did you mean onnxru",

@@ -57,6 +57,7 @@ def test_config_is_canonical_and_says_what_differs() -> None:
 def test_config_name_is_a_folder_name() -> None:
     assert make_config().name == "digits-x86-0.6x-s0"
     assert make_config(data="some/path/my photos").name == "my_photos-x86-0.6x-s0"
+    assert make_config(weights="float16").name == "digits-x86-0.6x-s0-float16"
 
 
 def test_unknown_option_has_close_matches() -> None:
@@ -75,6 +76,7 @@ def test_unknown_option_has_close_matches() -> None:
         ({"train_epochs": 0}, "Option 'train_epochs' cannot be 0"),
         ({"budget": "soon"}, "The budget 'soon' is not a number"),
         ({"data": ""}, "Option 'data' cannot be ''"),
+        ({"weights": "int8"}, "Option 'weights' cannot be 'int8': input should be 'float32' or 'float16'"),
     ],
 )
 def test_impossible_values(options: dict[str, object], message: str) -> None:

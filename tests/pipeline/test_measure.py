@@ -159,7 +159,9 @@ def test_a_calibration_of_another_machine_is_refused(calibrated: Path) -> None:
 
 
 def test_no_calibration(tmp_path: Path) -> None:
-    with pytest.raises(MeasureError, match=r"no calibration for space digits with 1 thread\(s\). Run `netlathe cal"):
+    with pytest.raises(
+        MeasureError, match=r"no calibration for space digits with 1 thread\(s\) and float32 weights. Run `netl"
+    ):
         load_calibration(tmp_path / "digits", get_target("x86"))
 
 
@@ -178,8 +180,8 @@ def test_a_calibration_that_does_not_hold_is_no_prediction(
 
     net, target = artefacts.Net("n", DIGITS.baseline), get_target("x86")
     monkeypatch.setattr(artefacts, "default_database", lambda: calibrated.parents[2] / "m.sqlite")
-    assert artefacts._predicted_s(net, target) is not None
+    assert artefacts._predicted_s(net, target, "float32") is not None
     (calibrated / damage).write_text("{")
     if damage == "cost_model.json":
         monkeypatch.setattr(CostModel, "load", refuse)
-    assert artefacts._predicted_s(net, target) is None
+    assert artefacts._predicted_s(net, target, "float32") is None

@@ -21,7 +21,7 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A run with a budget of half the baseline, in which nothing is really compiled."""
     monkeypatch.setattr(shipping.onnx, "load", lambda path: None)
     monkeypatch.setattr(shipping, "input_shape_of", lambda model: (1, 3, 16, 16))
-    monkeypatch.setattr(deploy, "build", lambda model, target, folder: deploy.Build(folder, (), ()))
+    monkeypatch.setattr(deploy, "build", lambda model, target, folder, weights: deploy.Build(folder, (), (), weights))
     return SimpleNamespace(
         networks=dict.fromkeys(("winner", "baseline"), DIGITS.baseline),
         folder=tmp_path,
@@ -75,7 +75,7 @@ def test_an_artefact_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.Monke
         path.write_text("half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(deploy, "compile_onnx", lambda model, target, finish: SimpleNamespace(export=export))
+    monkeypatch.setattr(deploy, "compile_onnx", lambda *_: SimpleNamespace(export=export))
     with pytest.raises(KeyboardInterrupt):
         deploy.build(deploy.onnx.ModelProto(), get_target("x86"), tmp_path)
     assert (tmp_path / deploy.LIBRARY).read_text() == "old"

@@ -153,7 +153,14 @@ def test_each_timed_call_is_a_call_of_main_with_an_eviction_before(
     tvm.register_global_func("netlathe.test_main", lambda x: events.append("main") or x, override=True)
     call = relax.ExternFunc("netlathe.test_main")
     module = compiled(tmp_path / "main.so", lambda x: relax.Call(call, [x], ty_args=[x.ty]))
-    message = {"module": str(module), "function": "main", "input_shapes": [[4, 8]], "repeats": 3, "warmup": 2}
+    message = {
+        "module": str(module),
+        "function": "main",
+        "input_shapes": [[4, 8]],
+        "input_types": ["float32"],
+        "repeats": 3,
+        "warmup": 2,
+    }
     message["evict_bytes"] = evict_bytes
     assert len(local_child.measure(message, {0})) == 3
     evictions = [("evict", {0}, evict_bytes)] if evict_bytes else []

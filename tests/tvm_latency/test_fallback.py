@@ -118,7 +118,7 @@ def test_a_grouped_convolution_is_tuned_and_right(tmp_path: Path) -> None:
 
     x = tvm.runtime.tensor(np.random.default_rng(1).standard_normal((1, 16, 14, 14)).astype(np.float32))
     default, tuned = (
-        relax.VirtualMachine(compile_onnx(grouped_model(), TARGET, how).executable, tvm.cpu())["main"](x).numpy()
+        relax.VirtualMachine(compile_onnx(grouped_model(), TARGET, finish=how).executable, tvm.cpu())["main"](x).numpy()
         for how in (None, finish)
     )
     assert "times as fast" in said[0]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from targets.target import Target
 from tvm_latency.features import FEATURES, TERMS, features, terms
-from tvm_latency.opspec import OpSpec
+from tvm_latency.opspec import OpSpec, stored_as
 from tvm_latency.schedules.tiles import FMA_IN_FLIGHT
 
 TARGET = Target(
@@ -87,6 +87,15 @@ def test_only_what_leaves_the_second_cache_spills() -> None:
     large = replace(BLOCK, height=112, width=112)
     assert term(BLOCK, "spilled_bytes") == 0
     assert term(large, "spilled_bytes") == 112 * 112 * 64 * 6 * 4 - TARGET.l2_bytes
+
+
+def test_half_weights_change_what_depends_on_their_bytes_and_nothing_else() -> None:
+    (half,) = stored_as([BLOCK], "float16")
+    work, values = (
+        {n for n in names if get(half, n) != get(BLOCK, n)} for names, get in ((TERMS, term), (FEATURES, feature))
+    )
+    assert work == {"weight_bytes"}
+    assert values == {"log_weight_bytes", "log_intensity", "log_weights_over_l2", "log_bytes_over_l3"}
 
 
 def test_without_a_third_cache_the_second_is_the_last() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tvm_latency.onnx_graph import input_shape, network_graph
-from tvm_latency.opspec import OpSpec
+from tvm_latency.opspec import OpSpec, stored_as
 
 STEM = OpSpec(kind="conv", height=9, width=9, in_channels=3, out_channels=8, kernel=3, stride=2)
 BLOCK = OpSpec(kind="mbconv", height=5, width=5, in_channels=8, out_channels=8, kernel=5, expand=3)
@@ -57,7 +57,8 @@ def test_weights_follow_the_seed() -> None:
     assert network_graph([BLOCK], seed=1) != network_graph([BLOCK], seed=2)
 
 
-def test_another_type_is_not_built_as_float32() -> None:
-    half = OpSpec(kind="linear", height=1, width=1, in_channels=8, out_channels=10, dtype="float16")
-    with pytest.raises(ValueError, match="float16: only float32 can be built"):
-        network_graph([half])
+def test_weights_of_two_types_are_no_network() -> None:
+    half = stored_as([LINEAR], "float16")
+    assert network_graph(half) == network_graph([LINEAR]), "the compiler rounds, not the model"
+    with pytest.raises(ValueError, match=r"linear-\S+-float16 and pool-\S+-float32: all weights of a network"):
+        network_graph([POOL, *half])

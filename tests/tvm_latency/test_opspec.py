@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tvm_latency.opspec import OpSpec
+from tvm_latency.opspec import OpSpec, stored_as
 
 
 def mbconv(**changes: object) -> OpSpec:
@@ -61,6 +61,15 @@ def test_counts_of_the_fixed_layers() -> None:
     assert (linear.macs, linear.params) == (1_280_000, 1_281_000)
     assert linear.weight_bytes == 4 * 1_281_000
     assert pool.weight_bytes == 0
+
+
+@given(SPECS)
+def test_half_weights_are_half_the_bytes_but_for_biases(op: OpSpec) -> None:
+    (half,) = stored_as([op], "float16")
+    hidden = op.hidden_channels * (1 + (op.expand > 1)) if op.kind == "mbconv" else 0
+    assert half.weight_bytes == op.weight_bytes / 2 + 2 * (op.out_channels + hidden)
+    assert (half.activation_bytes, half.macs, half.params) == (op.activation_bytes, op.macs, op.params)
+    assert half.key == op.key.replace("float32", "float16")
 
 
 @given(SPECS)

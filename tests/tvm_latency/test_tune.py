@@ -14,10 +14,11 @@ from tvm import relax
 from targets.runner import Failure, Job, Timing
 from targets.target import Target, get_target
 from tvm_latency.database import MeasurementDatabase
-from tvm_latency.kernel_library import build_kernels, parameter_shapes
+from tvm_latency.kernel_library import build_kernels, parameter_shapes, parameter_types
 from tvm_latency.lower import LoweringError
+from tvm_latency.opspec import WeightType
 from tvm_latency.schedules import schedule_kernel
-from tvm_latency.schedules.kernel import ConvSpec, Kernel
+from tvm_latency.schedules.kernel import BlockSpec, ConvSpec, Kernel, Spec
 from tvm_latency.tune import Choice, TuneSettings, choose, row_key, tune
 
 TARGET = get_target("x86-64-v3").with_tiles(4)
@@ -25,9 +26,19 @@ SPEC = ConvSpec(batch=1, height=6, width=6, in_channels=8, out_channels=24)
 DEPTHWISE = replace(SPEC, in_channels=24, kernel=(3, 3), padding=1, groups=24)
 SPECS = (SPEC, DEPTHWISE, replace(SPEC, in_channels=16))
 VERSIONS = (7, "0.27")
+FUSED = (
+    replace(SPEC, out_channels=12),
+    BlockSpec(
+        expand=replace(SPEC, height=112, width=112, in_channels=16, out_channels=96),
+        depthwise=replace(
+            SPEC, height=112, width=112, in_channels=96, out_channels=96, kernel=(3, 3), stride=2, padding=1, groups=96
+        ),
+        project=replace(SPEC, height=56, width=56, in_channels=96, out_channels=24),
+    ),
+)
 
 
-def kernel(spec: ConvSpec, target: Target = TARGET) -> Kernel:
+def kernel(spec: Spec, target: Target = TARGET) -> Kernel:
     found = schedule_kernel(spec, target)
     assert found is not None
     return found
@@ -60,9 +71,14 @@ class Machine:
 
 @pytest.fixture
 def tuned(tmp_path: Path) -> Callable[..., dict[str, Choice]]:
-    def run(machine: Machine, target: Target = TARGET, versions: tuple[int, str] = VERSIONS) -> dict[str, Choice]:
+    def run(
+        machine: Machine,
+        target: Target = TARGET,
+        versions: tuple[int, str] = VERSIONS,
+        specs: Sequence[Spec] = SPECS,
+    ) -> dict[str, Choice]:
         return tune(
-            SPECS,
+            specs,
             target,
             runner=machine,
             database=MeasurementDatabase(tmp_path / "m.sqlite"),
@@ -112,6 +128,25 @@ def test_every_kernel_is_tried_with_as_many_tiles_as_asked(tuned: Callable[..., 
     assert job.key == row_key(kernel(SPEC).name, kernel(SPEC).tiles[0].text)
     assert job.input_shapes == parameter_shapes(kernel(SPEC))[:-1]
     assert len({(job.module, job.function) for job in machine.ran[:8]}) == 8
+
+
+def test_kernels_without_tiles_are_left_alone(tuned: Callable[..., dict[str, Choice]]) -> None:
+    machine = Machine()
+    assert tuned(machine, specs=FUSED) == {}
+    assert (machine.built, machine.ran) == ([], [])
+    names = [kernel(spec, TARGET.with_tiles(4, {kernel(spec).name: "1x8v8s8"})).name for spec in FUSED]
+    assert names[0].startswith("paired_pointwise_")
+    assert names[1].startswith("inverted_residual_")
+
+
+def test_float16_weights_are_timed_as_float16_and_have_rows_of_their_own(
+    tuned: Callable[..., dict[str, Choice]],
+) -> None:
+    half = replace(SPEC, weights="float16")
+    tuned(Machine())
+    machine = Machine()
+    assert list(tuned(machine, specs=(half,))) == [kernel(half).name]
+    assert [job.input_types for job in machine.ran] == [("float32", "float16", "float32")] * 4
 
 
 def test_what_is_measured_is_not_measured_again(tuned: Callable[..., dict[str, Choice]]) -> None:
@@ -183,17 +218,18 @@ def test_a_tile_that_no_kernel_has_is_not_taken() -> None:
 
 
 @pytest.mark.compiles
-def test_a_library_of_kernels_computes_with_each(tmp_path: Path) -> None:
-    target = get_target("x86-64-v3")
-    tiles = {f"f{i}": schedule_kernel(SPEC, target, tile) for i, tile in enumerate(kernel(SPEC).tiles[:3])}
+@pytest.mark.parametrize("stored", ["float32", "float16"])
+def test_a_library_of_kernels_computes_with_each(stored: WeightType, tmp_path: Path) -> None:
+    target, spec = get_target("x86-64-v3"), replace(SPEC, weights=stored)
+    tiles = {f"f{i}": schedule_kernel(spec, target, tile) for i, tile in enumerate(kernel(spec).tiles[:3])}
     kernels = {name: found for name, found in tiles.items() if found is not None}
     library = build_kernels(kernels, target, tmp_path / "k.so")
     machine = relax.VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())
     random = np.random.default_rng(0)
     x, bias = random.standard_normal((36, 8)).astype("f"), random.standard_normal(24).astype("f")
-    weights = random.standard_normal((24, 8, 1, 1)).astype("f")
+    weights = random.standard_normal((24, 8, 1, 1)).astype(stored).astype("f")
     expected = x.astype(float) @ weights[:, :, 0, 0].T.astype(float) + bias
     for name, found in kernels.items():
-        assert found.pack is not None
-        got = machine[name](*map(tvm.runtime.tensor, (x, found.pack(weights), bias))).numpy()
+        assert parameter_types(found) == ("float32", stored, "float32", "float32")
+        got = machine[name](*map(tvm.runtime.tensor, (x, found.packs[0](weights), bias))).numpy()
         np.testing.assert_allclose(got, expected, rtol=0, atol=10 * np.finfo(np.float32).eps * abs(expected).max())

@@ -8,14 +8,16 @@ from typing import Protocol
 from targets.target import Target
 from tvm_latency.schedules.dense_conv import dense_conv
 from tvm_latency.schedules.depthwise import depthwise
+from tvm_latency.schedules.inverted_residual import inverted_residual
 from tvm_latency.schedules.kernel import Kernel, Spec
 from tvm_latency.schedules.mean_pool import mean_pool
+from tvm_latency.schedules.pairs import paired_pointwise
 from tvm_latency.schedules.pointwise import pointwise
 from tvm_latency.schedules.tiles import Tile
 
 # Written into every measurement and manifest: raise it whenever other code comes out of a schedule, or an operator is
 # built or timed in another way. A golden test notices the former.
-SCHEDULE_VERSION = 2
+SCHEDULE_VERSION = 3
 
 
 class Kind(Protocol):
@@ -26,7 +28,7 @@ class Kind(Protocol):
         ...
 
 
-CPU_KINDS: tuple[Kind, ...] = (pointwise, depthwise, dense_conv, mean_pool)
+CPU_KINDS: tuple[Kind, ...] = (inverted_residual, paired_pointwise, pointwise, depthwise, dense_conv, mean_pool)
 
 
 @lru_cache(maxsize=4096)

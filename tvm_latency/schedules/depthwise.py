@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 from tvm import te
 
 from targets.target import Target
-from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, Spec
+from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, PackedArray, Spec
 from tvm_latency.schedules.parts import (
     FLOAT,
+    packed,
     padded,
     pixels_last,
     schedule_image,
@@ -40,27 +40,27 @@ def depthwise(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | 
     tiles = _tiles(spec, target)
     tile = tile or tiles[0]
 
-    def pack(weights: FloatArray) -> FloatArray:
-        return np.ascontiguousarray(zero_padded(weights[:, 0], tile).transpose(1, 2, 0))
+    def pack(weights: FloatArray) -> PackedArray:
+        return packed(zero_padded(weights[:, 0], tile).transpose(1, 2, 0), spec.weights)
 
     return Kernel(
         name=f"depthwise_{spec.suffix}",
-        func=_scheduled(spec, tile, target.threads),
+        make=lambda: _scheduled(spec, tile, target.threads),
         tiles=tiles,
-        pack=pack,
+        packs=(pack,),
     )
 
 
 def _tiles(spec: ConvSpec, target: Target) -> tuple[Tile, ...]:
-    """Each strip with row blocks for half the L2 cache, half the L1 and an eighth of it; the first is the default."""
-    budgets = (target.l2_bytes // 2, target.l1d_bytes // 2, target.l1d_bytes // 8)
+    """Each strip with row blocks for half the L1 cache, which is the default, half the L2 and an eighth of the L1."""
+    budgets = (target.l1d_bytes // 2, target.l2_bytes // 2, target.l1d_bytes // 8)
     strips = strip_tiles(spec.out_width, spec.out_channels, target.lanes, target.vector_registers)
     tiles = (replace(strip, block=_row_block(spec, strip, bytes_)) for strip in strips for bytes_ in budgets)
     return tuple(dict.fromkeys(tiles))
 
 
 def _row_block(spec: ConvSpec, tile: Tile, budget_bytes: int) -> int:
-    """Most output rows whose padded input stays in the budget: rows that two blocks share are copied twice."""
+    """Most output rows whose padded input stays in the budget; rows that two blocks share are copied twice."""
     row_bytes = (spec.width + 2 * spec.padding) * tile.columns * 4
     fits = [
         rows
@@ -75,7 +75,7 @@ def _scheduled(spec: ConvSpec, tile: Tile, threads: int) -> object:
     width = tile.blocks(channels) * tile.columns
     kh, kw = spec.kernel
     x = te.placeholder((spec.batch, spec.height, spec.width, channels), FLOAT, "x")
-    weights = te.placeholder((kh, kw, width), FLOAT, "weights")
+    weights = te.placeholder((kh, kw, width), spec.weights, "weights")
     bias = te.placeholder((channels,), FLOAT, "bias")
     out_shape = (spec.batch, spec.out_height, spec.out_width, channels)
     residual = te.placeholder(out_shape, FLOAT, "residual")
@@ -85,7 +85,7 @@ def _scheduled(spec: ConvSpec, tile: Tile, threads: int) -> object:
     acc = te.compute(
         (*out_shape[:3], width),
         lambda n, y, q, c: te.sum(
-            source[n, y * spec.stride + ky, q * spec.stride + kx, c] * weights[ky, kx, c], axis=[ky, kx]
+            source[n, y * spec.stride + ky, q * spec.stride + kx, c] * weights[ky, kx, c].astype(FLOAT), axis=[ky, kx]
         ),
         name="acc",
     )

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from tvm_latency.opspec import WeightType
 from tvm_latency.schedules.tiles import Tile
 
 FloatArray = npt.NDArray[np.float32]
+PackedArray = npt.NDArray[np.float32] | npt.NDArray[np.float16]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvSpec:
     """A convolution with what follows it: bias, an optional clip, an optional residual added before the clip.
 
-    A matrix product with constant weights is a 1x1 convolution over `batch` images of one pixel.
+    A matrix product with constant weights is a 1x1 convolution over `batch` images of one pixel. `weights` is the type
+    that they have in memory; the bias is float32.
     """
 
     batch: int
@@ -32,6 +36,7 @@ class ConvSpec:
     groups: int = 1
     clip: tuple[float, float] | None = None
     residual: bool = False
+    weights: WeightType = "float32"
 
     @property
     def out_height(self) -> int:
@@ -49,6 +54,11 @@ class ConvSpec:
         return self.batch * self.out_height * self.out_width
 
     @property
+    def pointwise(self) -> bool:
+        """Whether it is a matrix product over pixels."""
+        return self.kernel == (1, 1) and self.groups == 1 and self.stride == 1 and self.padding == 0
+
+    @property
     def macs(self) -> int:
         """Multiply-accumulates."""
         taps = self.kernel[0] * self.kernel[1] * self.in_channels // self.groups
@@ -56,13 +66,14 @@ class ConvSpec:
 
     @property
     def suffix(self) -> str:
-        """Shapes and epilogue, for the kernel's name."""
+        """Shapes, epilogue and weights that are not float32, for the kernel's name."""
         k = "x".join(map(str, self.kernel))
         bounds = "" if self.clip is None else "_clip" + "_".join(map(repr, self.clip))
         clip = bounds.replace("-", "m").replace(".", "p").replace("+", "")
         return (
             f"n{self.batch}_h{self.height}w{self.width}_i{self.in_channels}_o{self.out_channels}_k{k}_s{self.stride}"
             f"_p{self.padding}_g{self.groups}{clip}{'_res' if self.residual else ''}"
+            f"{'' if self.weights == 'float32' else '_w' + self.weights}"
         )
 
 
@@ -74,6 +85,18 @@ class PoolSpec:
     height: int
     width: int
     channels: int
+    out_height: ClassVar[int] = 1
+    out_width: ClassVar[int] = 1
+
+    @property
+    def out_channels(self) -> int:
+        """Those of the input."""
+        return self.channels
+
+    @property
+    def out_pixels(self) -> int:
+        """One for each image."""
+        return self.batch
 
     @property
     def suffix(self) -> str:
@@ -81,21 +104,59 @@ class PoolSpec:
         return f"n{self.batch}_h{self.height}w{self.width}_c{self.channels}"
 
 
-Spec = ConvSpec | PoolSpec
+@dataclass(frozen=True, kw_only=True)
+class BlockSpec:
+    """An inverted residual: [pointwise expand], depthwise, pointwise project with an optional residual."""
+
+    expand: ConvSpec | None
+    depthwise: ConvSpec
+    project: ConvSpec
+
+    @property
+    def convolutions(self) -> tuple[ConvSpec, ...]:
+        """In order."""
+        return (*([self.expand] if self.expand else []), self.depthwise, self.project)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates."""
+        return sum(conv.macs for conv in self.convolutions)
+
+    @property
+    def suffix(self) -> str:
+        """Those of the convolutions, for the kernel's name."""
+        return "__".join(conv.suffix for conv in self.convolutions)
+
+
+Operator = ConvSpec | PoolSpec
+Spec = Operator | BlockSpec
+Pack = Callable[[FloatArray], PackedArray]
+
+
+def with_weights(spec: Operator, weights: WeightType) -> Operator:
+    """The same operator with its weights stored so; itself where it has none."""
+    return replace(spec, weights=weights) if isinstance(spec, ConvSpec) else spec
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
-    """A scheduled function and how its weights are laid out.
+    """A function, scheduled when it is first asked for, and how its weights are laid out.
 
-    func: parameters (input, [weights, bias], [residual], output); tensors are [pixels, channels] unless `input_layout`
-        says that the function reads the image as it stands, [batch, channels, height, width].
+    func: parameters (input, [weights and bias of each convolution], [residual], output); tensors are
+        [pixels, channels] unless `input_layout` says that the function reads the image as it stands,
+        [batch, channels, height, width].
     tiles: what its tile may be, the analytic choice first; `func` has that one unless another was asked for.
-    pack: from OIHW weights (after folding) to the function's layout; done once, at compile time.
+    packs: for each convolution, from OIHW weights (after folding) to the function's layout and type; done once, at
+        compile time. What float16 cannot hold comes out infinite.
     """
 
     name: str
-    func: Any
+    make: Callable[[], Any]
     tiles: tuple[Tile, ...] = ()
-    pack: Callable[[FloatArray], FloatArray] | None = None
+    packs: tuple[Pack, ...] = ()
     input_layout: Literal["pixels", "NCHW"] = "pixels"
+
+    @cached_property
+    def func(self) -> Any:
+        """What `make` makes, once: a network's inner kernels may never be asked for theirs."""
+        return self.make()

@@ -9,7 +9,8 @@ import numpy as np
 from tvm import IRModule, te, tirx
 from tvm.s_tir import Schedule
 
-from tvm_latency.schedules.kernel import ConvSpec, FloatArray
+from tvm_latency.opspec import WeightType
+from tvm_latency.schedules.kernel import ConvSpec, FloatArray, PackedArray
 from tvm_latency.schedules.tiles import Tile
 
 FLOAT = "float32"
@@ -52,6 +53,13 @@ def zero_padded(weights: FloatArray, tile: Tile) -> FloatArray:
     channels = weights.shape[0]
     missing = tile.blocks(channels) * tile.columns - channels
     return np.pad(weights, [(0, missing)] + [(0, 0)] * (weights.ndim - 1))
+
+
+def packed(weights: FloatArray, stored: WeightType) -> PackedArray:
+    """Contiguous weights in the type they are stored as, each rounded to the nearest; beyond its range, infinite."""
+    with np.errstate(over="ignore"):
+        result: PackedArray = np.ascontiguousarray(weights, dtype=stored)
+    return result
 
 
 def schedule(tensors: list[te.Tensor]) -> Schedule:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-import numpy as np
 from tvm import te
 
 from targets.target import Target
-from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, Spec
-from tvm_latency.schedules.parts import FLOAT, epilogue, schedule, spread_over_threads, vectorize_columns, zero_padded
+from tvm_latency.opspec import WEIGHT_BYTES
+from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, PackedArray, Spec
+from tvm_latency.schedules.parts import (
+    FLOAT,
+    epilogue,
+    packed,
+    schedule,
+    spread_over_threads,
+    vectorize_columns,
+    zero_padded,
+)
+from tvm_latency.schedules.prefetch import prefetch_weights
 from tvm_latency.schedules.tiles import Tile, matmul_tiles
 
 
@@ -24,33 +33,33 @@ def pointwise(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | 
                     acc[r, v] += x[pixel_block + r, i] * panel_weights[i, v]
             y[pixel_block + r, panel] = clip(acc + bias + residual)
     """
-    if not isinstance(spec, ConvSpec) or spec.kernel != (1, 1) or spec.groups != 1 or spec.stride != 1 or spec.padding:
+    if not isinstance(spec, ConvSpec) or not spec.pointwise:
         return None
     m, k, n = spec.out_pixels, spec.in_channels, spec.out_channels
     tiles = matmul_tiles(m, n, target.lanes, target.vector_registers)
     tile = tile or tiles[0]
 
-    def pack(weights: FloatArray) -> FloatArray:
+    def pack(weights: FloatArray) -> PackedArray:
         panels = zero_padded(weights.reshape(n, k), tile).reshape(-1, tile.columns, k)
-        return np.ascontiguousarray(panels.transpose(0, 2, 1))
+        return packed(panels.transpose(0, 2, 1), spec.weights)
 
     return Kernel(
         name=f"pointwise_{spec.suffix}",
-        func=_scheduled(spec, m, k, n, tile, target.threads),
+        make=lambda: _scheduled(spec, m, k, n, tile, target),
         tiles=tiles,
-        pack=pack,
+        packs=(pack,),
     )
 
 
-def _scheduled(spec: ConvSpec, m: int, k: int, n: int, tile: Tile, threads: int) -> object:
+def _scheduled(spec: ConvSpec, m: int, k: int, n: int, tile: Tile, target: Target) -> object:
     x = te.placeholder((m, k), FLOAT, "x")
-    weights = te.placeholder((tile.blocks(n), k, tile.columns), FLOAT, "weights")
+    weights = te.placeholder((tile.blocks(n), k, tile.columns), spec.weights, "weights")
     bias = te.placeholder((n,), FLOAT, "bias")
     residual = te.placeholder((m, n), FLOAT, "residual")
     i = te.reduce_axis((0, k), "i")
     acc = te.compute(
         (m, tile.blocks(n) * tile.columns),
-        lambda p, c: te.sum(x[p, i] * weights[c // tile.columns, i, c % tile.columns], axis=i),
+        lambda p, c: te.sum(x[p, i] * weights[c // tile.columns, i, c % tile.columns].astype(FLOAT), axis=i),
         name="acc",
     )
     y = te.compute(
@@ -66,11 +75,14 @@ def _scheduled(spec: ConvSpec, m: int, k: int, n: int, tile: Tile, threads: int)
     s.reorder(panel, pixel_block, row, column)
     vectorize_columns(s, column, tile.store)
     s.unroll(row)
-    outer = spread_over_threads(s, (panel, pixel_block), spec.macs, threads)
+    outer = spread_over_threads(s, (panel, pixel_block), spec.macs, target.threads)
     s.compute_at(acc_block, outer, preserve_unit_loops=True)
     row, column, reduction = s.get_loops(acc_block)[-3:]
     s.reorder(reduction, row, column)
     vectorize_columns(s, column, tile.vector)
     s.unroll(row)
     s.decompose_reduction(acc_block, reduction)
-    return s.mod["main"]
+    func, panel_bytes = s.mod["main"], k * tile.columns * WEIGHT_BYTES[spec.weights]
+    if tile.blocks(n) * panel_bytes <= target.l1d_bytes // 2:
+        return func
+    return prefetch_weights(func, "acc_update", func.params[1], panel_bytes, uses=m // tile.rows)

@@ -114,3 +114,36 @@ def _ranked(
             vector //= 2
 
     return tuple(entry[-1] for entry in sorted(candidates(), key=lambda entry: entry[:3]))
+
+
+def uneven_tile(m: int, n: int, lanes: int, registers: int) -> Tile:
+    """The cheapest accumulator tile of a matrix product whose last rows and columns may be a smaller tile."""
+
+    def cycles(rows: int, vectors: int) -> tuple[float, float]:
+        total = loads = 0.0
+        for height, times in _pieces(m, rows):
+            for width, also in _pieces(-(-n // lanes), vectors):
+                fmas = max(height * width, FMA_IN_FLIGHT) / FMA_PER_CYCLE
+                total += times * also * max(fmas, (height + width) / LOADS_PER_CYCLE)
+                loads += times * also * (height + width)
+        return total, loads
+
+    shapes = [
+        (rows, vectors)
+        for rows in range(1, min(m, registers) + 1)
+        for vectors in range(1, min(-(-n // lanes), 4) + 1)
+        if rows * vectors + vectors + 1 <= registers
+    ]
+    rows, vectors = min(shapes, key=lambda shape: cycles(*shape))
+    return Tile(rows, vectors * lanes, lanes, store_vector(n, lanes))
+
+
+def even_strip(width: int, limit: int) -> int:
+    """The length of the fewest strips of at most `limit` that cover a width, as equal as can be."""
+    return -(-width // -(-width // limit))
+
+
+def _pieces(extent: int, size: int) -> list[tuple[int, int]]:
+    """(length, how often) of the strips that cover an extent."""
+    full, rest = divmod(extent, size)
+    return [(size, full)] * (full > 0) + [(rest, 1)] * (rest > 0)

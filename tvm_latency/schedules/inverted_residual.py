@@ -1,0 +1,259 @@
+"""Inverted residual: expand, depthwise and project in one kernel, so that expanded rows never leave the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as build
+
+from targets.target import Target
+from tvm_latency.schedules.kernel import BlockSpec, ConvSpec, FloatArray, Kernel, Pack, PackedArray, Spec
+from tvm_latency.schedules.loops import accumulated, strips, vectors, whole_block
+from tvm_latency.schedules.pairs import pack_pairs, pair_product, pair_rows, suits_pairs
+from tvm_latency.schedules.parts import FLOAT, PARALLEL_MACS, clipped, epilogue, packed, zero_padded
+from tvm_latency.schedules.tiles import Tile, divisors, even_strip, uneven_tile
+
+# Output rows made at a time: a single one pays for the loops around it; more than these gain nothing.
+MAX_ROWS = 4
+
+
+def inverted_residual(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | None:
+    """[Pointwise expand,] depthwise and pointwise project, where the tensor between them is too large for the cache.
+
+    for band:                                                              # on all threads
+        ring[blocks, ring rows, width + 2 p, columns] = 0                  # stays in the level-2 cache, as `middle`
+        for rows of the output:
+            for the rows of the input that they need and the ring does not hold:           # none is computed twice
+                for block, strip: ring[block, row % ring rows, strip] = clip(expand(x[row, strip]))
+            for block, row, strip, vector:
+                middle[row, strip, vector] = clip(depthwise(ring[block, rows, strip, vector]))
+            for panel, strip: y[strip, panel] = clip(project(middle[strip]) + residual)
+
+    Each stage is a tile of sums in registers, as in the kernel of its own. Without an expansion the ring is filled with
+    rows of x.
+    """
+    if not isinstance(spec, BlockSpec) or not _pays(spec, target):
+        return None
+    nest = _Nest(spec, target)
+
+    def pack_panels(tile: Tile) -> Pack:
+        def pack(weights: FloatArray) -> PackedArray:
+            panels = zero_padded(weights[:, :, 0, 0], tile).reshape(-1, tile.columns, weights.shape[1])
+            return packed(panels.transpose(0, 2, 1), spec.project.weights)
+
+        return pack
+
+    def pack_taps(weights: FloatArray) -> PackedArray:
+        return packed(weights[:, 0].transpose(1, 2, 0), spec.project.weights)
+
+    def pack_project(weights: FloatArray) -> PackedArray:
+        return pack_pairs(weights[:, :, 0, 0], spec.project.weights)
+
+    expand = [pack_panels(nest.expand)] if spec.expand else []
+    project = pack_project if nest.paired else pack_panels(nest.project)
+    name = f"inverted_residual_{spec.suffix}"
+    return Kernel(name=name, make=nest.function, packs=(*expand, pack_taps, project))
+
+
+def _pays(spec: BlockSpec, target: Target) -> bool:
+    """Whether the expanded image leaves the level-2 cache, some rows of it do not, and its channels fill vectors."""
+    d = spec.depthwise
+    image = d.height * d.width * d.in_channels * 4
+    fits = _buffer_bytes(d, rows=1) <= target.l2_bytes // 2 < image
+    return fits and d.in_channels % target.lanes == 0 and d.kernel[0] >= d.stride
+
+
+def _buffer_bytes(d: ConvSpec, rows: int) -> int:
+    """Bytes of the ring and of `middle` for so many output rows at a time."""
+    ring = ((rows - 1) * d.stride + d.kernel[0]) * (d.width + 2 * d.padding)
+    return (ring + rows * d.out_width) * d.in_channels * 4
+
+
+class _Nest:
+    """The loop nest of one block, stage by stage."""
+
+    def __init__(self, spec: BlockSpec, target: Target) -> None:
+        self.spec = spec
+        d = spec.depthwise
+        self.lanes, self.channels = target.lanes, d.in_channels
+        # Rows that are only copied cost little, and a few of them stay in the level-1 cache.
+        rows = divisors(d.out_height, MAX_ROWS if spec.expand else 1)
+        self.rows = max(r for r in rows if r == 1 or _buffer_bytes(d, r) <= target.l2_bytes // 2)
+        self.new_rows = self.rows * d.stride
+        self.ring_rows = self.new_rows - d.stride + d.kernel[0]
+        self.expand = uneven_tile(d.width, self.channels, target.lanes, target.vector_registers)
+        self.project = uneven_tile(
+            self.rows * d.out_width, spec.project.out_channels, target.lanes, target.vector_registers
+        )
+        self.paired = suits_pairs(spec.project.out_channels, self.channels, target.lanes)
+        self.strip = even_strip(d.out_width, target.vector_registers // 2)
+        self.tiles = d.out_height // self.rows
+        parallel = target.threads > 1 and spec.macs >= PARALLEL_MACS
+        self.bands = min(self.tiles, target.threads) if parallel else 1
+
+    def function(self) -> Any:
+        """func(x, [expand weights and bias], depthwise's, project's, [residual], y)."""
+        d, p, stored = self.spec.depthwise, self.spec.project, self.spec.project.weights
+        pixels, out_pixels = d.batch * d.height * d.width, p.out_pixels
+        with IRBuilder() as builder, build.prim_func():
+            build.func_name("main")
+
+            def parameter(name: str, *shape: int, dtype: str = FLOAT) -> Any:
+                return build.arg(name, build.buffer(shape, dtype))
+
+            e = self.spec.expand
+            self.x = parameter("x", pixels, e.in_channels if e else self.channels)
+            if e:
+                panels = (self.expand.blocks(self.channels), e.in_channels, self.expand.columns)
+                self.expand_weights = parameter("expand_weights", *panels, dtype=stored)
+                self.expand_bias = parameter("expand_bias", self.channels)
+            self.taps = parameter("taps", *d.kernel, self.channels, dtype=stored)
+            self.depthwise_bias = parameter("depthwise_bias", self.channels)
+            panels = (self.project.blocks(p.out_channels), self.channels, self.project.columns)
+            pairs = (self.channels // 2, 2 * p.out_channels)
+            self.project_weights = parameter("project_weights", *(pairs if self.paired else panels), dtype=stored)
+            self.project_bias = parameter("project_bias", p.out_channels)
+            self.residual = parameter("residual", out_pixels, p.out_channels) if p.residual else None
+            self.y = parameter("y", out_pixels, p.out_channels)
+            if self.bands * d.batch == 1:
+                self._band(0, 0, self.tiles)
+            else:
+                loop = build.parallel if self.bands > 1 else build.serial
+                with loop(d.batch * self.bands) as index:
+                    image, band = tirx.floordiv(index, self.bands), tirx.floormod(index, self.bands)
+                    first, last = (tirx.floordiv(b * self.tiles, self.bands) for b in (band, band + 1))
+                    self._band(image, first, last)
+        return whole_block(builder.get())
+
+    def _band(self, image: Any, first: Any, last: Any) -> None:
+        """Row tiles from first to last of one image."""
+        d, columns = self.spec.depthwise, self.expand.columns
+        width = d.width + 2 * d.padding
+        shape = (self.expand.blocks(self.channels), self.ring_rows, width, columns)
+        self.ring = build.alloc_buffer(shape, FLOAT)
+        self.middle = build.alloc_buffer((self.rows * d.out_width, self.channels), FLOAT)
+        zero = tirx.const(0, FLOAT)
+        with build.serial(shape[0]) as block, build.serial(self.ring_rows) as slot:
+            for margin in (0, d.width + d.padding) if d.padding else ():
+                clear = lambda r, c, at=margin: self._store(block, slot, at + r, c, zero)  # noqa: E731
+                vectors(d.padding, columns, self.lanes, clear)
+        start = first * self.new_rows
+        with build.serial(self.ring_rows - self.new_rows) as row:
+            self._each_block(lambda block, n: self._fill(block, n, image, start + row))
+        with build.serial(last - first) as tile:
+            row_tile = first + tile
+
+            def rows_of_block(block: Any, n: int) -> None:
+                with build.serial(self.new_rows) as row:
+                    self._fill(block, n, image, row_tile * self.new_rows + self.ring_rows - self.new_rows + row)
+                self._depthwise(block, n, row_tile)
+
+            self._each_block(rows_of_block)
+            self._project(image, row_tile)
+
+    def _each_block(self, body: Callable[[Any, int], None]) -> None:
+        """body(block, its columns) for each block of expanded channels; the last may be narrower."""
+        per_block = self.expand.columns // self.lanes
+        strips(self.channels // self.lanes, per_block, lambda at, n: body(tirx.floordiv(at, per_block), n * self.lanes))
+
+    def _fill(self, block: Any, columns: int, image: Any, row: Any) -> None:
+        """One row of the ring, `row` counted with the padding above: that of the expanded image, or zeros outside."""
+        d, slot = self.spec.depthwise, tirx.floormod(row, self.ring_rows)
+        source = (image * d.height + row - d.padding) * d.width
+
+        def inside() -> None:
+            strips(d.width, self.expand.rows, lambda at, n: self._fill_strip(block, columns, slot, source, at, n))
+
+        if not d.padding:
+            inside()
+            return
+        with build.If(tirx.all(row >= d.padding, row < d.height + d.padding)):
+            with build.Then():
+                inside()
+            with build.Else(), build.serial(d.width) as q:
+                at = d.padding + q
+                vectors(1, columns, self.lanes, lambda r, c: self._store(block, slot, at + r, c, tirx.const(0, FLOAT)))
+
+    def _store(self, block: Any, slot: Any, column: Any, channel: Any, value: Any) -> None:
+        build.buffer_store(self.ring, value, [block, slot, column, channel])
+
+    def _fill_strip(self, block: Any, columns: int, slot: Any, source: Any, at: Any, length: int) -> None:
+        e, x, first = self.spec.expand, self.x, block * self.expand.columns
+
+        def store(value: Any, r: Any, c: Any) -> None:
+            self._store(block, slot, self.spec.depthwise.padding + at + r, c, value)
+
+        if e is None:
+            vectors(length, columns, self.lanes, lambda r, c: store(x[source + at + r, first + c], r, c))
+            return
+
+        def product(i: Any, _: Any, r: Any, c: Any) -> Any:
+            return x[source + at + r, i] * self.expand_weights[block, i, c].astype(FLOAT)
+
+        acc = accumulated(length, columns, self.lanes, (e.in_channels, 1), product)
+        bias = self.expand_bias
+        vectors(length, columns, self.lanes, lambda r, c: store(clipped(acc[r, c] + bias[first + c], e.clip), r, c))
+
+    def _depthwise(self, block: Any, columns: int, row_tile: Any) -> None:
+        d = self.spec.depthwise
+
+        def strip(vector: Any, row: Any, at: Any, length: int) -> None:
+            top, first = (row_tile * self.rows + row) * d.stride, block * self.expand.columns + vector * self.lanes
+
+            def product(ky: Any, kx: Any, r: Any, c: Any) -> Any:
+                slot = tirx.floormod(top + ky, self.ring_rows)
+                value = self.ring[block, slot, (at + r) * d.stride + kx, vector * self.lanes + c]
+                return value * self.taps[ky, kx, first + c].astype(FLOAT)
+
+            acc = accumulated(length, self.lanes, self.lanes, (d.kernel[0], d.kernel[1]), product)
+
+            def store(r: Any, c: Any) -> None:
+                value = clipped(acc[r, c] + self.depthwise_bias[first + c], d.clip)
+                build.buffer_store(self.middle, value, [row * d.out_width + at + r, first + c])
+
+            vectors(length, self.lanes, self.lanes, store)
+
+        with build.serial(self.rows) as row, build.serial(columns // self.lanes) as vector:
+            strips(d.out_width, self.strip, lambda at, n: strip(vector, row, at, n))
+
+    def _project(self, image: Any, row_tile: Any) -> None:
+        d, p, lanes = self.spec.depthwise, self.spec.project, self.lanes
+        pixels = self.rows * d.out_width
+        first = image * d.out_height * d.out_width + row_tile * pixels
+
+        def store(pixel: Any, channel: Any, value: Any) -> None:
+            residual = None if self.residual is None else self.residual[first + pixel, channel]
+            result = epilogue(value, self.project_bias[channel], residual, p.clip)
+            build.buffer_store(self.y, result, [first + pixel, channel])
+
+        def paired(at: Any, length: int) -> None:
+            def weights(i: Any, c: Any) -> Any:
+                return self.project_weights[i, c].astype(f"{FLOAT}x{lanes}")
+
+            def pair(r: Any, i: Any) -> Any:
+                return self.middle[at + r, tirx.Ramp(2 * i, 1, 2)]
+
+            pair_product(
+                length, p.out_channels, self.channels, lanes, pair, weights, lambda r, c, v: store(at + r, c, v)
+            )
+
+        def tile(panel: int, at: Any, length: int) -> None:
+            channel = panel * self.project.columns
+            columns = min(self.project.columns, p.out_channels - channel)
+
+            def product(i: Any, _: Any, r: Any, c: Any) -> Any:
+                return self.middle[at + r, i] * self.project_weights[panel, i, c].astype(FLOAT)
+
+            computed = -(-columns // lanes) * lanes
+            acc = accumulated(length, computed, lanes, (self.channels, 1), product)
+            vectors(length, columns, self.project.store, lambda r, c: store(at + r, channel + c, acc[r, c]))
+
+        if self.paired:
+            strips(pixels, pair_rows(p.out_channels, lanes), paired)
+            return
+        for panel in range(self.project.blocks(p.out_channels)):
+            strips(pixels, self.project.rows, partial(tile, panel))
