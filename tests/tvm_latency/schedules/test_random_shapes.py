@@ -7,6 +7,7 @@ for each. `pytest --hypothesis-profile=thorough` tries ten times as many, others
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from targets.host import detect_host
 from targets.target import Target, get_target
 from tvm_latency.schedules import schedule_kernel
-from tvm_latency.schedules.kernel import ConvSpec, Kernel, PoolSpec, Spec
+from tvm_latency.schedules.kernel import BlockSpec, ConvSpec, Kernel, PoolSpec, Spec
 
 Shape = tuple[Spec, int]
 
@@ -94,8 +95,46 @@ def affordable(spec: ConvSpec) -> bool:
     return spec.macs <= MOST_MACS and elements <= MOST_ELEMENTS
 
 
-def is_pointwise(spec: ConvSpec) -> bool:
-    return spec.kernel == (1, 1) and spec.stride == 1 and spec.padding == 0
+def row_and_image_bytes(spec: BlockSpec) -> tuple[int, int]:
+    """What the expanded tensor of a block takes: the rows that one output row needs, with that row, and all of it."""
+    d = spec.depthwise
+    row = d.kernel[0] * (d.width + 2 * d.padding) + d.out_width
+    return 4 * d.in_channels * row, 4 * d.in_channels * d.height * d.width
+
+
+@st.composite
+def blocks(draw: Any) -> BlockSpec:
+    """An inverted residual of whole vectors on every machine, with an image of more rows than its kernel."""
+    height, width, hidden = draw(st.integers(12, 64)), draw(SIZES), 16 * draw(st.integers(1, 32))
+    side, size = draw(SIDES), {"batch": draw(BATCHES), "weights": draw(WEIGHTS)}
+    depthwise = ConvSpec(
+        **size,
+        height=height,
+        width=max(width, side),
+        in_channels=hidden,
+        out_channels=hidden,
+        kernel=(side, side),
+        stride=1 if side == 1 else draw(st.sampled_from([1, 2])),
+        padding=draw(st.integers(0, side // 2)),
+        groups=hidden,
+        clip=draw(CLIPS),
+    )
+    while not affordable(depthwise):
+        depthwise = replace(depthwise, batch=(depthwise.batch + 1) // 2, width=max(side, depthwise.width // 2))
+    size["batch"] = depthwise.batch
+    image = {"height": height, "width": depthwise.width, "out_channels": hidden, "clip": draw(CLIPS)}
+    narrow = st.integers(1, 64)
+    expand = ConvSpec(**size, **image, in_channels=draw(narrow)) if draw(st.booleans()) else None
+    project = ConvSpec(
+        **size,
+        height=depthwise.out_height,
+        width=depthwise.out_width,
+        in_channels=hidden,
+        out_channels=draw(narrow),
+        clip=draw(CLIPS),
+        residual=draw(st.booleans()),
+    )
+    return BlockSpec(expand=expand, depthwise=depthwise, project=project)
 
 
 # What the kernels of a kind are called, and the shapes it is asked for. A new kind is a line here.
@@ -117,7 +156,11 @@ KINDS: dict[str, tuple[str, st.SearchStrategy[Any]]] = {
         ),
     ),
     "depthwise": ("depthwise_", convolutions(SIDES, depthwise=True)),
-    "dense": ("dense_conv_", convolutions(SIDES).filter(lambda spec: not is_pointwise(spec))),
+    "dense": ("dense_conv_", convolutions(SIDES).filter(lambda spec: not spec.pointwise)),
+    "inverted residual": (
+        "inverted_residual_",
+        blocks().filter(lambda spec: operator.lt(*row_and_image_bytes(spec))),
+    ),
     "mean pool": (
         "mean_pool_",
         st.builds(PoolSpec, batch=BATCHES, height=SIZES, width=SIZES, channels=CHANNELS).filter(
@@ -144,6 +187,10 @@ def two_workers() -> Iterator[Executor]:
 def scheduled(shape: Shape, target: Target, prefix: str) -> Kernel:
     """The kernel with the tile that the shape asks for, which only some kinds have more than one of."""
     spec, choice = shape
+    if isinstance(spec, BlockSpec):
+        # Blocks are fused where their image leaves the cache, and as many rows at a time as stay in it.
+        row, image = row_and_image_bytes(spec)
+        target = replace(target, l2_bytes=2 * (row + (image - 1 - row) * choice // (MOST_TILES - 1)))
     kernel = schedule_kernel(spec, target)
     assert kernel is not None, f"no kind takes {spec}"
     assert kernel.name.startswith(prefix), f"{kernel.name} took {spec}"
