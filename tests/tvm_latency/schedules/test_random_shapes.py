@@ -1,7 +1,7 @@
 """Every kernel kind against PyTorch in float64, on at least 500 shapes that Hypothesis picks for each.
 
-Compiling takes most of the time, so an example is a list of shapes, spread over all machines and compiled as one module
-for each. `pytest --hypothesis-profile=thorough` tries ten times as many, others on every run.
+An example is a list of shapes, spread over all machines and compiled as one module for each: compiling takes the time.
+`pytest --hypothesis-profile=thorough` tries ten times as many, others on every run.
 """
 
 from __future__ import annotations
@@ -157,10 +157,7 @@ KINDS: dict[str, tuple[str, st.SearchStrategy[Any]]] = {
     ),
     "depthwise": ("depthwise_", convolutions(SIDES, depthwise=True)),
     "dense": ("dense_conv_", convolutions(SIDES).filter(lambda spec: not spec.pointwise)),
-    "inverted residual": (
-        "inverted_residual_",
-        blocks().filter(lambda spec: operator.lt(*row_and_image_bytes(spec))),
-    ),
+    "inverted residual": ("inverted_residual_", blocks().filter(lambda spec: operator.lt(*row_and_image_bytes(spec)))),
     "mean pool": (
         "mean_pool_",
         st.builds(PoolSpec, batch=BATCHES, height=SIZES, width=SIZES, channels=CHANNELS).filter(
