@@ -22,6 +22,17 @@ GOLDEN = Path(__file__).parents[2] / "golden" / "schedules.json"
 LOOPS = GOLDEN.with_name("loops")
 
 BLOCK = ConvSpec(batch=1, height=14, width=14, in_channels=24, out_channels=24, clip=(0.0, 6.0))
+
+
+def block(size: int) -> BlockSpec:
+    image = replace(BLOCK, height=size, width=size)
+    return BlockSpec(
+        expand=replace(image, out_channels=96),
+        depthwise=replace(image, in_channels=96, out_channels=96, kernel=(3, 3), padding=1, groups=96),
+        project=replace(image, in_channels=96, clip=None, residual=True),
+    )
+
+
 SPECS: dict[str, Spec] = {
     "pointwise": BLOCK,
     "pointwise with residual": replace(BLOCK, clip=None, residual=True),
@@ -32,6 +43,7 @@ SPECS: dict[str, Spec] = {
     "dense": replace(BLOCK, kernel=(3, 3), padding=1),
     "large": replace(BLOCK, height=28, width=28, in_channels=96, out_channels=96),
     "half weights": replace(BLOCK, weights="float16"),
+    "inverted residual": block(56),
     "pool": PoolSpec(batch=1, height=7, width=7, channels=40),
 }
 
@@ -83,13 +95,7 @@ SHOWN: dict[str, Spec] = {
     "linear": ConvSpec(batch=1, height=1, width=1, in_channels=64, out_channels=10),
     "depthwise": replace(BLOCK, kernel=(3, 3), padding=1, stride=2, groups=24),
     "dense": replace(BLOCK, kernel=(3, 3), padding=1),
-    "inverted residual": BlockSpec(
-        expand=replace(BLOCK, height=28, width=28, out_channels=96),
-        depthwise=replace(
-            BLOCK, height=28, width=28, in_channels=96, out_channels=96, kernel=(3, 3), padding=1, groups=96
-        ),
-        project=replace(BLOCK, height=28, width=28, in_channels=96, clip=None, residual=True),
-    ),
+    "inverted residual": block(28),
     "pool": SPECS["pool"],
 }
 # What TVMScript says beside the loops, the places in them and what is stored there.

@@ -139,10 +139,20 @@ def blocks(draw: Any) -> BlockSpec:
 
 # What the kernels of a kind are called, and the shapes it is asked for. A new kind is a line here.
 FEATURES = st.integers(1, 1280)
-KINDS: dict[str, tuple[str, st.SearchStrategy[Any]]] = {
-    "pointwise": ("pointwise_", convolutions(st.just(1)).map(lambda spec: replace(spec, stride=1, padding=0))),
+POINTWISE = ("pointwise_", "paired_pointwise_")
+KINDS: dict[str, tuple[str | tuple[str, ...], st.SearchStrategy[Any]]] = {
+    "pointwise": (POINTWISE, convolutions(st.just(1)).map(lambda spec: replace(spec, stride=1, padding=0))),
+    # Its output channels are half vectors.
+    "paired pointwise": (
+        "paired_pointwise_",
+        convolutions(st.just(1)).map(
+            lambda c: replace(
+                c, stride=1, padding=0, in_channels=2 * c.in_channels, out_channels=1 + c.out_channels % 3 * 2
+            )
+        ),
+    ),
     "linear": (
-        "pointwise_",
+        POINTWISE,
         st.builds(
             ConvSpec,
             batch=BATCHES,
@@ -181,16 +191,23 @@ def two_workers() -> Iterator[Executor]:
         yield executor
 
 
-def scheduled(shape: Shape, target: Target, prefix: str) -> Kernel:
-    """The kernel with the tile that the shape asks for, which only some kinds have more than one of."""
+def asked(kind: str, shape: Shape, target: Target) -> tuple[Spec, Target]:
+    """What a shape stands for on a machine, for kinds that only some channels or caches suit."""
     spec, choice = shape
     if isinstance(spec, BlockSpec):
         # Blocks are fused where their image leaves the cache, and as many rows at a time as stay in it.
         row, image = row_and_image_bytes(spec)
         target = replace(target, l2_bytes=2 * (row + (image - 1 - row) * choice // (MOST_TILES - 1)))
+    elif kind == "paired pointwise":
+        spec = replace(spec, out_channels=spec.out_channels * target.lanes // 2)
+    return spec, target
+
+
+def scheduled(kind: str, spec: Spec, target: Target, choice: int) -> Kernel:
+    """The kernel with the tile that the choice means, where its kind has more than one."""
     kernel = schedule_kernel(spec, target)
     assert kernel is not None, f"no kind takes {spec}"
-    assert kernel.name.startswith(prefix), f"{kernel.name} took {spec}"
+    assert kernel.name.startswith(KINDS[kind][0]), f"{kernel.name} took {spec}"
     if kernel.tiles:
         kernel = schedule_kernel(spec, target, kernel.tiles[choice % len(kernel.tiles)])
         assert kernel is not None
@@ -213,13 +230,16 @@ def rights(kernels: list[Kernel], cases: list[Any], target: Target) -> list[bool
 def test_a_kernel_of_any_shape_is_right(
     kind: str, make_case: Callable[[Spec, Kernel], Any], two_workers: Executor
 ) -> None:
-    prefix, specs = KINDS[kind]
-    right: dict[tuple[Shape, Target], bool] = {}  # what was tried already, so that shrinking compiles what is new
+    # What was tried already, so that shrinking compiles what is new: empty if right, else a line that names it.
+    wrong: dict[tuple[Shape, Target], str] = {}
 
     def try_out(shapes: list[Shape], target: Target) -> None:
-        kernels = [scheduled(shape, target, prefix) for shape in shapes]
-        cases = [make_case(spec, kernel) for (spec, _), kernel in zip(shapes, kernels)]
-        right.update(zip(((shape, target) for shape in shapes), rights(kernels, cases, target)))
+        specs = [asked(kind, shape, target) for shape in shapes]
+        kernels = [scheduled(kind, *spec, choice) for spec, (_, choice) in zip(specs, shapes)]
+        cases = [make_case(spec, kernel) for (spec, _), kernel in zip(specs, kernels)]
+        for shape, (spec, machine), right in zip(shapes, specs, rights(kernels, cases, target)):
+            line = f"{spec!r} with tile {shape[1]} on {machine.name}, threads={machine.threads}, l2={machine.l2_bytes}"
+            wrong[shape, target] = "" if right else line
 
     @settings(
         settings(),
@@ -229,7 +249,7 @@ def test_a_kernel_of_any_shape_is_right(
     )
     @given(
         st.lists(
-            st.tuples(specs, st.integers(0, MOST_TILES - 1)),
+            st.tuples(KINDS[kind][1], st.integers(0, MOST_TILES - 1)),
             min_size=SHAPES_AT_ONCE,
             max_size=SHAPES_AT_ONCE,
             unique_by=lambda shape: shape[0],
@@ -238,14 +258,10 @@ def test_a_kernel_of_any_shape_is_right(
     def check(shapes: list[Shape]) -> None:
         tried = list(zip(shapes, itertools.cycle(machines())))
         for target in machines():
-            if new := [shape for shape, where in tried if where == target and (shape, target) not in right]:
+            if new := [shape for shape, where in tried if where == target and (shape, target) not in wrong]:
                 two_workers.submit(try_out, new, target).result()
-        failed = [
-            f"{spec!r} with tile {choice} on {where.name}, threads={where.threads}"
-            for (spec, choice), where in tried
-            if not right[(spec, choice), where]
-        ]
+        failed = [wrong[entry] for entry in tried if wrong[entry]]
         assert not failed, "wrong results of\n" + "\n".join(failed)
 
     check()
-    assert len({spec for (spec, _), _ in right}) >= SHAPES
+    assert len({spec for (spec, _), _ in wrong}) >= SHAPES
