@@ -142,6 +142,7 @@ LARGE = ConvSpec(batch=1, height=14, width=14, in_channels=96, out_channels=200,
 def test_prefetches_are_in_the_code_and_change_no_bit(spec: ConvSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     target = replace(get_target("x86"), l1d_bytes=32 << 10)
     fetching = scheduled(spec, target)
+    assert fetching.func is not None, "made before the patch"
     monkeypatch.setattr(sys.modules["tvm_latency.schedules.pointwise"], "prefetch_weights", lambda func, *_, **__: func)
     plain = scheduled(spec, target)
     random = np.random.default_rng(0)
