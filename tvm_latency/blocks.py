@@ -9,6 +9,7 @@ from typing import Any
 
 import tvm
 from tvm import relax
+from tvm.relax.analysis import free_vars
 
 from tvm_latency.match import Match, read_group
 from tvm_latency.opspec import WeightType
@@ -27,13 +28,15 @@ def chain_matches(module: Any, weights: WeightType, taken: Callable[[Spec], bool
     bindings = [binding for block in main.body.blocks for binding in block.bindings]
     calls = {b.var: b.value for b in bindings if _is_group(module, b.value)}
     matches = {var: _match(module, call, weights) for var, call in calls.items()}
-    readers = Counter(a for b in bindings for a in getattr(b.value, "args", [b.value]) if isinstance(a, relax.Var))
-    readers[main.body.body] += 1
+    readers = Counter(a for value in [*(b.value for b in bindings), main.body.body] for a in free_vars(value))
 
     def before(var: Any) -> Any:
-        """What a match reads, where that is the result of another that nothing else reads."""
-        source = None if var is None else matches[var].input
-        return source if source in matches and readers[source] == 1 else None
+        """What a match reads, where that is the result of another that nothing else reads, and no chain's end yet."""
+        if var is None or matches[var].input not in matches:
+            return None
+        source, residual = matches[var].input, matches[var].residual
+        alone = readers[source] == 1 and not (residual is not None and residual.same_as(source))
+        return source if alone and len(chains[source]) == 1 else None
 
     chains: dict[Any, Chain] = {var: (match,) for var, match in matches.items()}
     for var in matches:

@@ -12,7 +12,7 @@ from tvm import relax, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as build
 
-from tvm_latency.memory import Lifetime, aligned, plan_memory
+from tvm_latency.memory import ALIGNMENT, Lifetime, aligned, plan_memory
 
 NETWORK = "network"
 # TVM puts buffers of fewer bytes on the stack, where nothing aligns them to a vector.
@@ -115,7 +115,8 @@ def _network(
     with IRBuilder() as builder, build.prim_func():
         build.func_name(NETWORK)
         build.func_attr({"global_symbol": NETWORK, "tirx.is_scheduled": True})
-        data = {p: build.arg(p.name, build.buffer(_shape(p), str(p.ty.dtype))).data for p in params}
+        # Without `align`, LLVM takes for granted what is checked below.
+        data = {p: build.arg(p.name, build.buffer(_shape(p), str(p.ty.dtype), align=1)).data for p in params}
         weights = build.arg("weights", build.buffer([weight_bytes], "uint8")).data
         data[result] = build.arg("output", build.buffer(_shape(output), str(output.ty.dtype))).data
         memory = build.alloc_buffer([max(size, _ON_THE_HEAP)], "uint8").data
@@ -129,10 +130,20 @@ def _network(
             shape = tirx.tvm_stack_make_shape(*(tirx.const(size, "int64") for size in _shape(expr)))
             return tirx.tvm_stack_make_array(pointer, shape, 0, len(_shape(expr)), str(expr.ty.dtype), 0)
 
+        for param in params:
+            _check_alignment(param.name, data[param])
         for call in calls:
             kernel, arguments = call.value.args[:2]
             build.evaluate(tirx.call_cpacked(kernel.name_hint, *map(tensor, [*arguments, call.var])))
     return builder.get()
+
+
+def _check_alignment(name: str, pointer: Any) -> None:
+    """Refuse what other libraries may hand over: kernels load whole vectors from where TVM would have put a tensor."""
+    past = tirx.call_llvm_pure_intrin("handle", "llvm.ptrmask", pointer, tirx.const(ALIGNMENT - 1, "int64"))
+    message = f"Input {name} must begin at a multiple of {ALIGNMENT} bytes. Copy it with tvm.runtime.tensor(array)."
+    with build.Assert(tirx.isnullptr(past), message, "ValueError"):
+        pass
 
 
 def _shape(expr: Any) -> list[int]:

@@ -13,7 +13,7 @@
 #include <tvm/ffi/c_api.h>
 #include <unistd.h>
 
-enum { MAX_TENSORS = 8, MAX_RANK = 8, ALIGNMENT = 64, TASKS = 2 };
+enum { MAX_TENSORS = 16, MAX_RANK = 8, ALIGNMENT = 64, TASKS = 2 };
 
 #define KERNEL(name) int __tvm_ffi_##name(void *self, const TVMFFIAny *args, int32_t n, TVMFFIAny *result);
 KERNELS

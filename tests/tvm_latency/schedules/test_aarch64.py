@@ -22,7 +22,7 @@ import tvm_ffi
 
 from targets.target import Target, get_target
 from tvm_latency.schedules import schedule_kernel
-from tvm_latency.schedules.kernel import ConvSpec, Kernel, PoolSpec, Spec
+from tvm_latency.schedules.kernel import BlockSpec, ConvSpec, Kernel, PoolSpec, Spec
 
 pytestmark = pytest.mark.compiles
 
@@ -71,6 +71,19 @@ SPECS: dict[str, list[Spec]] = {
         PoolSpec(batch=1, height=5, width=3, channels=33),
     ],
 }
+HIDDEN = replace(DEPTHWISE, height=29, width=27, in_channels=40, out_channels=40, groups=40, clip=(0.0, 6.0))
+EXPAND = ConvSpec(batch=1, height=29, width=27, in_channels=9, out_channels=40, clip=(0.0, 6.0))
+HALVED = replace(HIDDEN, kernel=(5, 5), padding=2, stride=2)
+# Blocks are fused where their image, 125 kB here, leaves the level-2 cache.
+SMALL_CACHE = replace(CORTEX, l2_bytes=100_000)
+BLOCKS = [
+    BlockSpec(expand=EXPAND, depthwise=HIDDEN, project=replace(EXPAND, in_channels=40, out_channels=9, residual=True)),
+    BlockSpec(
+        expand=None,
+        depthwise=HALVED,
+        project=ConvSpec(batch=1, height=15, width=14, in_channels=40, out_channels=22),
+    ),
+]
 THREADED = [replace(EVEN, height=28, width=28), replace(EVEN, kernel=(3, 3), padding=1, in_channels=48)]
 
 
@@ -134,6 +147,12 @@ def check(specs: list[Spec], target: Target, compiler: list[str], start: list[st
 @pytest.mark.parametrize("kind", SPECS)
 def test_a_kernel_for_arm_is_right(kind: str, make_case: MakeCase, tmp_path: Path) -> None:
     check(SPECS[kind], CORTEX, cross_compiler(), emulator(), tmp_path, make_case)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_fused_block_for_arm_is_right(threads: int, make_case: MakeCase, tmp_path: Path) -> None:
+    target = replace(SMALL_CACHE, threads=threads)
+    check([*BLOCKS], target, cross_compiler(), emulator(), tmp_path, make_case)
 
 
 def test_threads_on_arm_share_the_work(make_case: MakeCase, tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """Every kernel kind against PyTorch in float64, on at least 500 shapes that Hypothesis picks for each.
 
-Compiling takes most of the time, so an example is a list of shapes, spread over all machines and compiled as one module
-for each. `pytest --hypothesis-profile=thorough` tries ten times as many, others on every run.
+An example is a list of shapes, spread over all machines and compiled as one module for each: compiling takes the time.
+`pytest --hypothesis-profile=thorough` tries ten times as many, others on every run.
 """
 
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from targets.host import detect_host
 from targets.target import Target, get_target
 from tvm_latency.schedules import schedule_kernel
-from tvm_latency.schedules.kernel import ConvSpec, Kernel, PoolSpec, Spec
+from tvm_latency.schedules.kernel import BlockSpec, ConvSpec, Kernel, PoolSpec, Spec
 
 Shape = tuple[Spec, int]
 
@@ -94,16 +95,64 @@ def affordable(spec: ConvSpec) -> bool:
     return spec.macs <= MOST_MACS and elements <= MOST_ELEMENTS
 
 
-def is_pointwise(spec: ConvSpec) -> bool:
-    return spec.kernel == (1, 1) and spec.stride == 1 and spec.padding == 0
+def row_and_image_bytes(spec: BlockSpec) -> tuple[int, int]:
+    """What the expanded tensor of a block takes: the rows that one output row needs, with that row, and all of it."""
+    d = spec.depthwise
+    row = d.kernel[0] * (d.width + 2 * d.padding) + d.out_width
+    return 4 * d.in_channels * row, 4 * d.in_channels * d.height * d.width
+
+
+@st.composite
+def blocks(draw: Any) -> BlockSpec:
+    """An inverted residual of whole vectors on every machine, with an image of more rows than its kernel."""
+    height, width, hidden = draw(st.integers(12, 64)), draw(SIZES), 16 * draw(st.integers(1, 32))
+    side, size = draw(SIDES), {"batch": draw(BATCHES), "weights": draw(WEIGHTS)}
+    depthwise = ConvSpec(
+        **size,
+        height=height,
+        width=max(width, side),
+        in_channels=hidden,
+        out_channels=hidden,
+        kernel=(side, side),
+        stride=1 if side == 1 else draw(st.sampled_from([1, 2])),
+        padding=draw(st.integers(0, side // 2)),
+        groups=hidden,
+        clip=draw(CLIPS),
+    )
+    while not affordable(depthwise):
+        depthwise = replace(depthwise, batch=(depthwise.batch + 1) // 2, width=max(side, depthwise.width // 2))
+    size["batch"] = depthwise.batch
+    image = {"height": height, "width": depthwise.width, "out_channels": hidden, "clip": draw(CLIPS)}
+    narrow = st.integers(1, 64)
+    expand = ConvSpec(**size, **image, in_channels=draw(narrow)) if draw(st.booleans()) else None
+    project = ConvSpec(
+        **size,
+        height=depthwise.out_height,
+        width=depthwise.out_width,
+        in_channels=hidden,
+        out_channels=draw(narrow),
+        clip=draw(CLIPS),
+        residual=draw(st.booleans()),
+    )
+    return BlockSpec(expand=expand, depthwise=depthwise, project=project)
 
 
 # What the kernels of a kind are called, and the shapes it is asked for. A new kind is a line here.
 FEATURES = st.integers(1, 1280)
-KINDS: dict[str, tuple[str, st.SearchStrategy[Any]]] = {
-    "pointwise": ("pointwise_", convolutions(st.just(1)).map(lambda spec: replace(spec, stride=1, padding=0))),
+POINTWISE = ("pointwise_", "paired_pointwise_")
+KINDS: dict[str, tuple[str | tuple[str, ...], st.SearchStrategy[Any]]] = {
+    "pointwise": (POINTWISE, convolutions(st.just(1)).map(lambda spec: replace(spec, stride=1, padding=0))),
+    # Its output channels are half vectors.
+    "paired pointwise": (
+        "paired_pointwise_",
+        convolutions(st.just(1)).map(
+            lambda c: replace(
+                c, stride=1, padding=0, in_channels=2 * c.in_channels, out_channels=1 + c.out_channels % 3 * 2
+            )
+        ),
+    ),
     "linear": (
-        "pointwise_",
+        POINTWISE,
         st.builds(
             ConvSpec,
             batch=BATCHES,
@@ -117,7 +166,8 @@ KINDS: dict[str, tuple[str, st.SearchStrategy[Any]]] = {
         ),
     ),
     "depthwise": ("depthwise_", convolutions(SIDES, depthwise=True)),
-    "dense": ("dense_conv_", convolutions(SIDES).filter(lambda spec: not is_pointwise(spec))),
+    "dense": ("dense_conv_", convolutions(SIDES).filter(lambda spec: not spec.pointwise)),
+    "inverted residual": ("inverted_residual_", blocks().filter(lambda spec: operator.lt(*row_and_image_bytes(spec)))),
     "mean pool": (
         "mean_pool_",
         st.builds(PoolSpec, batch=BATCHES, height=SIZES, width=SIZES, channels=CHANNELS).filter(
@@ -141,12 +191,23 @@ def two_workers() -> Iterator[Executor]:
         yield executor
 
 
-def scheduled(shape: Shape, target: Target, prefix: str) -> Kernel:
-    """The kernel with the tile that the shape asks for, which only some kinds have more than one of."""
+def asked(kind: str, shape: Shape, target: Target) -> tuple[Spec, Target]:
+    """What a shape stands for on a machine, for kinds that only some channels or caches suit."""
     spec, choice = shape
+    if isinstance(spec, BlockSpec):
+        # Blocks are fused where their image leaves the cache, and as many rows at a time as stay in it.
+        row, image = row_and_image_bytes(spec)
+        target = replace(target, l2_bytes=2 * (row + (image - 1 - row) * choice // (MOST_TILES - 1)))
+    elif kind == "paired pointwise":
+        spec = replace(spec, out_channels=spec.out_channels * target.lanes // 2)
+    return spec, target
+
+
+def scheduled(kind: str, spec: Spec, target: Target, choice: int) -> Kernel:
+    """The kernel with the tile that the choice means, where its kind has more than one."""
     kernel = schedule_kernel(spec, target)
     assert kernel is not None, f"no kind takes {spec}"
-    assert kernel.name.startswith(prefix), f"{kernel.name} took {spec}"
+    assert kernel.name.startswith(KINDS[kind][0]), f"{kernel.name} took {spec}"
     if kernel.tiles:
         kernel = schedule_kernel(spec, target, kernel.tiles[choice % len(kernel.tiles)])
         assert kernel is not None
@@ -169,13 +230,16 @@ def rights(kernels: list[Kernel], cases: list[Any], target: Target) -> list[bool
 def test_a_kernel_of_any_shape_is_right(
     kind: str, make_case: Callable[[Spec, Kernel], Any], two_workers: Executor
 ) -> None:
-    prefix, specs = KINDS[kind]
-    right: dict[tuple[Shape, Target], bool] = {}  # what was tried already, so that shrinking compiles what is new
+    # What was tried already, so that shrinking compiles what is new: empty if right, else a line that names it.
+    wrong: dict[tuple[Shape, Target], str] = {}
 
     def try_out(shapes: list[Shape], target: Target) -> None:
-        kernels = [scheduled(shape, target, prefix) for shape in shapes]
-        cases = [make_case(spec, kernel) for (spec, _), kernel in zip(shapes, kernels)]
-        right.update(zip(((shape, target) for shape in shapes), rights(kernels, cases, target)))
+        specs = [asked(kind, shape, target) for shape in shapes]
+        kernels = [scheduled(kind, *spec, choice) for spec, (_, choice) in zip(specs, shapes)]
+        cases = [make_case(spec, kernel) for (spec, _), kernel in zip(specs, kernels)]
+        for shape, (spec, machine), right in zip(shapes, specs, rights(kernels, cases, target)):
+            line = f"{spec!r} with tile {shape[1]} on {machine.name}, threads={machine.threads}, l2={machine.l2_bytes}"
+            wrong[shape, target] = "" if right else line
 
     @settings(
         settings(),
@@ -185,7 +249,7 @@ def test_a_kernel_of_any_shape_is_right(
     )
     @given(
         st.lists(
-            st.tuples(specs, st.integers(0, MOST_TILES - 1)),
+            st.tuples(KINDS[kind][1], st.integers(0, MOST_TILES - 1)),
             min_size=SHAPES_AT_ONCE,
             max_size=SHAPES_AT_ONCE,
             unique_by=lambda shape: shape[0],
@@ -194,14 +258,10 @@ def test_a_kernel_of_any_shape_is_right(
     def check(shapes: list[Shape]) -> None:
         tried = list(zip(shapes, itertools.cycle(machines())))
         for target in machines():
-            if new := [shape for shape, where in tried if where == target and (shape, target) not in right]:
+            if new := [shape for shape, where in tried if where == target and (shape, target) not in wrong]:
                 two_workers.submit(try_out, new, target).result()
-        failed = [
-            f"{spec!r} with tile {choice} on {where.name}, threads={where.threads}"
-            for (spec, choice), where in tried
-            if not right[(spec, choice), where]
-        ]
+        failed = [wrong[entry] for entry in tried if wrong[entry]]
         assert not failed, "wrong results of\n" + "\n".join(failed)
 
     check()
-    assert len({spec for (spec, _), _ in right}) >= SHAPES
+    assert len({spec for (spec, _), _ in wrong}) >= SHAPES

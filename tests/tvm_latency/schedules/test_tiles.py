@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tvm_latency.schedules.tiles import Tile, divisors, matmul_tiles, store_vector, strip_tiles
+from tvm_latency.schedules.tiles import (
+    Tile,
+    divisors,
+    even_strip,
+    matmul_tiles,
+    store_vector,
+    strip_tiles,
+    uneven_tile,
+)
 
 MACHINES = [(4, 32), (8, 16), (16, 32)]
 
@@ -63,3 +71,41 @@ def test_one_row_uses_many_columns() -> None:
 
 def test_divisors() -> None:
     assert divisors(28, 14) == [1, 2, 4, 7, 14]
+
+
+@given(st.integers(1, 5_000), st.integers(1, 2_000), st.sampled_from(MACHINES))
+def test_an_uneven_tile_fits_the_registers_and_the_output(m: int, n: int, machine: tuple[int, int]) -> None:
+    """Accumulators, one vector of weights for each column of vectors, and one broadcast."""
+    lanes, registers = machine
+    tile = uneven_tile(m, n, lanes, registers)
+    vectors = tile.columns // tile.vector
+    assert tile.vector == lanes
+    assert tile.columns % lanes == 0
+    assert tile.rows * vectors + vectors + 1 <= registers
+    assert 1 <= tile.rows <= m
+    assert 0 <= tile.blocks(n) * tile.columns - n < tile.columns
+    assert n % tile.store == 0
+    assert lanes % tile.store == 0
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "lanes", "registers", "rows", "columns"),
+    [
+        (56, 64, 16, 32, 6, 64),  # 112 cycles, as many as 14 x 32 without remainder, with fewer loads
+        (6, 16, 16, 32, 6, 16),  # no more rows than there are
+        (1, 1000, 16, 32, 1, 64),  # a single row: as many vectors side by side as allowed
+        (13, 24, 8, 16, 13, 8),  # 21 cycles; 4 x 24 takes 18 and 4 more to wait for its last row
+    ],
+)
+def test_the_uneven_tile_that_is_cheapest(m: int, n: int, lanes: int, registers: int, rows: int, columns: int) -> None:
+    tile = uneven_tile(m, n, lanes, registers)
+    assert (tile.rows, tile.columns) == (rows, columns)
+
+
+@given(st.integers(1, 500), st.integers(1, 32))
+def test_even_strips_are_as_few_and_as_equal_as_can_be(width: int, limit: int) -> None:
+    strip = even_strip(width, limit)
+    assert 1 <= strip <= limit
+    count = -(-width // strip)
+    assert count == -(-width // limit)
+    assert strip == -(-width // count)
