@@ -169,6 +169,8 @@ def _conv(call: Any, source: Any) -> Match | None:
         padding=top,
         groups=int(a.groups),
     )
+    if min(spec.out_height, spec.out_width) < 1:
+        return None
     return Match(spec=spec, input=source, weights=weights, bias=np.zeros(weights.shape[0], np.float32))
 
 
