@@ -15,9 +15,12 @@ from targets.target import Target
 FOLDER = Path(__file__).parent.parent / "docs" / "results"
 
 
-def save_results(name: str, target: Target, figures: dict[str, Any]) -> Path:
-    """Write the figures beside the command that made them, the machine and the versions."""
-    path = FOLDER / f"{name}.json"
+def save_results(name: str, target: Target, figures: dict[str, Any], variant: str = "") -> Path:
+    """Write the figures beside the command that made them, the machine and the versions.
+
+    variant: what tells this file from others of the same benchmark.
+    """
+    path = FOLDER / f"{name}{variant}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(
         path,

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.artefacts import bench, compile, report, targets  # noqa: A004
+from pipeline.artefacts import bench, compile, report, silent, targets  # noqa: A004
 from pipeline.calibration import calibrate_space, load_calibration, save_calibration
 from pipeline.config import RunConfig
 from pipeline.context import RunContext
@@ -29,10 +29,6 @@ from tvm_latency.database import MeasurementDatabase
 from tvm_latency.opspec import WeightType, stored_as
 
 __all__ = ["bench", "calibrate", "compile", "predict", "report", "run", "search", "targets", "train"]
-
-
-def silent(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
-    """Progress that nobody looks at."""
 
 
 def run(
@@ -79,13 +75,17 @@ def calibrate(
     *,
     threads: int = 1,
     weights: WeightType = "float32",
+    tune: int = 0,
     database: Path | None = None,
     progress: Progress = silent,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Measure a space on a target, fit the cost model, and judge it by blocks and networks it has not seen."""
+    """Measure a space on a target, fit the cost model, and judge it by blocks and networks it has not seen.
+
+    tune: so many tiles of each kernel are measured first, and everything with the fastest of them; 0 for none.
+    """
     database = database or default_database()
-    machine = get_target(target).with_threads(threads)
+    machine = get_target(target).with_threads(threads).with_tiles(tune)
     with closing(MeasurementDatabase(database)) as rows:
         if rows.recovered:
             say(rows.recovered)
@@ -99,6 +99,7 @@ def calibrate(
         "measured": found.calibration.measured,
         "reused": found.calibration.reused,
         "failures": dict(found.calibration.failures),
+        "tuned": len(found.target.tiles),
         **asdict(found.calibration.accuracy),
         "folder": str(folder),
     }
@@ -111,6 +112,7 @@ def predict(
     space: str | None = None,
     threads: int = 1,
     weights: WeightType = "float32",
+    tune: int = 0,
     database: Path | None = None,
 ) -> dict[str, Any]:
     """The latency of a network by the calibration of its space, without compiling it.
@@ -122,7 +124,7 @@ def predict(
     found = resolve_net(net)
     architecture = found.require_architecture("a prediction")
     chosen = preset(space).name if space else space_of(architecture, hint=" Name one with --space.")
-    machine = get_target(target).with_threads(threads)
+    machine = get_target(target).with_threads(threads).with_tiles(tune)
     folder = calibration_folder(database or default_database(), machine, chosen, weights)
     table, model = load_calibration(folder, machine, weights)
     ops = stored_as(architecture.op_specs(), weights)

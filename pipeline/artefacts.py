@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,8 +19,10 @@ from pipeline.report import render
 from pipeline.run_folder import RESULT, RunFolderError, claim_folder
 from pipeline.runtimes import BenchModel, find_peers
 from pipeline.stages import STAGES
+from pipeline.tuning import tuned_here, with_fallbacks
 from supernet.data import load_data
 from supernet.network import Network
+from supernet.settings import Progress
 from supernet.space import SpaceError
 from supernet.train import load_network
 from targets.target import TARGETS, Target, TargetError, get_target
@@ -32,6 +34,10 @@ from tvm_latency.opspec import WeightType, stored_as
 RANDOM_IMAGES, REAL_IMAGES = 4, 100
 
 
+def silent(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
+    """Progress that nobody looks at."""
+
+
 def compile(  # noqa: A001  (the command's name; the builtin is not used here)
     net: str,
     target: str = "x86",
@@ -40,12 +46,19 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
     data: str | None = None,
     threads: int = 1,
     weights: WeightType = "float32",
+    tune: int = 0,
+    tune_fallback: int = 0,
+    database: Path | None = None,
+    progress: Progress = silent,
+    say: Callable[[str], None] = print,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Compile, verify, measure: the content of manifest.json, with the artefact's `folder`.
 
     data: verify on its test images instead of random ones.
     weights: how the library stores them. The reference it is verified against has the network's own, in float32.
+    tune: measure so many tiles of each kernel, as far as the database lacks them, and compile with the fastest.
+    tune_fallback: trials of MetaSchedule for each operator that none of our kernels covers.
 
     Raises:
         LoweringError: an operator that cannot be compiled, weights that the type cannot hold, or not one float32 image
@@ -60,7 +73,9 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
     shape = input_shape_of(found.model)
     folder = out or Path(f"{found.name}-{target}")
     claim_folder(folder, "compile")
-    built = deploy.build(found.model, machine, folder, weights)
+    machine = tuned_here(machine.with_tiles(tune), [found.model], database, progress, say, weights)
+    finish = with_fallbacks(machine, tune_fallback, progress, say)
+    built = deploy.build(found.model, machine, folder, weights, finish)
     network = _network(found)
     against = "the ONNX reference" if network is None else "PyTorch"
     reference = onnx_reference(found.model) if network is None else verify.pytorch(network)
@@ -71,7 +86,7 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
     verification = compare(compiled, reference, images, against, tolerance(found.model, weights), weights)
     deploy.write_reference(built.folder, images[0], reference)
     measured_s = measure_libraries({found.name: built.library}, shape, machine)[found.name]
-    predicted_s = _predicted_s(found, machine, weights)
+    predicted_s = _predicted_s(found, machine, weights, database)
     manifest = deploy.write_manifest(built, machine, verification, measured_s, predicted_s)
     return {"folder": str(built.folder), **manifest}
 
@@ -91,13 +106,13 @@ def _images(shape: tuple[int, ...], data: str | None, seed: int) -> list[Images]
     return verify.real_images(load_data(data, shape[-1], seed).test, REAL_IMAGES)
 
 
-def _predicted_s(net: Net, target: Target, weights: WeightType) -> float | None:
+def _predicted_s(net: Net, target: Target, weights: WeightType, database: Path | None = None) -> float | None:
     """Seconds by the calibration of the network's space; None without an architecture or a calibration that holds."""
     if net.architecture is None:
         return None
     ops = stored_as(net.architecture.op_specs(), weights)
     try:
-        folder = calibration_folder(default_database(), target, space_of(net.architecture), weights)
+        folder = calibration_folder(database or default_database(), target, space_of(net.architecture), weights)
         table, model = load_calibration(folder, target, weights)
     except (SpaceError, MeasureError, CostModelError, LatencyTableError):
         return None
@@ -111,6 +126,10 @@ def bench(
     *,
     threads: int = 1,
     weights: WeightType = "float32",
+    tune: int = 0,
+    database: Path | None = None,
+    progress: Progress = silent,
+    say: Callable[[str], None] = print,
     rounds: int = ROUNDS,
     calls: int = CALLS,
 ) -> dict[str, Any]:
@@ -118,6 +137,7 @@ def bench(
 
     against: comma-separated names of runtimes; empty to time ours alone.
     weights: how our library stores them; the other runtimes have float32.
+    tune: as for `compile`.
 
     Raises:
         RuntimeUnavailableError: a runtime is unknown or not installed.
@@ -129,8 +149,9 @@ def bench(
     names = ["netlathe", *(peer.name for peer in peers)]
     tables = []
     for net in map(resolve_net, nets):
+        tuned = tuned_here(machine.with_tiles(tune), [net.model], database, progress, say, weights)
         with TemporaryDirectory() as folder:
-            model = _bench_model(net, machine, Path(folder), weights, "torch" in names)
+            model = _bench_model(net, tuned, Path(folder), weights, "torch" in names)
             entries = [BenchEntry(net.name, name, model) for name in names]
             timings = time_interleaved(entries, input_shape_of(net.model), threads, rounds=rounds, calls=calls)
         macs = net.architecture.macs if net.architecture else None

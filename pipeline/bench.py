@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median, quantiles
@@ -72,8 +72,11 @@ def time_interleaved(
     rounds: int = ROUNDS,
     calls: int = CALLS,
     deadline_s: float = DEADLINE_S,
+    environment: Mapping[str, str] | None = None,
 ) -> list[BenchTiming]:
     """Time all entries for one random image of `shape` in a child process pinned to `threads` cores.
+
+    environment: variables for that process, beyond its threads.
 
     Raises:
         BenchError: the process failed or took too long, or runtimes disagree about the output of a network.
@@ -99,7 +102,7 @@ def time_interleaved(
             capture_output=True,
             text=True,
             timeout=deadline_s,
-            env=os.environ | variables,
+            env={**os.environ, **variables, **(environment or {})},
             check=False,
         )
     except subprocess.TimeoutExpired as error:

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from numpy.typing import NDArray
 
 from pipeline.agreement import random_image, tolerance
 from pipeline.runtimes import RUNTIMES, BenchModel, RuntimeUnavailableError
+
+# A runtime's threads look for more work for some milliseconds before they sleep, on cores that the next one needs.
+PAUSE_S = 0.1
 
 
 def disagreement(outputs: Sequence[tuple[str, NDArray[np.float32]]], tolerance: float) -> str | None:
@@ -37,16 +41,22 @@ def disagreement(outputs: Sequence[tuple[str, NDArray[np.float32]]], tolerance: 
 
 
 def interleaved(
-    runs: Sequence[Callable[[], object]], rounds: int, calls: int, clock: Callable[[], float]
+    runs: Sequence[Callable[[], object]],
+    rounds: int,
+    calls: int,
+    clock: Callable[[], float],
+    pause: Callable[[], object] = lambda: None,
 ) -> list[list[list[float]]]:
     """Seconds of every call: [run][round][call]; in each round every run gets its calls, after one that is not timed.
 
-    The order turns round from one round to the next, so that none always follows the same other.
+    The order turns round from one round to the next, so that none always follows the same other. `pause` is called
+    before every turn.
     """
     samples: list[list[list[float]]] = [[] for _ in runs]
     for number in range(rounds):
         order = range(len(runs)) if number % 2 == 0 else range(len(runs) - 1, -1, -1)
         for i in order:
+            pause()
             runs[i]()
             timed = []
             for _ in range(calls):
@@ -76,7 +86,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         if (difference := disagreement(answers, allowed)) is not None:
             return {"error": f"The runtimes do not compute the same for {net}: {difference}"}
     interleaved(runs, rounds=1, calls=job["warmup"], clock=time.perf_counter)
-    return {"samples_s": interleaved(runs, job["rounds"], job["calls"], time.perf_counter)}
+    pause = partial(time.sleep, PAUSE_S if job["threads"] > 1 else 0.0)
+    return {"samples_s": interleaved(runs, job["rounds"], job["calls"], time.perf_counter, pause)}
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -12,7 +11,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.files import read_json, write_json
-from pipeline.measure import MeasureError
+from pipeline.measure import MeasureError, code_versions
+from pipeline.tuning import tuned
 from supernet.latency import PathLatency
 from supernet.settings import Progress
 from supernet.space import SearchSpace
@@ -27,8 +27,8 @@ from tvm_latency.cost_model import CostModel
 from tvm_latency.database import Context, MeasurementDatabase
 from tvm_latency.latency_table import LatencyTable
 from tvm_latency.lower import LoweringError
+from tvm_latency.onnx_graph import network_graph
 from tvm_latency.opspec import OpSpec, WeightType, stored_as
-from tvm_latency.schedules import SCHEDULE_VERSION
 
 # Networks that the correction from blocks to networks is fitted to, and others that it is judged by.
 FIT_NETWORKS, TEST_NETWORKS = 12, 24
@@ -46,10 +46,14 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class SpaceCalibration:
-    """A calibration, and prediction beside measurement for each network it was judged by."""
+    """A calibration, and prediction beside measurement for each network it was judged by.
+
+    target: with the tiles that everything was measured with.
+    """
 
     calibration: Calibration
     held_out: tuple[HeldOut, ...]
+    target: Target
 
 
 def calibrate_space(
@@ -65,6 +69,8 @@ def calibrate_space(
 ) -> SpaceCalibration:
     """Measure every operator of the space and random networks of it, as far as the database does not have them.
 
+    A target with `alternatives` is tuned first, and all that follows is measured with the tiles that won.
+
     weights: how those of every operator are stored; each type has rows of its own.
 
     Raises:
@@ -73,7 +79,8 @@ def calibrate_space(
     random = Random(seed)
     drawn = dict.fromkeys(space.random_architecture(random) for _ in range(fit_networks + test_networks))
     networks = [stored_as(net.op_specs(), weights) for net in drawn]
-    versions = _versions()
+    versions = code_versions()
+    target = tuned(target, (network_graph([op]) for op in space.op_specs()), database, progress, weights)
     with TemporaryDirectory() as workspace:
         found = calibrating.calibrate(
             stored_as(space.op_specs(), weights),
@@ -94,7 +101,7 @@ def calibrate_space(
         row = database.find(network_key(ops), Context(target.fingerprint, *versions, evict_bytes=0))
         if row is not None and row.samples_s:
             held_out.append(HeldOut(net.text, found.table.network_seconds(ops), median(row.samples_s)))
-    return SpaceCalibration(found, tuple(held_out))
+    return SpaceCalibration(found, tuple(held_out), target)
 
 
 def evict_bytes(space: SearchSpace, weights: WeightType = "float32") -> int:
@@ -104,11 +111,6 @@ def evict_bytes(space: SearchSpace, weights: WeightType = "float32") -> int:
     """
     ops = stored_as(space.baseline.op_specs(), weights)
     return sum(op.weight_bytes for op in ops if op.kind != "linear")
-
-
-def _versions() -> tuple[int, str]:
-    """What decides, beside the machine, which measurements count: our schedules, and TVM."""
-    return SCHEDULE_VERSION, version("apache-tvm")
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def save_calibration(found: SpaceCalibration, folder: Path) -> None:
     found.calibration.model.save(folder / "cost_model.json")
     write_json(folder / "accuracy.json", asdict(found.calibration.accuracy))
     # Last, so that a folder that has it is complete.
-    write_json(folder / VERSIONS, {"versions": list(_versions())})
+    write_json(folder / VERSIONS, {"versions": list(code_versions())})
 
 
 def load_calibration(folder: Path, target: Target, weights: WeightType = "float32") -> tuple[LatencyTable, CostModel]:
@@ -159,8 +161,9 @@ def load_calibration(folder: Path, target: Target, weights: WeightType = "float3
         MeasureError: nothing was calibrated for this target, or on another machine, or with other versions.
         LatencyTableError, CostModelError: a file is damaged.
     """
-    stored = "" if weights == "float32" else f" --weights {weights}"
-    command = f"`netlathe calibrate --target {target.name} --space {folder.name} --threads {target.threads}{stored}`"
+    options = f" --tune {target.alternatives}" if target.alternatives else ""
+    options += "" if weights == "float32" else f" --weights {weights}"
+    command = f"`netlathe calibrate --target {target.name} --space {folder.name} --threads {target.threads}{options}`"
     saved = read_json(folder / VERSIONS) if (folder / VERSIONS).exists() else None
     if saved is None:
         raise MeasureError(
@@ -168,7 +171,7 @@ def load_calibration(folder: Path, target: Target, weights: WeightType = "float3
             f"{weights} weights. "
             f"Run {command} first."
         )
-    there, here = saved.get("versions"), list(_versions())
+    there, here = saved.get("versions"), list(code_versions())
     if there != here:
         raise MeasureError(
             f"The calibration in {folder} was made with other versions of schedules and TVM ({there}; here {here}). "

@@ -19,6 +19,7 @@ def calibrate(
     space: options.Space = "imagenet",
     threads: options.Threads = 1,
     weights: options.Weights = "float32",
+    tune: options.Tune = 0,
     database: options.Database = None,
     json: options.Json = False,
 ) -> None:
@@ -27,7 +28,14 @@ def calibrate(
 
     with console.ProgressView() as progress:
         found = api.calibrate(
-            target, space, threads=threads, weights=weights, database=database, progress=progress, say=console.say
+            target,
+            space,
+            threads=threads,
+            weights=weights,
+            tune=tune,
+            database=database,
+            progress=progress,
+            say=console.say,
         )
     console.show(found, as_json=json)
 
@@ -38,13 +46,14 @@ def predict(
     space: options.RunSpace = None,
     threads: options.Threads = 1,
     weights: options.Weights = "float32",
+    tune: options.Tune = 0,
     database: options.Database = None,
     json: options.Json = False,
 ) -> None:
     """Predict the latency of a network from a calibration, without compiling it."""
     from pipeline import api
 
-    found = api.predict(net, target, space=space, threads=threads, weights=weights, database=database)
+    found = api.predict(net, target, space=space, threads=threads, weights=weights, tune=tune, database=database)
     console.show(found, as_json=json)
 
 
@@ -67,18 +76,38 @@ def train(
 
 
 def compile(
+    ctx: typer.Context,
     net: options.Net,
     target: options.Target = "x86",
     out: options.Out = None,
     data: options.RunData = None,
     threads: options.Threads = 1,
     weights: options.Weights = "float32",
+    tune: options.Tune = 0,
+    tune_fallback: options.TuneFallback = 0,
+    database: options.Database = None,
     json: options.Json = False,
 ) -> None:
     """Compile a network, verify it against PyTorch, measure it, and leave the artefact in --out."""
     from pipeline import api
 
-    console.show(api.compile(net, target, out, data=data, threads=threads, weights=weights), as_json=json)
+    if tune:
+        ctx.find_root().meta[options.RESUME_KEY] = "the same command"
+    with console.ProgressView() as progress:
+        found = api.compile(
+            net,
+            target,
+            out,
+            data=data,
+            threads=threads,
+            weights=weights,
+            tune=tune,
+            tune_fallback=tune_fallback,
+            database=database,
+            progress=progress,
+            say=console.say,
+        )
+    console.show(found, as_json=json)
 
 
 def bench(
@@ -87,12 +116,25 @@ def bench(
     against: options.Against = "onnxruntime",
     threads: options.Threads = 1,
     weights: options.Weights = "float32",
+    tune: options.Tune = 0,
+    database: options.Database = None,
     json: options.Json = False,
 ) -> None:
     """Time networks on several runtimes in turn, in one pinned process."""
     from pipeline import api
 
-    found = api.bench(nets, target, against, threads=threads, weights=weights)
+    with console.ProgressView() as progress:
+        found = api.bench(
+            nets,
+            target,
+            against,
+            threads=threads,
+            weights=weights,
+            tune=tune,
+            database=database,
+            progress=progress,
+            say=console.say,
+        )
     if json:
         console.show(found, as_json=True)
         return

@@ -35,13 +35,17 @@ class RunContext:
         self.results: dict[str, Result] = {}
 
     @cached_property
+    def _machine(self) -> Target:
+        return get_target(self.config.target).with_threads(self.config.threads)
+
+    @property
     def target(self) -> Target:
-        """The machine, with the threads of the config.
+        """The machine, with the threads of the config and, after the calibration, the tiles that it tuned.
 
         Raises:
             TargetError: there is no such target.
         """
-        return get_target(self.config.target).with_threads(self.config.threads)
+        return self._machine.with_tiles(self.config.tune, self.results.get("calibrate", {}).get("tiles"))
 
     @cached_property
     def data(self) -> ImageData:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from io import BytesIO
@@ -17,6 +17,7 @@ from pipeline.agreement import Images, Inference, Verification
 from pipeline.files import sha256, write_atomically, write_json
 from targets.target import Target
 from tvm_latency.build import compile_onnx
+from tvm_latency.lower import Lowered
 from tvm_latency.opspec import WeightType
 from tvm_latency.schedules import SCHEDULE_VERSION
 
@@ -39,8 +40,16 @@ class Build:
         return self.folder / LIBRARY
 
 
-def build(model: onnx.ModelProto, target: Target, folder: Path, weights: WeightType = "float32") -> Build:
+def build(
+    model: onnx.ModelProto,
+    target: Target,
+    folder: Path,
+    weights: WeightType = "float32",
+    finish: Callable[[Lowered], Lowered] | None = None,
+) -> Build:
     """Compile `model` into `folder`: `model.so` with its weights stored as `weights`, and `model.onnx` as it was given.
+
+    finish: as for `compile_onnx`.
 
     The manifest of an earlier artefact goes first, so that whatever happens none describes files of another.
 
@@ -49,7 +58,7 @@ def build(model: onnx.ModelProto, target: Target, folder: Path, weights: WeightT
         ToolchainError: nothing here links for the target.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    compiled = compile_onnx(model, target, weights)
+    compiled = compile_onnx(model, target, weights, finish)
     (folder / MANIFEST).unlink(missing_ok=True)
     compiled.export(folder / f".new-{LIBRARY}").replace(folder / LIBRARY)
     write_atomically(folder / MODEL, model.SerializeToString(deterministic=True))
@@ -88,6 +97,7 @@ def write_manifest(
         },
         "verification": asdict(verification),
         "kernels": list(built.kernels),
+        "tuned": {name: target.tuned_tiles[name] for name in built.kernels if name in target.tuned_tiles},
         "fallbacks": list(built.fallbacks),
         "files": {name: sha256(built.folder / name) for name in (LIBRARY, MODEL, REFERENCE)},
     }

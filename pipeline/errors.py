@@ -63,7 +63,7 @@ EXIT_CODES: dict[str, ExitCode] = {
     "tvm_latency.cost_model:CostModelError": ExitCode.STORAGE,
     "pipeline.measure:MeasureError": ExitCode.MEASUREMENT,
     "pipeline.bench:BenchError": ExitCode.MEASUREMENT,
-    "pipeline.runtimes:RuntimeUnavailableError": ExitCode.MEASUREMENT,
+    "pipeline.peers.interface:RuntimeUnavailableError": ExitCode.MEASUREMENT,
     "targets.runner:RunnerError": ExitCode.MEASUREMENT,
     "tvm_latency.calibrate:CalibrationError": ExitCode.MEASUREMENT,
     "tvm_latency.latency_table:MissingLatencyError": ExitCode.MEASUREMENT,

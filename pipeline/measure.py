@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -14,6 +15,7 @@ from targets.target import Target
 from tvm_latency.build import compile_ops
 from tvm_latency.onnx_graph import input_shape
 from tvm_latency.opspec import WeightType, stored_as
+from tvm_latency.schedules import SCHEDULE_VERSION
 
 # Small networks run in a fraction of a millisecond: enough runs to outlast a busy moment of the machine.
 NETWORK_ROUNDS, NETWORK_REPEATS, NETWORK_WARMUP = 10, 100, 20
@@ -25,6 +27,11 @@ FIRST_DEADLINE_S, PATIENCE = 120.0, 5.0
 
 class MeasureError(RuntimeError):
     """A network could not be run on its target."""
+
+
+def code_versions() -> tuple[int, str]:
+    """What decides, beside the machine, which measurements count: our schedules, and TVM."""
+    return SCHEDULE_VERSION, version("apache-tvm")
 
 
 def measure_libraries(

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.config import MOST_TILES
 from tvm_latency.opspec import WeightType
 
 JSON_KEY, RESUME_KEY = "netlathe.json", "netlathe.resume"
@@ -24,6 +25,13 @@ Nets = Annotated[list[str], typer.Argument(help="Names, architecture.json files,
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.")]
 
 Target = Annotated[str, typer.Option(help="The machine to build for: see `netlathe targets`.")]
+Tune = Annotated[
+    int,
+    typer.Option(min=0, max=MOST_TILES, help="Measure so many tiles of each kernel and take the fastest."),
+]
+TuneFallback = Annotated[
+    int, typer.Option(min=0, help="Trials of TVM's MetaSchedule for each operator that has none of our kernels.")
+]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of the compiled network.")]
 Weights = Annotated[WeightType, typer.Option(help="How weights are stored: float16 halves the artefact.")]
 Data = Annotated[str, typer.Option(help="`digits`, a folder, Parquet files or a name on the Hugging Face hub.")]
@@ -33,7 +41,7 @@ Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs, instead of what
 Out = Annotated[Path | None, typer.Option(help="Folder for everything that is written.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 Database = Annotated[Path | None, typer.Option(help="File of measurements; by default one for all runs of a user.")]
-Against = Annotated[str, typer.Option(help="Runtimes to compare with: onnxruntime, openvino, torch.")]
+Against = Annotated[str, typer.Option(help="Runtimes: onnxruntime, openvino, ncnn, litert, torch, torch.compile.")]
 
 # Options of a run have no default of their own: what is not given comes from the run that is resumed, or RunConfig.
 RunTarget = Annotated[str | None, typer.Option("--target", help="The machine to build for. [default: x86]")]
@@ -44,5 +52,6 @@ RunSpace = Annotated[str | None, typer.Option("--space", help="Search space. [de
 RunSeed = Annotated[int | None, typer.Option("--seed", help="Seed of everything. [default: 0]")]
 RunThreads = Annotated[int | None, typer.Option("--threads", help="Threads of the network. [default: 1]")]
 RunWeights = Annotated[WeightType | None, typer.Option("--weights", help="As for `compile`. [default: float32]")]
+RunTune = Annotated[int | None, typer.Option("--tune", help="As for `compile`. [default: 0]")]
 SearchEpochs = Annotated[int | None, typer.Option(help="Epochs of the search.")]
 TrainEpochs = Annotated[int | None, typer.Option(help="Epochs of both trainings.")]

@@ -2,95 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import queue
-import signal
-import subprocess
-import sys
-import tempfile
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
+from targets.child import Child, ChildEnded
 from targets.host import available_cpus, detect_host
 from targets.runner import Failure, Job, RunnerError, Timing
 from targets.target import Target
 
 # Loading the runtime takes about a second; a cold disk may take far longer.
 START_DEADLINE_S = 120.0
-
-_PACKAGE_PARENT = Path(__file__).resolve().parents[1]
-
-
-class _ChildEnded(Exception):  # noqa: N818  (an event of the protocol, not an error a user sees)
-    """The child is gone; the message says how."""
-
-
-class _Child:
-    """A running `targets.local_child`, spoken to by lines."""
-
-    def __init__(self, cpus: Sequence[int], environ: Mapping[str, str]) -> None:
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (closed in `close`)
-        self._process = subprocess.Popen(
-            # The working directory makes sure that `targets` is this package and not a folder of the user's.
-            [sys.executable, "-m", "targets.local_child", *map(str, cpus)],
-            cwd=_PACKAGE_PARENT,
-            env=dict(environ),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            text=True,
-            start_new_session=True,
-        )
-        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.put(line)
-        self._lines.put(None)
-
-    def send(self, message: Mapping[str, object]) -> None:
-        """Write one line."""
-        assert self._process.stdin is not None
-        try:
-            print(json.dumps(message), file=self._process.stdin, flush=True)
-        except BrokenPipeError as error:
-            raise _ChildEnded(self._how_it_ended()) from error
-
-    def receive(self, deadline_s: float) -> dict[str, Any]:
-        """The next line. Raises _ChildEnded when there is none in time or the child reports an error."""
-        try:
-            line = self._lines.get(timeout=deadline_s)
-        except queue.Empty:
-            raise _ChildEnded(f"took longer than {deadline_s:g} s") from None
-        if line is None:
-            raise _ChildEnded(self._how_it_ended())
-        reply: dict[str, Any] = json.loads(line)
-        if "error" in reply:
-            raise _ChildEnded(reply["error"])
-        return reply
-
-    def _how_it_ended(self) -> str:
-        code = self._process.wait()
-        self._stderr.seek(0)
-        said = self._stderr.read().decode(errors="replace").strip().splitlines()
-        how = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return f"{how}: {said[-1]}" if said else how
-
-    def close(self) -> None:
-        """End the process, whatever it is doing."""
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._stderr):
-            if stream is not None:
-                # A line that a dead child never took is still in the buffer, and closing tries to send it again.
-                with contextlib.suppress(BrokenPipeError):
-                    stream.close()
 
 
 class LocalRunner:
@@ -132,7 +53,7 @@ class LocalRunner:
         Raises:
             RunnerError: the measuring process does not start.
         """
-        child: _Child | None = None
+        child: Child | None = None
         samples: dict[str, tuple[float, ...]] = {job.key: () for job in jobs}
         try:
             for turn in range(rounds):
@@ -140,7 +61,7 @@ class LocalRunner:
                     child = child or self._start()
                     try:
                         samples[job.key] += self._measure(child, job)
-                    except _ChildEnded as end:
+                    except ChildEnded as end:
                         child.close()
                         child = None
                         del samples[job.key]
@@ -152,22 +73,24 @@ class LocalRunner:
             if child is not None:
                 child.close()
 
-    def _start(self) -> _Child:
-        child = _Child(self._cpus, self._environ)
+    def _start(self) -> Child:
+        child = Child(["-m", "targets.local_child", *map(str, self._cpus)], self._environ)
         try:
             child.receive(START_DEADLINE_S)
-        except _ChildEnded as end:
+        except ChildEnded as end:
             child.close()
             raise RunnerError(
                 f"The measuring process did not start: {end}. Run `netlathe doctor` to check the installation."
             ) from end
         return child
 
-    def _measure(self, child: _Child, job: Job) -> tuple[float, ...]:
+    def _measure(self, child: Child, job: Job) -> tuple[float, ...]:
         child.send(
             {
                 "module": str(job.module.resolve()),
+                "function": job.function,
                 "input_shapes": job.input_shapes,
+                "input_types": job.input_types or ["float32"] * len(job.input_shapes),
                 "repeats": job.repeats,
                 "warmup": job.warmup,
                 "evict_bytes": job.evict_bytes,

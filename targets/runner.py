@@ -14,10 +14,11 @@ class RunnerError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One timing to take: function `main` of a Relax VM module.
+    """One timing to take: a function of a Relax VM module, `main` unless another is named.
 
     Before each timed call `evict_bytes` of memory are read and written, so that weights are as cold as inside a
-    network; 0 leaves the caches warm. The first `warmup` calls are not reported.
+    network; 0 leaves the caches warm. The first `warmup` calls are not reported. Inputs are float32 where `input_types`
+    names no others, one for each.
     """
 
     key: str
@@ -26,6 +27,8 @@ class Job:
     repeats: int = 20
     warmup: int = 2
     evict_bytes: int = 0
+    function: str = "main"
+    input_types: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ ALLOWED = {
 
 # Where each library may be imported: a package, or a file.
 HOMES = {
-    "torch": {"supernet", "pipeline/verify.py"},
+    "torch": {"supernet", "pipeline/verify.py", "pipeline/peers/torch_layers.py"},
     "kornia": {"supernet"},
     "datasets": {"supernet"},
     "tvm": {"tvm_latency", "targets"},
@@ -30,8 +30,12 @@ HOMES = {
     "rich": {"pipeline/console.py"},
     "typer": {"pipeline/cli.py", "pipeline/commands.py", "pipeline/options.py"},
     "plotly": {"pipeline/figures.py", "pipeline/report.py"},
-    "onnxruntime": {"pipeline/runtimes.py"},
-    "openvino": {"pipeline/runtimes.py"},
+    "onnxruntime": {"pipeline/peers/onnx_readers.py"},
+    "openvino": {"pipeline/peers/onnx_readers.py"},
+    "ncnn": {"pipeline/peers/ncnn.py"},
+    "pnnx": {"pipeline/peers/ncnn.py"},
+    "ai_edge_litert": {"pipeline/peers/litert.py", "pipeline/peers/tflite.py"},
+    "flatbuffers": {"pipeline/peers/tflite.py"},
     "pickle": set(),
 }
 

@@ -19,10 +19,10 @@ Chain = tuple[Match, ...]
 
 
 def chain_matches(module: Any, weights: WeightType, taken: Callable[[Spec], bool]) -> dict[Any, Chain]:
-    """For each call of a group in `main`: the matches that its kernel computes, in order.
+    """For each result of a group in `main`: the matches that its kernel computes, in order.
 
     A chain of several is an inverted residual whose inner tensors nothing else reads and which `taken` says a kernel
-    kind takes; the chains of its inner calls are empty.
+    kind takes; the chains of its inner results are empty.
     """
     main = module["main"]
     bindings = [binding for block in main.body.blocks for binding in block.bindings]
@@ -49,7 +49,7 @@ def chain_matches(module: Any, weights: WeightType, taken: Callable[[Spec], bool
             if block is not None and taken(block):
                 chains |= {var: chain, **dict.fromkeys(inside, ())}
                 break
-    return {calls[var]: chain for var, chain in chains.items()}
+    return chains
 
 
 def kernel_spec(chain: Chain) -> Spec:

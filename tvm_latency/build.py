@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from tvm.tirx.transform import SkipAssert
 
 from targets.target import Target
 from targets.toolchain import find_toolchain
-from tvm_latency.lower import compiler_errors, lower
+from tvm_latency.lower import Lowered, compiler_errors, lower
 from tvm_latency.onnx_graph import network_graph
 from tvm_latency.opspec import OpSpec, WeightType
 from tvm_latency.single_call import NETWORK
@@ -56,13 +56,20 @@ def _pipeline() -> tuple[Any, Any, Any]:
 register_tir_pipeline("netlathe", _pipeline)
 
 
-def compile_onnx(model: onnx.ModelProto, target: Target, weights: WeightType = "float32") -> Compiled:
-    """Lower and compile; the kernels' weights are stored as `weights`.
+def compile_onnx(
+    model: onnx.ModelProto,
+    target: Target,
+    weights: WeightType = "float32",
+    finish: Callable[[Lowered], Lowered] | None = None,
+) -> Compiled:
+    """Lower and compile; the kernels' weights are stored as `weights`, and `finish` may replace functions in between.
 
     Raises:
         LoweringError: see `tvm_latency.lower.lower`; or TVM cannot compile what it lowered.
     """
     lowered = lower(model, target, weights)
+    if finish is not None:
+        lowered = finish(lowered)
     attributes = tvm.target.Target(target.tvm_attributes())
     with compiler_errors("compiled"):
         executable = tvm.compile(lowered.module, attributes, relax_pipeline="default_build", tir_pipeline="netlathe")

@@ -14,18 +14,21 @@ from tvm_latency.blocks import Chain, chain_matches, kernel_spec
 from tvm_latency.canonical import NCHW_TO_NHWC, NHWC_TO_NCHW
 from tvm_latency.match import Match
 from tvm_latency.opspec import WeightType
-from tvm_latency.schedules.kernel import ConvSpec, Kernel, Pack, PackedArray, PoolSpec, Spec
+from tvm_latency.schedules.kernel import Kernel, Pack, PackedArray, Spec
 
 Schedule = Callable[[Spec], Kernel | None]
+
+# `OpPatternKind.kOpaque` of TVM.
+_OPAQUE = 8
 
 
 @tvm.transform.module_pass(opt_level=0, name="EmitKernels")
 class EmitKernels:
-    """The pass: groups of `group_operators` become calls of kernels. `names` holds the functions it added."""
+    """The pass: groups of `group_operators` become calls of kernels. `specs`: what those it added compute, by name."""
 
     def __init__(self, schedule: Schedule, weights: WeightType = "float32") -> None:
         self.schedule, self.weights = schedule, weights
-        self.names: set[str] = set()
+        self.specs: dict[str, Spec] = {}
 
     def transform_module(self, module: Any, _: Any) -> Any:
         """Rewrite `main`."""
@@ -33,7 +36,7 @@ class EmitKernels:
         emitter = _Emitter(module, self.schedule, chains)
         main = emitter.visit_expr(module["main"])
         emitter.builder_.update_func(module.get_global_var("main"), main)
-        self.names |= emitter.functions.keys()
+        self.specs |= emitter.specs
         return emitter.builder_.get()
 
 
@@ -43,43 +46,56 @@ class _Emitter(PyExprMutator):
         super().__init__(module)
         self.schedule, self.chains = schedule, chains
         self.functions: dict[str, Any] = {}
+        self.specs: dict[str, Spec] = {}
+        self.matrices: dict[Any, Any] = {}
 
     def visit_var_binding_(self, binding: Any) -> None:
-        if self.chains.get(binding.value) != ():  # inside another one's kernel
-            super().visit_var_binding_(binding)
+        """Emit the kernel between layout changes: an NCHW tensor becomes a matrix [pixels, channels] and comes back so.
 
-    def visit_call_(self, call: Any) -> Any:
-        if call in self.chains:
-            return self._emitted(self.chains[call], rank=len(call.ty.shape))
-        return super().visit_call_(call)
-
-    def _emitted(self, chain: Chain, rank: int) -> Any:
-        """The kernel between layout changes: an NCHW tensor goes in as a matrix [pixels, channels] and comes out so.
-
-        rank: of the output; a mean without `keepdims` and a matrix product have two dimensions.
+        The next kernel reads the matrix; what then reads no result of a layout change is dead code.
         """
-        kernel = self.schedule(kernel_spec(chain))
+        chain = self.chains.get(binding.var)
+        if chain is None:
+            super().visit_var_binding_(binding)
+        elif chain:
+            self.matrices[binding.var] = matrix = self.builder_.emit(self._kernel_call(chain))
+            result, spec = matrix, chain[-1].spec
+            if len(binding.var.ty.shape) != 2:  # a matrix product's, or that of a mean without `keepdims`
+                shape = (spec.batch, spec.out_height, spec.out_width, spec.out_channels)
+                result = relax.op.permute_dims(relax.op.reshape(matrix, shape), NHWC_TO_NCHW)
+            inside = isinstance(binding.var, relax.DataflowVar)
+            self.set_var_remap(binding.var, (self.builder_.emit if inside else self.builder_.emit_output)(result))
+
+    def _kernel_call(self, chain: Chain) -> Any:
+        spec = kernel_spec(chain)
+        kernel = self.schedule(spec)
         assert kernel is not None, "a group was made that no kernel kind takes"
-        source, last = self.visit_expr(chain[0].input), chain[-1]
-        arguments = [source if kernel.input_layout == "NCHW" else _to_pixels(source)]
+        self.specs[kernel.name] = spec
+        source, last = chain[0].input, chain[-1]
+        arguments = [self.visit_expr(source) if kernel.input_layout == "NCHW" else self._pixels(source)]
         for match, pack in zip(chain, kernel.packs):
             arguments += [relax.const(_packed(match, kernel.name, pack)), relax.const(match.bias)]
         if last.residual is not None:
-            arguments.append(_to_pixels(self.visit_expr(last.residual)))
-        spec = last.spec
-        if isinstance(spec, ConvSpec):
-            rows, shape = spec.out_pixels, (spec.batch, spec.out_height, spec.out_width, spec.out_channels)
-        else:
-            assert isinstance(spec, PoolSpec)
-            rows, shape = spec.batch, (spec.batch, 1, 1, spec.channels)
-        result = relax.call_tir(self._function(kernel), arguments, relax.TensorType((rows, shape[-1]), "float32"))
-        if rank == 2:
-            return result
-        return relax.op.permute_dims(relax.op.reshape(result, shape), NHWC_TO_NCHW)
+            arguments.append(self._pixels(last.residual))
+        shape = (last.spec.out_pixels, last.spec.out_channels)
+        return relax.call_tir(self._function(kernel), arguments, relax.TensorType(shape, "float32"))
+
+    def _pixels(self, x: Any) -> Any:
+        """An NCHW tensor as a matrix [pixels, channels]; a matrix stays what it is."""
+        if x in self.matrices:
+            return self.matrices[x]
+        x = self.visit_expr(x)
+        shape = [int(size) for size in x.ty.shape]
+        if len(shape) == 2:
+            return x
+        n, c, h, w = shape
+        return relax.op.reshape(relax.op.permute_dims(x, NCHW_TO_NHWC), (n * h * w, c))
 
     def _function(self, kernel: Kernel) -> Any:
         if kernel.name not in self.functions:
             func = kernel.func.with_attr("global_symbol", kernel.name).with_attr("tirx.is_scheduled", True)
+            # No operator behind it may be fused into it: its loops are as they shall be.
+            func = func.with_attr("op_pattern", _OPAQUE)
             # Bounds of buffers are known here; nothing aliases, as every result has storage of its own.
             self.functions[kernel.name] = self.builder_.add_func(func.with_attr("tirx.noalias", True), kernel.name)
         return self.functions[kernel.name]
@@ -101,11 +117,3 @@ def _packed(match: Match, kernel: str, pack: Pack) -> PackedArray:
             "why its training left such weights."
         )
     return packed
-
-
-def _to_pixels(x: Any) -> Any:
-    shape = [int(size) for size in x.ty.shape]
-    if len(shape) == 2:
-        return x
-    n, c, h, w = shape
-    return relax.op.reshape(relax.op.permute_dims(x, NCHW_TO_NHWC), (n * h * w, c))

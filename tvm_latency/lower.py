@@ -16,13 +16,14 @@ from tvm.relax import transform
 from tvm.relax.frontend.onnx import from_onnx
 
 from targets.target import Target
-from tvm_latency.canonical import cancel_layouts, fold_affine, raise_elementwise
+from tvm_latency.canonical import cancel_layouts, fold_affine, fold_constants, raise_elementwise
 from tvm_latency.emit import EmitKernels
 from tvm_latency.match import group_operators
 from tvm_latency.opspec import WeightType
 from tvm_latency.schedules import schedule_kernel
-from tvm_latency.schedules.kernel import with_weights
+from tvm_latency.schedules.kernel import Spec, with_weights
 from tvm_latency.single_call import single_call
+from tvm_latency.unsupported import unsupported
 
 
 class LoweringError(ValueError):
@@ -33,11 +34,13 @@ class LoweringError(ValueError):
 class Lowered:
     """A module ready for `tvm.compile`.
 
-    kernels: the names of our scheduled functions; fallbacks: those of functions that only TVM's default loops cover.
+    kernels: the names of our scheduled functions; specs: what they compute, in the same order; fallbacks: the names of
+        functions that only TVM's default loops cover.
     """
 
     module: Any
     kernels: tuple[str, ...]
+    specs: tuple[Spec, ...]
     fallbacks: tuple[str, ...]
 
 
@@ -56,11 +59,12 @@ def lower(model: onnx.ModelProto, target: Target, weights: WeightType = "float32
         transform.DecomposeOpsForInference(),
         raise_elementwise,
         transform.CanonicalizeBindings(),
-        transform.FoldConstant(),
+        fold_constants,
         fold_affine,
         transform.DeadCodeElimination(),
         group_operators(lambda spec: schedule_kernel(with_weights(spec, weights), target) is not None),
         emit_kernels,
+        transform.DeadCodeElimination(["main"]),
         cancel_layouts,
         transform.DeadCodeElimination(["main"]),
         transform.LegalizeOps(),
@@ -73,18 +77,21 @@ def lower(model: onnx.ModelProto, target: Target, weights: WeightType = "float32
     with compiler_errors("lowered"), tvm.target.Target(target.tvm_attributes()):
         module = tvm.transform.Sequential(passes)(module)
     functions = {var.name_hint: f for var, f in module.functions_items() if isinstance(f, tvm.tirx.PrimFunc)}
-    ours = functions.keys() & emit_kernels.names
+    ours = sorted(functions.keys() & emit_kernels.specs.keys())
     # A reshape becomes a view when the module is built: it is no operator.
     rest = {name for name, f in functions.items() if name not in ours and not relax.analysis.has_reshape_pattern(f)}
+    specs = tuple(emit_kernels.specs[name] for name in ours)
     with compiler_errors("lowered"):
         module = single_call(module)
-    return Lowered(module=module, kernels=tuple(sorted(ours)), fallbacks=tuple(sorted(rest)))
+    return Lowered(module=module, kernels=tuple(ours), specs=specs, fallbacks=tuple(sorted(rest)))
 
 
 def _imported(model: onnx.ModelProto) -> Any:
     with compiler_errors("imported"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         onnx.checker.check_model(model)
+        if sentence := unsupported(model.graph):
+            raise LoweringError(sentence)
         module = from_onnx(model, keep_params_in_input=False)
     main = module["main"]
     for parameter in main.params:

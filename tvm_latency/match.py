@@ -13,7 +13,7 @@ from tvm.relax.backend.utils import has_leaking_intermediate_variables
 from tvm.relax.dpl import is_const, is_op, wildcard
 from tvm.relax.transform import FuseOpsByPattern
 
-from tvm_latency.schedules.kernel import ConvSpec, FloatArray, PoolSpec, Spec
+from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Operator, PoolSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class Match:
     weights are OIHW (a matrix product's are [out, in, 1, 1]); bias is [out].
     """
 
-    spec: Spec
+    spec: Operator
     input: Any
     weights: FloatArray | None = None
     bias: FloatArray | None = None
@@ -57,7 +57,7 @@ def _depth(pattern: Any) -> int:
     return 0 if arguments is None else 1 + max((_depth(a) for a in arguments), default=0)
 
 
-def group_operators(taken: Callable[[Spec], bool]) -> Any:
+def group_operators(taken: Callable[[Operator], bool]) -> Any:
     """The pass that puts each match into a function of its own, marked with the attribute `Composite`.
 
     A group is made where nothing outside reads a value from its middle and `taken` says that some kernel kind takes it;
@@ -169,6 +169,8 @@ def _conv(call: Any, source: Any) -> Match | None:
         padding=top,
         groups=int(a.groups),
     )
+    if min(spec.out_height, spec.out_width) < 1:
+        return None
     return Match(spec=spec, input=source, weights=weights, bias=np.zeros(weights.shape[0], np.float32))
 
 

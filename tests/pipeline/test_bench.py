@@ -10,7 +10,7 @@ import pytest
 from pipeline import runtimes
 from pipeline.bench import BenchEntry, BenchError, BenchTiming, compare_runtimes, speedup, time_interleaved
 from pipeline.bench_child import disagreement, interleaved, work
-from pipeline.runtimes import BenchModel, RuntimeUnavailableError, find_peers
+from pipeline.runtimes import PEERS, RUNTIMES, BenchModel, RuntimeUnavailableError, find_peers
 from supernet.space import DIGITS
 from tvm_latency.onnx_graph import network_graph
 
@@ -59,6 +59,14 @@ def test_calls_alternate_between_runs_and_the_order_turns_round() -> None:
     )
     assert "".join(log) == "AAABBB" + "BBBAAA" + "AAABBB"
     assert samples == [[[1.0, 1.0]] * 3] * 2
+
+
+def test_there_is_a_pause_before_every_turn() -> None:
+    log: list[str] = []
+    interleaved(
+        [lambda: log.append("A"), lambda: log.append("B")], 1, 1, clock=lambda: 0.0, pause=lambda: log.append("-")
+    )
+    assert "".join(log) == "-AA-BB"
 
 
 def test_speedup_is_taken_pair_by_pair() -> None:
@@ -115,6 +123,19 @@ def test_a_child_is_safe_from_the_users_folder_and_from_what_a_runtime_prints(
     assert len(found.samples_s) == 2
 
 
+def test_the_child_has_the_variables_that_were_asked_for(
+    model: BenchModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "openvino.py").write_text(
+        NOISY_OPENVINO.replace('["TVM_BIND_THREADS"] == "0"', '["MAX_ISA"] == "AVX2"')
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    entry = BenchEntry("n", "openvino", BenchModel(onnx_file=model.onnx_file, library=""))
+    with pytest.raises(BenchError, match="MAX_ISA"):
+        time_interleaved([entry], SHAPE, threads=1, rounds=1, calls=1)
+    assert time_interleaved([entry], SHAPE, threads=1, rounds=1, calls=1, environment={"MAX_ISA": "AVX2"})
+
+
 def test_runtimes_that_disagree_are_an_error(model: BenchModel, tmp_path: Path) -> None:
     other = tmp_path / "other.onnx"
     other.write_bytes(network_graph(OPS, seed=1).SerializeToString())
@@ -155,6 +176,15 @@ def test_peers_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_peers("") == []
     with pytest.raises(RuntimeUnavailableError, match=r"Unknown runtime 'onnx-runtime'. Did you mean onnxruntime\?"):
         find_peers("onnx-runtime")
-    monkeypatch.setattr(runtimes, "find_spec", lambda name: None)
+    monkeypatch.setattr(runtimes, "find_spec", lambda name: None if name in ("openvino", "pnnx", "torch") else name)
     with pytest.raises(RuntimeUnavailableError, match="Install it with `pip install openvino`"):
         find_peers("openvino")
+    with pytest.raises(RuntimeUnavailableError, match="Install it with `pip install pnnx`"):
+        find_peers("ncnn")
+    with pytest.raises(RuntimeUnavailableError, match=r"torch.compile is not installed here"):
+        find_peers("litert,torch.compile")
+
+
+def test_every_runtime_stands_under_its_name() -> None:
+    assert [runtime.name for runtime in RUNTIMES.values()] == list(RUNTIMES)
+    assert PEERS == ("onnxruntime", "openvino", "ncnn", "litert", "torch", "torch.compile")

@@ -62,7 +62,7 @@ def children(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[str]]:
         started.append(popen(*words, **settings))
         return started[-1]
 
-    monkeypatch.setattr("targets.local.subprocess.Popen", start)
+    monkeypatch.setattr("targets.child.subprocess.Popen", start)
     return started
 
 
@@ -153,7 +153,15 @@ def test_each_timed_call_is_a_call_of_main_with_an_eviction_before(
     tvm.register_global_func("netlathe.test_main", lambda x: events.append("main") or x, override=True)
     call = relax.ExternFunc("netlathe.test_main")
     module = compiled(tmp_path / "main.so", lambda x: relax.Call(call, [x], ty_args=[x.ty]))
-    message = {"module": str(module), "input_shapes": [[4, 8]], "repeats": 3, "warmup": 2, "evict_bytes": evict_bytes}
+    message = {
+        "module": str(module),
+        "function": "main",
+        "input_shapes": [[4, 8]],
+        "input_types": ["float32"],
+        "repeats": 3,
+        "warmup": 2,
+    }
+    message["evict_bytes"] = evict_bytes
     assert len(local_child.measure(message, {0})) == 3
     evictions = [("evict", {0}, evict_bytes)] if evict_bytes else []
     # Before it counts, TVM calls once more.
@@ -161,7 +169,7 @@ def test_each_timed_call_is_a_call_of_main_with_an_eviction_before(
 
 
 def test_a_child_that_cannot_start_is_nobody_s_fault(monkeypatch: pytest.MonkeyPatch, doubling: Path) -> None:
-    monkeypatch.setattr("targets.local.sys.executable", "/bin/false")
+    monkeypatch.setattr("targets.child.sys.executable", "/bin/false")
     with pytest.raises(RunnerError, match="did not start"):
         list(LocalRunner(TARGET).run([job("a", doubling)]))
 

@@ -11,6 +11,7 @@ from tvm_latency.schedules.depthwise import depthwise
 from tvm_latency.schedules.inverted_residual import inverted_residual
 from tvm_latency.schedules.kernel import Kernel, Spec
 from tvm_latency.schedules.mean_pool import mean_pool
+from tvm_latency.schedules.pairs import paired_pointwise
 from tvm_latency.schedules.pointwise import pointwise
 from tvm_latency.schedules.tiles import Tile
 
@@ -27,13 +28,19 @@ class Kind(Protocol):
         ...
 
 
-CPU_KINDS: tuple[Kind, ...] = (inverted_residual, pointwise, depthwise, dense_conv, mean_pool)
+CPU_KINDS: tuple[Kind, ...] = (inverted_residual, paired_pointwise, pointwise, depthwise, dense_conv, mean_pool)
 
 
 @lru_cache(maxsize=4096)
 def schedule_kernel(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | None:
     """The first kind that takes this operator schedules it; None where no kind does.
 
-    Remembered: the blocks of a network, and the networks of a space, share most of their kernels.
+    Without `tile` it is the one that was tuned for the target, and else the analytic choice. Remembered: the blocks of
+    a network, and the networks of a space, share most of their kernels.
     """
-    return next((kernel for kind in CPU_KINDS if (kernel := kind(spec, target, tile)) is not None), None)
+    for kind in CPU_KINDS:
+        if (kernel := kind(spec, target, tile)) is not None:
+            tuned = target.tuned_tiles.get(kernel.name)
+            chosen = next((t for t in kernel.tiles if t.text == tuned), None) if tile is None else None
+            return kernel if chosen is None else kind(spec, target, chosen)
+    return None

@@ -18,11 +18,13 @@ from tvm_latency.schedules.parts import (
     vectorize_columns,
     zero_padded,
 )
-from tvm_latency.schedules.tiles import Tile, strip_tiles
+from tvm_latency.schedules.tiles import Tile, matmul_tiles
 
 # A stem reads its image as it comes: with fewer input channels than this, turning it into [pixels, channels] first
 # costs more than reading it once in planes.
 PLANAR_CHANNELS = 8
+# A stem's sums have 27 terms: with more vectors of them than this, filling and emptying the registers takes the time.
+MAX_SHORT_SUMS = 16
 
 
 def dense_conv(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | None:
@@ -31,24 +33,29 @@ def dense_conv(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel |
     padded = x with zeros around                                     # whole image
     for n, channel_block, row, strip:
         acc[rows, columns] = 0                                       # registers
-        for i in in_channels: for ky:
-            for kx, s, v in unrolled(k, strip, columns / vector):
-                acc[s, v] += padded[row * stride + ky, s * stride + kx, i] * weights[i, ky, kx, v]
+        for ky: for kx: for i in in_channels:
+            for s, v in unrolled(strip, columns / vector):
+                acc[s, v] += padded[row * stride + ky, s * stride + kx, i] * weights[ky, kx, i, v]
         y[row, strip, channel_block] = clip(acc + bias + residual)
+
+    Channels innermost: the pixels of a strip lie a power of two apart, and would push each other out of a cache with
+    few ways before their next channel is read. A stem reads its planes in the order i, ky, kx, with kx unrolled.
     """
     if not isinstance(spec, ConvSpec) or spec.groups != 1:
         return None
-    tiles = strip_tiles(spec.out_width, spec.out_channels, target.lanes, target.vector_registers)
-    tile = tile or tiles[0]
     planar = spec.in_channels < PLANAR_CHANNELS
+    tiles = matmul_tiles(spec.out_width, spec.out_channels, target.lanes, target.vector_registers)
+    if planar:
+        tiles = tuple(t for t in tiles if t.rows * t.columns <= MAX_SHORT_SUMS * t.vector)
+    tile = tile or tiles[0]
 
     def pack(weights: FloatArray) -> PackedArray:
         panels = zero_padded(weights, tile).reshape(-1, tile.columns, *weights.shape[1:])
-        return packed(panels.transpose(0, 2, 3, 4, 1), spec.weights)
+        return packed(panels.transpose((0, 2, 3, 4, 1) if planar else (0, 3, 4, 2, 1)), spec.weights)
 
     return Kernel(
         name=f"dense_conv_{spec.suffix}",
-        func=_scheduled(spec, tile, planar, target.threads),
+        make=lambda: _scheduled(spec, tile, planar, target.threads),
         tiles=tiles,
         packs=(pack,),
         input_layout="NCHW" if planar else "pixels",
@@ -61,19 +68,21 @@ def _scheduled(spec: ConvSpec, tile: Tile, planar: bool, threads: int) -> object
     image_shape = (spec.height, spec.width)
     x_shape = (spec.batch, channels_in, *image_shape) if planar else (spec.batch, *image_shape, channels_in)
     x = te.placeholder(x_shape, FLOAT, "x")
-    weights = te.placeholder((tile.blocks(channels), channels_in, kh, kw, tile.columns), spec.weights, "weights")
+    taps = (channels_in, kh, kw) if planar else (kh, kw, channels_in)
+    weights = te.placeholder((tile.blocks(channels), *taps, tile.columns), spec.weights, "weights")
     bias = te.placeholder((channels,), FLOAT, "bias")
     out_shape = (spec.batch, spec.out_height, spec.out_width, channels)
     residual = te.placeholder(out_shape, FLOAT, "residual")
     margin = [spec.padding if axis in ((2, 3) if planar else (1, 2)) else 0 for axis in range(4)]
     source = padded(x, margin, margin)
     i, ky, kx = te.reduce_axis((0, channels_in), "i"), te.reduce_axis((0, kh), "ky"), te.reduce_axis((0, kw), "kx")
+    order = [i, ky, kx] if planar else [ky, kx, i]
 
     def product(n: Any, y: Any, q: Any, c: Any) -> Any:
         row, column = y * spec.stride + ky, q * spec.stride + kx
         value = source[n, i, row, column] if planar else source[n, row, column, i]
-        weight = weights[c // tile.columns, i, ky, kx, c % tile.columns].astype(FLOAT)
-        return te.sum(value * weight, axis=[i, ky, kx])
+        index = (c // tile.columns, *order, c % tile.columns)
+        return te.sum(value * weights[index].astype(FLOAT), axis=order)
 
     acc = te.compute((*out_shape[:3], tile.blocks(channels) * tile.columns), product, name="acc")
     s = schedule_image(spec, x, weights, bias, residual, acc)
@@ -88,10 +97,11 @@ def _scheduled(spec: ConvSpec, tile: Tile, planar: bool, threads: int) -> object
     vectorize_columns(s, column, tile.store)
     s.unroll(pixel)
     s.compute_at(acc_block, strip, preserve_unit_loops=True)
-    pixel, column, i_loop, ky_loop, kx_loop = s.get_loops(acc_block)[-5:]
-    s.reorder(i_loop, ky_loop, kx_loop, pixel, column)
+    pixel, column, *taps_loops = s.get_loops(acc_block)[-5:]
+    s.reorder(*taps_loops, pixel, column)
     vectorize_columns(s, column, tile.vector)
     s.unroll(pixel)
-    s.unroll(kx_loop)
-    s.decompose_reduction(acc_block, i_loop)
+    if planar:
+        s.unroll(taps_loops[-1])
+    s.decompose_reduction(acc_block, taps_loops[0])
     return s.mod["main"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tvm import te
 
 from targets.target import Target
@@ -35,33 +37,40 @@ def depthwise(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | 
         return None
     if spec.in_channels != spec.out_channels:
         return None
-    tiles = strip_tiles(spec.out_width, spec.out_channels, target.lanes, target.vector_registers)
+    tiles = _tiles(spec, target)
     tile = tile or tiles[0]
-    rows = _row_block(spec, tile, target)
 
     def pack(weights: FloatArray) -> PackedArray:
         return packed(zero_padded(weights[:, 0], tile).transpose(1, 2, 0), spec.weights)
 
     return Kernel(
         name=f"depthwise_{spec.suffix}",
-        func=_scheduled(spec, tile, rows, target.threads),
+        make=lambda: _scheduled(spec, tile, target.threads),
         tiles=tiles,
         packs=(pack,),
     )
 
 
-def _row_block(spec: ConvSpec, tile: Tile, target: Target) -> int:
-    """Most output rows whose padded input stays in half the L2 cache: rows that two blocks share are copied twice."""
+def _tiles(spec: ConvSpec, target: Target) -> tuple[Tile, ...]:
+    """Each strip with row blocks for half the L1 cache, which is the default, half the L2 and an eighth of the L1."""
+    budgets = (target.l1d_bytes // 2, target.l2_bytes // 2, target.l1d_bytes // 8)
+    strips = strip_tiles(spec.out_width, spec.out_channels, target.lanes, target.vector_registers)
+    tiles = (replace(strip, block=_row_block(spec, strip, bytes_)) for strip in strips for bytes_ in budgets)
+    return tuple(dict.fromkeys(tiles))
+
+
+def _row_block(spec: ConvSpec, tile: Tile, budget_bytes: int) -> int:
+    """Most output rows whose padded input stays in the budget; rows that two blocks share are copied twice."""
     row_bytes = (spec.width + 2 * spec.padding) * tile.columns * 4
     fits = [
         rows
         for rows in divisors(spec.out_height, spec.out_height)
-        if ((rows - 1) * spec.stride + spec.kernel[0]) * row_bytes <= target.l2_bytes // 2
+        if ((rows - 1) * spec.stride + spec.kernel[0]) * row_bytes <= budget_bytes
     ]
     return fits[-1] if fits else 1
 
 
-def _scheduled(spec: ConvSpec, tile: Tile, rows: int, threads: int) -> object:
+def _scheduled(spec: ConvSpec, tile: Tile, threads: int) -> object:
     channels = spec.out_channels
     width = tile.blocks(channels) * tile.columns
     kh, kw = spec.kernel
@@ -86,7 +95,7 @@ def _scheduled(spec: ConvSpec, tile: Tile, rows: int, threads: int) -> object:
     pixels_last(s, spec, first_reader)
     image, row, pixel, channel = s.get_loops(y_block)
     channel_block, column = s.split(channel, [None, tile.columns])
-    row_block, row = s.split(row, [None, rows])
+    row_block, row = s.split(row, [None, tile.block])
     strip, pixel = s.split(pixel, [None, tile.rows])
     s.reorder(image, channel_block, row_block, row, strip, pixel, column)
     outer = spread_over_threads(s, (image, channel_block, row_block), spec.macs, threads)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from tvm import tirx
@@ -9,9 +11,10 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as build
 
 from targets.target import Target
-from tvm_latency.schedules.kernel import BlockSpec, FloatArray, Kernel, Pack, PackedArray, Spec
+from tvm_latency.schedules.kernel import BlockSpec, ConvSpec, FloatArray, Kernel, Pack, PackedArray, Spec
 from tvm_latency.schedules.loops import accumulated, strips, vectors, whole_block
-from tvm_latency.schedules.parts import FLOAT, PARALLEL_MACS, clipped, packed, zero_padded
+from tvm_latency.schedules.pairs import pack_pairs, pair_product, pair_rows, suits_pairs
+from tvm_latency.schedules.parts import FLOAT, PARALLEL_MACS, clipped, epilogue, packed, zero_padded
 from tvm_latency.schedules.tiles import Tile, divisors, even_strip, uneven_tile
 
 # Output rows made at a time: a single one pays for the loops around it; more than these gain nothing.
@@ -33,7 +36,7 @@ def inverted_residual(spec: Spec, target: Target, tile: Tile | None = None) -> K
     Each stage is a tile of sums in registers, as in the kernel of its own. Without an expansion the ring is filled with
     rows of x.
     """
-    if not isinstance(spec, BlockSpec) or not _fits(spec, target) or not _pays(spec, target):
+    if not isinstance(spec, BlockSpec) or not _pays(spec, target):
         return None
     nest = _Nest(spec, target)
 
@@ -47,21 +50,27 @@ def inverted_residual(spec: Spec, target: Target, tile: Tile | None = None) -> K
     def pack_taps(weights: FloatArray) -> PackedArray:
         return packed(weights[:, 0].transpose(1, 2, 0), spec.project.weights)
 
+    def pack_project(weights: FloatArray) -> PackedArray:
+        return pack_pairs(weights[:, :, 0, 0], spec.project.weights)
+
     expand = [pack_panels(nest.expand)] if spec.expand else []
+    project = pack_project if nest.paired else pack_panels(nest.project)
     name = f"inverted_residual_{spec.suffix}"
-    return Kernel(name=name, func=nest.function(), packs=(*expand, pack_taps, pack_panels(nest.project)))
-
-
-def _fits(spec: BlockSpec, target: Target) -> bool:
-    """Whether the expanded channels fill vectors, and no row of the image lies between those that two outputs read."""
-    d = spec.depthwise
-    return d.in_channels % target.lanes == 0 and d.kernel[0] >= d.stride
+    return Kernel(name=name, make=nest.function, packs=(*expand, pack_taps, project))
 
 
 def _pays(spec: BlockSpec, target: Target) -> bool:
-    """Whether the expanded image is larger than half the level-2 cache."""
+    """Whether the expanded image leaves the level-2 cache, some rows of it do not, and its channels fill vectors."""
     d = spec.depthwise
-    return d.height * d.width * d.in_channels * 4 > target.l2_bytes // 2
+    image = d.height * d.width * d.in_channels * 4
+    fits = _buffer_bytes(d, rows=1) <= target.l2_bytes // 2 < image
+    return fits and d.in_channels % target.lanes == 0 and d.kernel[0] >= d.stride
+
+
+def _buffer_bytes(d: ConvSpec, rows: int) -> int:
+    """Bytes of the ring and of `middle` for so many output rows at a time."""
+    ring = ((rows - 1) * d.stride + d.kernel[0]) * (d.width + 2 * d.padding)
+    return (ring + rows * d.out_width) * d.in_channels * 4
 
 
 class _Nest:
@@ -71,14 +80,16 @@ class _Nest:
         self.spec = spec
         d = spec.depthwise
         self.lanes, self.channels = target.lanes, d.in_channels
-        # Copied rows are cheap and stay in the first cache when there are few.
-        self.rows = divisors(d.out_height, MAX_ROWS if spec.expand else 1)[-1]
+        # Rows that are only copied cost little, and a few of them stay in the level-1 cache.
+        rows = divisors(d.out_height, MAX_ROWS if spec.expand else 1)
+        self.rows = max(r for r in rows if r == 1 or _buffer_bytes(d, r) <= target.l2_bytes // 2)
         self.new_rows = self.rows * d.stride
-        self.ring_rows = self.new_rows + d.kernel[0] - d.stride
+        self.ring_rows = self.new_rows - d.stride + d.kernel[0]
         self.expand = uneven_tile(d.width, self.channels, target.lanes, target.vector_registers)
         self.project = uneven_tile(
             self.rows * d.out_width, spec.project.out_channels, target.lanes, target.vector_registers
         )
+        self.paired = suits_pairs(spec.project.out_channels, self.channels, target.lanes)
         self.strip = even_strip(d.out_width, target.vector_registers // 2)
         self.tiles = d.out_height // self.rows
         parallel = target.threads > 1 and spec.macs >= PARALLEL_MACS
@@ -103,7 +114,8 @@ class _Nest:
             self.taps = parameter("taps", *d.kernel, self.channels, dtype=stored)
             self.depthwise_bias = parameter("depthwise_bias", self.channels)
             panels = (self.project.blocks(p.out_channels), self.channels, self.project.columns)
-            self.project_weights = parameter("project_weights", *panels, dtype=stored)
+            pairs = (self.channels // 2, 2 * p.out_channels)
+            self.project_weights = parameter("project_weights", *(pairs if self.paired else panels), dtype=stored)
             self.project_bias = parameter("project_bias", p.out_channels)
             self.residual = parameter("residual", out_pixels, p.out_channels) if p.residual else None
             self.y = parameter("y", out_pixels, p.out_channels)
@@ -126,58 +138,54 @@ class _Nest:
         self.middle = build.alloc_buffer((self.rows * d.out_width, self.channels), FLOAT)
         zero = tirx.const(0, FLOAT)
         with build.serial(shape[0]) as block, build.serial(self.ring_rows) as slot:
-            for margin in (0, d.width + d.padding):
-                strip = lambda r, c, at=margin: build.buffer_store(self.ring, zero, [block, slot, at + r, c])  # noqa: E731
-                if d.padding:
-                    vectors(d.padding, columns, self.lanes, strip)
+            for margin in (0, d.width + d.padding) if d.padding else ():
+                clear = lambda r, c, at=margin: self._store(block, slot, at + r, c, zero)  # noqa: E731
+                vectors(d.padding, columns, self.lanes, clear)
         start = first * self.new_rows
         with build.serial(self.ring_rows - self.new_rows) as row:
-            self._fill(image, start + row)
+            self._each_block(lambda block, n: self._fill(block, n, image, start + row))
         with build.serial(last - first) as tile:
             row_tile = first + tile
-            with build.serial(self.new_rows) as row:
-                self._fill(image, row_tile * self.new_rows + self.ring_rows - self.new_rows + row)
-            self._depthwise(row_tile)
+
+            def rows_of_block(block: Any, n: int) -> None:
+                with build.serial(self.new_rows) as row:
+                    self._fill(block, n, image, row_tile * self.new_rows + self.ring_rows - self.new_rows + row)
+                self._depthwise(block, n, row_tile)
+
+            self._each_block(rows_of_block)
             self._project(image, row_tile)
 
-    def _each_block(self, body: Any) -> None:
-        """body(block, vectors in it) for each block of expanded channels."""
+    def _each_block(self, body: Callable[[Any, int], None]) -> None:
+        """body(block, its columns) for each block of expanded channels; the last may be narrower."""
         per_block = self.expand.columns // self.lanes
         strips(self.channels // self.lanes, per_block, lambda at, n: body(tirx.floordiv(at, per_block), n * self.lanes))
 
-    def _fill(self, image: Any, row: Any) -> None:
+    def _fill(self, block: Any, columns: int, image: Any, row: Any) -> None:
         """One row of the ring, `row` counted with the padding above: that of the expanded image, or zeros outside."""
         d, slot = self.spec.depthwise, tirx.floormod(row, self.ring_rows)
         source = (image * d.height + row - d.padding) * d.width
 
-        def inside(block: Any, columns: int) -> None:
+        def inside() -> None:
             strips(d.width, self.expand.rows, lambda at, n: self._fill_strip(block, columns, slot, source, at, n))
 
-        def outside(block: Any, columns: int) -> None:
-            zero = tirx.const(0, FLOAT)
-            with build.serial(d.width) as q:
-                vectors(
-                    1,
-                    columns,
-                    self.lanes,
-                    lambda r, c: build.buffer_store(self.ring, zero, [block, slot, d.padding + q + r, c]),
-                )
-
         if not d.padding:
-            self._each_block(inside)
+            inside()
             return
         with build.If(tirx.all(row >= d.padding, row < d.height + d.padding)):
             with build.Then():
-                self._each_block(inside)
-            with build.Else():
-                self._each_block(outside)
+                inside()
+            with build.Else(), build.serial(d.width) as q:
+                at = d.padding + q
+                vectors(1, columns, self.lanes, lambda r, c: self._store(block, slot, at + r, c, tirx.const(0, FLOAT)))
+
+    def _store(self, block: Any, slot: Any, column: Any, channel: Any, value: Any) -> None:
+        build.buffer_store(self.ring, value, [block, slot, column, channel])
 
     def _fill_strip(self, block: Any, columns: int, slot: Any, source: Any, at: Any, length: int) -> None:
         e, x, first = self.spec.expand, self.x, block * self.expand.columns
-        target = [block, slot, self.spec.depthwise.padding + at]
 
         def store(value: Any, r: Any, c: Any) -> None:
-            build.buffer_store(self.ring, value, [*target[:2], target[2] + r, c])
+            self._store(block, slot, self.spec.depthwise.padding + at + r, c, value)
 
         if e is None:
             vectors(length, columns, self.lanes, lambda r, c: store(x[source + at + r, first + c], r, c))
@@ -190,10 +198,10 @@ class _Nest:
         bias = self.expand_bias
         vectors(length, columns, self.lanes, lambda r, c: store(clipped(acc[r, c] + bias[first + c], e.clip), r, c))
 
-    def _depthwise(self, row_tile: Any) -> None:
+    def _depthwise(self, block: Any, columns: int, row_tile: Any) -> None:
         d = self.spec.depthwise
 
-        def strip(block: Any, vector: Any, row: Any, at: Any, length: int) -> None:
+        def strip(vector: Any, row: Any, at: Any, length: int) -> None:
             top, first = (row_tile * self.rows + row) * d.stride, block * self.expand.columns + vector * self.lanes
 
             def product(ky: Any, kx: Any, r: Any, c: Any) -> Any:
@@ -209,35 +217,43 @@ class _Nest:
 
             vectors(length, self.lanes, self.lanes, store)
 
-        def rows(block: Any, columns: int) -> None:
-            with build.serial(self.rows) as row, build.serial(columns // self.lanes) as vector:
-                strips(d.out_width, self.strip, lambda at, n: strip(block, vector, row, at, n))
-
-        self._each_block(rows)
+        with build.serial(self.rows) as row, build.serial(columns // self.lanes) as vector:
+            strips(d.out_width, self.strip, lambda at, n: strip(vector, row, at, n))
 
     def _project(self, image: Any, row_tile: Any) -> None:
-        d, p, weights = self.spec.depthwise, self.spec.project, self.project_weights
+        d, p, lanes = self.spec.depthwise, self.spec.project, self.lanes
         pixels = self.rows * d.out_width
-        first_pixel = image * d.out_height * d.out_width + row_tile * pixels
+        first = image * d.out_height * d.out_width + row_tile * pixels
+
+        def store(pixel: Any, channel: Any, value: Any) -> None:
+            residual = None if self.residual is None else self.residual[first + pixel, channel]
+            result = epilogue(value, self.project_bias[channel], residual, p.clip)
+            build.buffer_store(self.y, result, [first + pixel, channel])
+
+        def paired(at: Any, length: int) -> None:
+            def weights(i: Any, c: Any) -> Any:
+                return self.project_weights[i, c].astype(f"{FLOAT}x{lanes}")
+
+            def pair(r: Any, i: Any) -> Any:
+                return self.middle[at + r, tirx.Ramp(2 * i, 1, 2)]
+
+            pair_product(
+                length, p.out_channels, self.channels, lanes, pair, weights, lambda r, c, v: store(at + r, c, v)
+            )
 
         def tile(panel: int, at: Any, length: int) -> None:
-            first = panel * self.project.columns
-            columns = min(self.project.columns, p.out_channels - first)
-            computed = -(-columns // self.lanes) * self.lanes
+            channel = panel * self.project.columns
+            columns = min(self.project.columns, p.out_channels - channel)
 
             def product(i: Any, _: Any, r: Any, c: Any) -> Any:
-                return self.middle[at + r, i] * weights[panel, i, c].astype(FLOAT)
+                return self.middle[at + r, i] * self.project_weights[panel, i, c].astype(FLOAT)
 
-            acc = accumulated(length, computed, self.lanes, (self.channels, 1), product)
+            computed = -(-columns // lanes) * lanes
+            acc = accumulated(length, computed, lanes, (self.channels, 1), product)
+            vectors(length, columns, self.project.store, lambda r, c: store(at + r, channel + c, acc[r, c]))
 
-            def store(r: Any, c: Any) -> None:
-                at_y = [first_pixel + at + r, first + c]
-                value = acc[r, c] + self.project_bias[first + c]
-                if self.residual is not None:
-                    value = value + self.residual[tuple(at_y)]
-                build.buffer_store(self.y, clipped(value, p.clip), at_y)
-
-            vectors(length, columns, self.project.store, store)
-
+        if self.paired:
+            strips(pixels, pair_rows(p.out_channels, lanes), paired)
+            return
         for panel in range(self.project.blocks(p.out_channels)):
-            strips(pixels, self.project.rows, lambda at, n, panel=panel: tile(panel, at, n))  # type: ignore[misc]
+            strips(pixels, self.project.rows, partial(tile, panel))

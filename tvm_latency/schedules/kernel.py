@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -84,6 +85,18 @@ class PoolSpec:
     height: int
     width: int
     channels: int
+    out_height: ClassVar[int] = 1
+    out_width: ClassVar[int] = 1
+
+    @property
+    def out_channels(self) -> int:
+        """Those of the input."""
+        return self.channels
+
+    @property
+    def out_pixels(self) -> int:
+        """One for each image."""
+        return self.batch
 
     @property
     def suffix(self) -> str:
@@ -115,18 +128,19 @@ class BlockSpec:
         return "__".join(conv.suffix for conv in self.convolutions)
 
 
-Spec = ConvSpec | PoolSpec | BlockSpec
+Operator = ConvSpec | PoolSpec
+Spec = Operator | BlockSpec
 Pack = Callable[[FloatArray], PackedArray]
 
 
-def with_weights(spec: Spec, weights: WeightType) -> Spec:
+def with_weights(spec: Operator, weights: WeightType) -> Operator:
     """The same operator with its weights stored so; itself where it has none."""
     return replace(spec, weights=weights) if isinstance(spec, ConvSpec) else spec
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
-    """A scheduled function and how its weights are laid out.
+    """A function, scheduled when it is first asked for, and how its weights are laid out.
 
     func: parameters (input, [weights and bias of each convolution], [residual], output); tensors are
         [pixels, channels] unless `input_layout` says that the function reads the image as it stands,
@@ -137,7 +151,12 @@ class Kernel:
     """
 
     name: str
-    func: Any
+    make: Callable[[], Any]
     tiles: tuple[Tile, ...] = ()
     packs: tuple[Pack, ...] = ()
     input_layout: Literal["pixels", "NCHW"] = "pixels"
+
+    @cached_property
+    def func(self) -> Any:
+        """What `make` makes, once: a network's inner kernels may never be asked for theirs."""
+        return self.make()

@@ -14,7 +14,7 @@ from tvm_latency.schedules.parts import FLOAT
 Cell = Callable[[Any, Any], None]
 
 
-def strips(extent: int, size: int, body: Callable[[Any, int], None]) -> None:
+def strips(extent: int, size: int, body: Callable[[Any, int], None], loop: Callable[[int], Any] = build.serial) -> None:
     """body(start, length) for consecutive strips; the last may be shorter.
 
     for strip in extent / size: body(strip * size, size)
@@ -22,7 +22,7 @@ def strips(extent: int, size: int, body: Callable[[Any, int], None]) -> None:
     """
     full, rest = divmod(extent, size)
     if full:
-        with build.serial(full) as strip:
+        with loop(full) as strip:
             body(strip * size, size)
     if rest:
         body(full * size, rest)

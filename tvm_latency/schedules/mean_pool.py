@@ -39,4 +39,4 @@ def mean_pool(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | 
     s.reorder(reduction, column)
     vectorize_columns(s, column, tile.vector)
     s.decompose_reduction(total_block, reduction)
-    return Kernel(name=f"mean_pool_{spec.suffix}", func=s.mod["main"], tiles=tiles)
+    return Kernel(name=f"mean_pool_{spec.suffix}", make=lambda: s.mod["main"], tiles=tiles)

@@ -45,7 +45,7 @@ def pointwise(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | 
 
     return Kernel(
         name=f"pointwise_{spec.suffix}",
-        func=_scheduled(spec, m, k, n, tile, target),
+        make=lambda: _scheduled(spec, m, k, n, tile, target),
         tiles=tiles,
         packs=(pack,),
     )

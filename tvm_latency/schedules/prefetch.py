@@ -46,9 +46,10 @@ def prefetch_weights(func: Any, block: str, weights: Any, panel_bytes: int, uses
 
 def _prefetches(weights: Any, loops: tuple[Any, ...], panel_bytes: int, uses: int) -> list[Any]:
     """The statements for one step: as many lines as a panel has, spread over the steps of all its uses."""
-    step = tirx.const(0, "int32")
+    # 64 bits: steps times lines pass 2**31 for batches of large images.
+    step = tirx.const(0, "int64")
     for loop in loops:
-        step = step * loop.extent + loop.loop_var
+        step = step * int(loop.extent) + loop.loop_var.astype("int64")
     steps = uses * int(loops[-1].extent)
     lines = panel_bytes // LINE_BYTES
     ahead = panel_bytes if uses > 1 else AHEAD_ONCE

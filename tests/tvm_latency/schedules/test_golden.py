@@ -1,4 +1,7 @@
-"""The code of every kind, by digest: whoever changes it raises SCHEDULE_VERSION, or old measurements would mix."""
+"""The code of every kind, as loops to read and by digest.
+
+Whoever changes it raises SCHEDULE_VERSION, or old measurements would mix.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,26 @@ from pathlib import Path
 
 import pytest
 
-from targets.target import Target, get_target
+from targets.target import Target
 from tvm_latency.schedules import SCHEDULE_VERSION, schedule_kernel
-from tvm_latency.schedules.kernel import ConvSpec, PoolSpec, Spec
+from tvm_latency.schedules.kernel import BlockSpec, ConvSpec, PoolSpec, Spec
 from tvm_latency.schedules.parts import PARALLEL_MACS
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "schedules.json"
+LOOPS = GOLDEN.with_name("loops")
 
 BLOCK = ConvSpec(batch=1, height=14, width=14, in_channels=24, out_channels=24, clip=(0.0, 6.0))
+
+
+def block(size: int) -> BlockSpec:
+    image = replace(BLOCK, height=size, width=size)
+    return BlockSpec(
+        expand=replace(image, out_channels=96),
+        depthwise=replace(image, in_channels=96, out_channels=96, kernel=(3, 3), padding=1, groups=96),
+        project=replace(image, in_channels=96, clip=None, residual=True),
+    )
+
+
 SPECS: dict[str, Spec] = {
     "pointwise": BLOCK,
     "pointwise with residual": replace(BLOCK, clip=None, residual=True),
@@ -28,19 +43,26 @@ SPECS: dict[str, Spec] = {
     "dense": replace(BLOCK, kernel=(3, 3), padding=1),
     "large": replace(BLOCK, height=28, width=28, in_channels=96, out_channels=96),
     "half weights": replace(BLOCK, weights="float16"),
+    "inverted residual": block(56),
     "pool": PoolSpec(batch=1, height=7, width=7, channels=40),
 }
 
 
 def a_machine(lanes: int) -> Target:
-    """Caches of a fixed size, so that the digests are the same on every host."""
-    return replace(
-        get_target("x86-64-v3"),
+    """NEON, AVX2 or AVX-512. The caches have a fixed size, so that the code is the same on every host."""
+    arm = lanes == 4
+    return Target(
+        name="golden",
+        kind="arm" if arm else "x86",
+        cpu_model="a machine of the tests",
+        mtriple="aarch64-linux-gnu" if arm else "x86_64-linux-gnu",
+        mcpu={4: "cortex-a76", 8: "x86-64-v3", 16: "x86-64-v4"}[lanes],
         vector_bits=32 * lanes,
         vector_registers=32 if lanes != 8 else 16,
         l1d_bytes=32 << 10,
         l2_bytes=1 << 20,
         l3_bytes=32 << 20,
+        cores=2,
     )
 
 
@@ -65,3 +87,36 @@ def test_code_that_changed_has_another_version(request: pytest.FixtureRequest) -
     if golden["schedule_version"] == SCHEDULE_VERSION:
         assert not changed, "raise SCHEDULE_VERSION, then run this test with --update-golden"
     assert found == golden, "run this test with --update-golden"
+
+
+# One of each kind, small, with channels that fill no vector of 16 lanes and with every part of the epilogue.
+SHOWN: dict[str, Spec] = {
+    "pointwise": replace(BLOCK, residual=True),
+    "linear": ConvSpec(batch=1, height=1, width=1, in_channels=64, out_channels=10),
+    "depthwise": replace(BLOCK, kernel=(3, 3), padding=1, stride=2, groups=24),
+    "dense": replace(BLOCK, kernel=(3, 3), padding=1),
+    "inverted residual": block(28),
+    "pool": SPECS["pool"],
+}
+# What TVMScript says beside the loops, the places in them and what is stored there.
+NOT_SHOWN = ("#", "@", "T.func_attr(", "T.reads(", "T.writes(")
+
+
+def loops(spec: Spec, lanes: int) -> str:
+    machine = a_machine(lanes)
+    # Half of this is more than a row of the block needs and less than its image takes: so it is fused.
+    kernel = schedule_kernel(spec, replace(machine, l2_bytes=256 << 10) if isinstance(spec, BlockSpec) else machine)
+    assert kernel is not None
+    lines = kernel.func.script().strip().splitlines()
+    return "".join(f"{line}\n" for line in lines if line.strip() and not line.strip().startswith(NOT_SHOWN))
+
+
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+@pytest.mark.parametrize("name", SHOWN)
+def test_the_loops_are_those_that_were_read(name: str, lanes: int, request: pytest.FixtureRequest) -> None:
+    file = LOOPS / f"{name.replace(' ', '_')}_{32 * lanes}.py.txt"
+    found = loops(SHOWN[name], lanes)
+    if request.config.getoption("--update-golden"):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(found)
+    assert found == file.read_text(), "read what changed, then run this test with --update-golden"

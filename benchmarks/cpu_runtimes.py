@@ -1,0 +1,161 @@
+"""Ours and other runtimes on the same networks with the same weights, timed in turns, against the machine's peak.
+
+python -m benchmarks.cpu_runtimes [--nets NAME,...] [--against NAME,...] [--threads 1,2] [--isa avx2] [--rounds 30]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import onnx
+
+from benchmarks.cpu_runtimes_report import as_markdown, as_svg
+from benchmarks.isa import AVX2, FULL, Isa
+from benchmarks.kernel_table import FALLBACK, kernel_rows
+from benchmarks.networks import PUBLISHED, RESNET, macs, network_model
+from benchmarks.pinned import pinned
+from benchmarks.results import save_results
+from benchmarks.roofline import Roofline, measure_roofline
+from pipeline.bench import CALLS, ROUNDS, BenchEntry, BenchTiming, speedup, time_interleaved
+from pipeline.nets import input_shape_of
+from pipeline.runtimes import RUNTIMES, BenchModel, find_peers
+from targets.target import Target, get_target
+from tvm_latency.build import compile_onnx
+
+OURS = "netlathe"
+# torch.compile alone takes a minute for a network.
+DEADLINE_S = 3600.0
+
+
+def entries_of(net: str, onnx_file: Path, targets: Sequence[Target], peers: Sequence[str]) -> dict[str, BenchEntry]:
+    """What to time, by label: our artefact for each target, the first of them without a name of its own; every peer."""
+    model, entries = onnx.load(onnx_file), {}
+    for number, target in enumerate(targets):
+        library = compile_onnx(model, target).export(onnx_file.with_name(f"{target.name}-{target.threads}.so"))
+        label = OURS if number == 0 else f"{OURS} {target.name}"
+        entries[label] = BenchEntry(net, OURS, BenchModel(str(onnx_file), str(library)))
+    ours = entries[OURS]
+    return entries | {peer: BenchEntry(net, peer, ours.model) for peer in peers}
+
+
+def figures_of(timings: dict[str, BenchTiming], flops: int, peak_flops: float) -> list[dict[str, Any]]:
+    """One row for each label, ours first. `times_ours` is the ratio pair by pair: above 1 is slower than ours."""
+    rows = []
+    for label, timing in timings.items():
+        median_s = median(timing.samples_s)
+        rows.append(
+            {
+                "runtime": label,
+                "median_ms": 1e3 * median_s,
+                "min_ms": 1e3 * min(timing.samples_s),
+                "times_ours": speedup(timings[OURS], timing),
+                "gflops": flops / median_s / 1e9,
+                "share_of_peak": flops / median_s / peak_flops,
+                "round_medians_ms": [round(1e3 * median(calls), 6) for calls in timing.rounds_s],
+            }
+        )
+    return rows
+
+
+def compare(
+    net: str, threads: int, isa: Isa, peers: Sequence[str], roofline: Roofline, rounds: int, calls: int
+) -> dict[str, Any]:
+    """Compile, time and take apart one network.
+
+    Raises:
+        BenchError: runtimes disagree about its output, or the timing failed.
+    """
+    targets = [get_target(name).with_threads(threads) for name in isa.targets]
+    model = network_model(net)
+    flops, shape = 2 * macs(model), input_shape_of(model)
+    with TemporaryDirectory() as folder:
+        onnx_file = Path(folder) / "net.onnx"
+        onnx.save(model, onnx_file)
+        entries = entries_of(net, onnx_file, targets, peers)
+        found = time_interleaved(
+            list(entries.values()),
+            shape,
+            threads,
+            rounds=rounds,
+            calls=calls,
+            deadline_s=DEADLINE_S,
+            environment=isa.environment,
+        )
+    kernels = pinned(threads, kernel_rows, model, targets[0], roofline)
+    return {
+        "net": net,
+        "threads": threads,
+        "macs": flops // 2,
+        "results": figures_of(dict(zip(entries, found, strict=True)), flops, roofline.flops),
+        "kernels": kernels,
+        "kernels_warm_ms": 1e3 * sum(row["calls"] * row["warm_s"] for row in kernels),
+        "kernels_bound_ms": 1e3 * sum(row["calls"] * row["bound_s"] for row in kernels),
+        "fallbacks": [row["kernel"] for row in kernels if row["kind"] == FALLBACK],
+    }
+
+
+def print_comparison(table: dict[str, Any]) -> None:
+    """One network's table as text."""
+    print(f"{table['net']}, {table['threads']} thread(s), {table['macs'] / 1e6:.0f}M MACs")
+    for row in table["results"]:
+        print(
+            f"  {row['runtime']:18} {row['median_ms']:9.3f} ms  {row['times_ours']:6.2f} times ours  "
+            f"{row['gflops']:6.1f} GFLOP/s  {row['share_of_peak']:5.0%} of peak"
+        )
+    print(
+        f"  our kernels alone, warm: {table['kernels_warm_ms']:.3f} ms; "
+        f"their bounds: {table['kernels_bound_ms']:.3f} ms; "
+        f"TVM's own loops: {', '.join(table['fallbacks']) or 'none'}",
+        flush=True,
+    )
+
+
+def peer_versions(peers: Sequence[str]) -> dict[str, str]:
+    """Of every package that a peer needs."""
+    return {package: version(package) for peer in peers for package in RUNTIMES[peer].packages.values()}
+
+
+def main() -> None:
+    """Measure, print, save the figures, their tables and their plot."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--nets", default=",".join((*PUBLISHED, RESNET)))
+    parser.add_argument("--against", help="[default: every peer, with --isa every peer that it can restrict]")
+    parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--isa", choices=(AVX2.name,), help="compare code for this instruction set")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--calls", type=int, default=CALLS)
+    options = parser.parse_args()
+    isa = AVX2 if options.isa else FULL
+    peers = isa.permitted([peer.name for peer in find_peers(options.against or ",".join(isa.peers))])
+    counts = [int(count) for count in options.threads.split(",")]
+    targets = [get_target(isa.targets[0]).with_threads(threads) for threads in counts]
+    rooflines = {target.threads: pinned(target.threads, measure_roofline, target) for target in targets}
+    tables = []
+    for net in options.nets.split(","):
+        for threads in counts:
+            roofline = rooflines[threads]
+            tables.append(compare(net, threads, isa, peers, roofline, options.rounds, options.calls))
+            print_comparison(tables[-1])
+    figures = {
+        "isa": isa.name,
+        "restricted_by": {peer: isa.restrictions[peer] for peer in peers if peer in isa.restrictions},
+        "left_out": isa.left_out,
+        "peers": peer_versions(peers),
+        "rooflines": [asdict(roofline) for roofline in rooflines.values()],
+        "nets": tables,
+    }
+    path = save_results("cpu_runtimes", targets[0], figures, variant=isa.suffix)
+    path.with_suffix(".md").write_text(as_markdown(figures))
+    path.with_suffix(".svg").write_text(as_svg(figures))
+    print(f"written to {path}, and beside it as .md and .svg")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""Every distinct kernel of a network, warm, against the bound that the machine sets it.
+
+python -m benchmarks.kernel_table [--net mobilenet_v2] [--target x86] [--threads 1]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import median
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import onnx
+from tvm import relax, tirx
+
+from benchmarks.networks import network_model
+from benchmarks.pinned import pinned
+from benchmarks.roofline import Roofline, measure_roofline, time_function
+from targets.target import Target, get_target
+from tvm_latency.lower import lower
+from tvm_latency.schedules import schedule_kernel
+from tvm_latency.schedules.kernel import BlockSpec, Kernel, PoolSpec, Spec
+
+FALLBACK = "fallback"
+
+
+def kernel_rows(model: onnx.ModelProto, target: Target, roofline: Roofline) -> list[dict[str, Any]]:
+    """One row for each distinct kernel, the dearest first.
+
+    Runs in this process, which must be pinned to `target.threads` cores and use as many threads. `calls` is how often
+    the network calls it, `warm_s` one call with data where the last call left them, `traffic` the bytes of all its
+    arguments, `flops` those of its multiply-adds (None for TVM's own loops).
+    """
+    with _taken_apart() as specs:
+        lowered = lower(model, target)
+    rows = []
+    for name, calls in _calls(lowered.module["main"]).items():
+        func = lowered.module[name]
+        if relax.analysis.has_reshape_pattern(func):
+            continue
+        arrays = [_random(parameter) for parameter in func.params]
+        seconds, _ = time_function(func, arrays, target)
+        spec, traffic, warm_s = specs.get(name), sum(array.nbytes for array in arrays), median(seconds)
+        flops = None if spec is None else _flops(spec)
+        bound_s = roofline.bound_s(flops or 0, traffic, target.l2_bytes)
+        rows.append(
+            {
+                "kernel": name,
+                "kind": FALLBACK if spec is None else name.partition("_n")[0],
+                "shape": name if spec is None else shape_of(spec),
+                "calls": calls,
+                "warm_s": warm_s,
+                "flops": flops,
+                "traffic": traffic,
+                "bound_s": bound_s,
+                "share_of_bound": bound_s / warm_s,
+            }
+        )
+    return sorted(rows, key=lambda row: -row["calls"] * row["warm_s"])
+
+
+@contextmanager
+def _taken_apart() -> Iterator[dict[str, Spec]]:
+    """Lower networks meanwhile to kernels that `main` calls one by one, not to one function of them all.
+
+    Yields what every kernel computes, by its name: the module itself does not say.
+    """
+    specs: dict[str, Spec] = {}
+
+    def recorder(spec: Spec, *arguments: Any, **options: Any) -> Kernel | None:
+        kernel = schedule_kernel(spec, *arguments, **options)
+        if kernel is not None:
+            specs[kernel.name] = spec
+        return kernel
+
+    with (
+        patch("tvm_latency.lower.schedule_kernel", recorder),
+        patch("tvm_latency.lower.single_call", lambda module: module),
+    ):
+        yield specs
+
+
+def _calls(main: Any) -> Counter[str]:
+    values = (binding.value for block in main.body.blocks for binding in block.bindings)
+    functions = (
+        value.args[0] for value in values if isinstance(value, relax.Call) and "call_tir" in str(value.op.name)
+    )
+    return Counter(function.name_hint for function in functions)
+
+
+def _random(parameter: tirx.Var) -> np.ndarray:
+    shape = tuple(int(size) for size in parameter.ty.shape)
+    return np.random.default_rng(0).uniform(-1, 1, shape).astype(str(parameter.ty.dtype))
+
+
+def _flops(spec: Spec) -> int:
+    """A mean adds every pixel; all else multiplies and adds. Epilogues do not count, as they do not in MACs."""
+    if isinstance(spec, PoolSpec):
+        return spec.batch * spec.height * spec.width * spec.channels
+    return 2 * spec.macs
+
+
+def shape_of(spec: Spec) -> str:
+    """What a reader wants to know of an operator: `56x56 24->144 k1 s1`; `14x14 96->576->96 k3 s1 + x` for a block."""
+    if isinstance(spec, PoolSpec):
+        return f"{spec.height}x{spec.width} {spec.channels}"
+    convs = spec.convolutions if isinstance(spec, BlockSpec) else (spec,)
+    first, last, widest = convs[0], convs[-1], max(convs, key=lambda conv: conv.kernel)
+    channels = [first.in_channels, *(conv.out_channels for conv in convs if conv.groups == 1)]
+    stride = max(conv.stride for conv in convs)
+    text = f"{first.height}x{first.width} {'->'.join(map(str, channels))} k{widest.kernel[0]} s{stride}"
+    return f"{text} + x" if last.residual else text
+
+
+def print_rows(rows: list[dict[str, Any]], roofline: Roofline) -> None:
+    """The table as text."""
+    print(f"{'calls':>5} {'us':>8} {'GFLOP/s':>8} {'KiB':>8} {'bound us':>8} {'of it':>6}  kernel")
+    for row in rows:
+        rate = f"{row['flops'] / row['warm_s'] / 1e9:8.1f}" if row["flops"] else f"{'-':>8}"
+        print(
+            f"{row['calls']:5} {1e6 * row['warm_s']:8.1f} {rate} {row['traffic'] / 1024:8.0f} "
+            f"{1e6 * row['bound_s']:8.1f} {row['share_of_bound']:6.0%}  {row['kind']} {row['shape']}"
+        )
+    warm, bound = (sum(row["calls"] * row[column] for row in rows) for column in ("warm_s", "bound_s"))
+    print(f"all calls, warm: {1e3 * warm:.3f} ms; their bounds: {1e3 * bound:.3f} ms; {roofline.threads} thread(s)")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--net", default="mobilenet_v2")
+    parser.add_argument("--target", default="x86")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    target = get_target(options.target).with_threads(options.threads)
+    roofline = pinned(target.threads, measure_roofline, target)
+    print_rows(pinned(target.threads, kernel_rows, network_model(options.net), target, roofline), roofline)
+
+
+if __name__ == "__main__":
+    main()

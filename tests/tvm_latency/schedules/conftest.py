@@ -1,0 +1,93 @@
+"""The reference that kernels are held to: PyTorch in float64, with a bound on what float32 may differ from it."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from tvm_latency.schedules.kernel import BlockSpec, ConvSpec, FloatArray, Kernel, PackedArray, PoolSpec, Spec
+
+EPS = np.finfo(np.float32).eps
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a kernel is called with, and what it has to write: a matrix [pixels, channels], up to the bound."""
+
+    arguments: list[FloatArray | PackedArray]
+    expected: FloatArray
+    bound: FloatArray
+
+    def empty_output(self) -> FloatArray:
+        """Nothing but NaN, so that an element that is not written is wrong."""
+        return np.full(self.expected.shape, np.nan, np.float32)
+
+    def accepts(self, got: FloatArray) -> bool:
+        """Whether every element is within the bound; NaN is not."""
+        return bool(np.all(abs(got - self.expected) <= self.bound))
+
+
+def pixels(image: FloatArray) -> FloatArray:
+    """[batch, channels, height, width] as a matrix [pixels, channels]."""
+    return np.ascontiguousarray(image.transpose(0, 2, 3, 1)).reshape(-1, image.shape[1])
+
+
+def conv_case(spec: ConvSpec | BlockSpec, kernel: Kernel, random: np.random.Generator) -> Case:
+    """A convolution, or several in a row of which the last adds the residual."""
+
+    def draw(*shape: int) -> FloatArray:
+        return random.standard_normal(shape, dtype=np.float32)
+
+    convolutions = spec.convolutions if isinstance(spec, BlockSpec) else (spec,)
+    first, last = convolutions[0], convolutions[-1]
+    x = draw(first.batch, first.in_channels, first.height, first.width)
+    residual = draw(last.batch, last.out_channels, last.out_height, last.out_width)
+    arguments: list[FloatArray | PackedArray] = [x if kernel.input_layout == "NCHW" else pixels(x)]
+    y = torch.from_numpy(x).double()
+    bound = torch.zeros_like(y)
+    assert len(kernel.packs) == len(convolutions)
+    for conv, pack in zip(convolutions, kernel.packs):
+        # Values between convolutions keep the size of the first ones.
+        weights = draw(conv.out_channels, conv.in_channels // conv.groups, *conv.kernel)
+        weights /= np.sqrt(weights[0].size, dtype=np.float32)
+        bias = draw(conv.out_channels)
+        arguments += [pack(weights), bias]
+        w, b = (torch.from_numpy(a).double() for a in (weights.astype(conv.weights), bias))
+        r = torch.from_numpy(residual).double() if conv.residual else torch.zeros(())
+        step = partial(torch.nn.functional.conv2d, stride=conv.stride, padding=conv.padding, groups=conv.groups)
+        # Each product and each of the additions rounds once, by eps/2 of the sum of magnitudes at most, to first order;
+        # what the input may be off counts as often as the weights say. A clip brings two numbers no further apart.
+        additions = weights[0].size + 2
+        bound = step(bound, w.abs()) + additions * EPS * (step(y.abs(), w.abs(), b.abs()) + r.abs())
+        y = step(y, w, b) + r
+        y = y if conv.clip is None else y.clip(*conv.clip)
+    if last.residual:
+        arguments.append(pixels(residual))
+    return Case(arguments, pixels(y.numpy()), pixels(bound.numpy()))
+
+
+def pool_case(spec: PoolSpec, kernel: Kernel, random: np.random.Generator) -> Case:
+    assert not kernel.packs
+    size = spec.height * spec.width
+    x = random.standard_normal((spec.batch * size, spec.channels), dtype=np.float32)
+    images = x.reshape(spec.batch, size, spec.channels).astype(np.float64)
+    return Case([x], images.mean(1), (size + 1) * EPS * abs(images).mean(1))
+
+
+def reference_case(spec: Spec, kernel: Kernel) -> Case:
+    """Random arguments, the same for the same spec every time. A new kind of spec has its reference here."""
+    random = np.random.default_rng(zlib.crc32(repr(spec).encode()))
+    if isinstance(spec, ConvSpec | BlockSpec):
+        return conv_case(spec, kernel, random)
+    return pool_case(spec, kernel, random)
+
+
+@pytest.fixture(scope="session")
+def make_case() -> Callable[[Spec, Kernel], Case]:
+    return reference_case

@@ -1,0 +1,113 @@
+"""Matrix products of few output channels, two terms of each sum at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as build
+
+from targets.target import Target
+from tvm_latency.opspec import WeightType
+from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, PackedArray, Spec
+from tvm_latency.schedules.loops import strips, whole_block
+from tvm_latency.schedules.parts import FLOAT, PARALLEL_MACS, epilogue, packed
+from tvm_latency.schedules.tiles import Tile
+
+# Vectors of sums: with more, LLVM keeps some of them in memory.
+MAX_SUMS = 15
+MAX_VECTORS = 5
+
+Load = Callable[[Any, Any], Any]
+
+
+def suits_pairs(channels: int, terms: int, lanes: int) -> bool:
+    """Whether half a vector of channels would be left over, and pairs are worth their longer end."""
+    return channels % lanes == lanes // 2 and 2 * channels // lanes <= MAX_VECTORS and terms % 2 == 0
+
+
+def pair_rows(channels: int, lanes: int) -> int:
+    """Rows of the tile of sums."""
+    return MAX_SUMS // (2 * channels // lanes)
+
+
+def pack_pairs(weights: FloatArray, stored: WeightType) -> PackedArray:
+    """[channels, terms]  -->  [terms / 2, channels * 2]: both terms of a pair side by side for each channel."""
+    channels, terms = weights.shape
+    return packed(weights.reshape(channels, terms // 2, 2).transpose(1, 0, 2).reshape(terms // 2, -1), stored)
+
+
+def pair_product(
+    rows: int, channels: int, terms: int, lanes: int, pair: Load, weights: Load, store: Callable[..., None]
+) -> None:
+    """`rows` x `channels` sums of products.
+
+    for i in terms / 2:
+        for r, v in unrolled(rows, 2 channels / lanes):
+            acc[r, v] += (x[r, 2 i], x[r, 2 i + 1], x[r, 2 i], ...) * weights[i, v]      # one load fills the vector
+    for r, v: store(r, channels of v, even lanes of acc[r, v] + odd lanes of acc[r, v])
+
+    With 24 channels and 16 lanes that is three full vectors where one and a half would be padded to two: 4/3 the speed.
+
+    pair(r, i) answers two values, weights(i, lanes) a vector; store takes half a vector of channels.
+    """
+    half, count = lanes // 2, 2 * channels // lanes
+    acc = build.alloc_buffer([rows, 2 * channels], FLOAT)
+
+    def lanes_of(vector: Any) -> Any:
+        return tirx.Ramp(vector * lanes, 1, lanes)
+
+    zero = tirx.Broadcast(tirx.const(0, FLOAT), lanes)
+    with build.unroll(rows) as r, build.unroll(count) as v:
+        build.buffer_store(acc, zero, [r, lanes_of(v)])
+    with build.serial(terms // 2) as i, build.unroll(rows) as r:
+        both = tirx.Shuffle([pair(r, i)] * half, list(range(lanes)))
+        with build.unroll(count) as v:
+            build.buffer_store(acc, acc[r, lanes_of(v)] + both * weights(i, lanes_of(v)), [r, lanes_of(v)])
+    with build.unroll(rows) as r, build.unroll(count) as v:
+        even, odd = (acc[r, tirx.Ramp(v * lanes + term, 2, half)] for term in (0, 1))
+        store(r, tirx.Ramp(v * half, 1, half), even + odd)
+
+
+def paired_pointwise(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | None:
+    """Pointwise convolution whose channels leave half a vector over: 24 or 40 of them where 16 fill one.
+
+    for strip:                                                                # on all threads
+        y[strip] = clip(pair_product(x[strip], weights) + bias + residual)
+    """
+    if not isinstance(spec, ConvSpec) or not spec.pointwise:
+        return None
+    if not suits_pairs(spec.out_channels, spec.in_channels, target.lanes):
+        return None
+
+    def pack(weights: FloatArray) -> PackedArray:
+        return pack_pairs(weights[:, :, 0, 0], spec.weights)
+
+    return Kernel(name=f"paired_pointwise_{spec.suffix}", make=lambda: _function(spec, target), packs=(pack,))
+
+
+def _function(spec: ConvSpec, target: Target) -> Any:
+    m, k, n, lanes = spec.out_pixels, spec.in_channels, spec.out_channels, target.lanes
+    with IRBuilder() as builder, build.prim_func():
+        build.func_name("main")
+        x = build.arg("x", build.buffer([m, k], FLOAT))
+        weights = build.arg("weights", build.buffer([k // 2, 2 * n], spec.weights))
+        bias = build.arg("bias", build.buffer([n], FLOAT))
+        residual = build.arg("residual", build.buffer([m, n], FLOAT)) if spec.residual else None
+        y = build.arg("y", build.buffer([m, n], FLOAT))
+
+        def strip(at: Any, rows: int) -> None:
+            def store(r: Any, c: Any, value: Any) -> None:
+                added = None if residual is None else residual[at + r, c]
+                build.buffer_store(y, epilogue(value, bias[c], added, spec.clip), [at + r, c])
+
+            def load(i: Any, c: Any) -> Any:
+                return weights[i, c].astype(f"{FLOAT}x{lanes}")
+
+            pair_product(rows, n, k, lanes, lambda r, i: x[at + r, tirx.Ramp(2 * i, 1, 2)], load, store)
+
+        parallel = target.threads > 1 and spec.macs >= PARALLEL_MACS
+        strips(m, pair_rows(n, lanes), strip, build.parallel if parallel else build.serial)
+    return whole_block(builder.get())
