@@ -83,6 +83,8 @@ def _scheduled(spec: ConvSpec, m: int, k: int, n: int, tile: Tile, target: Targe
     s.unroll(row)
     s.decompose_reduction(acc_block, reduction)
     func, panel_bytes = s.mod["main"], k * tile.columns * WEIGHT_BYTES[spec.weights]
-    if tile.blocks(n) * panel_bytes <= target.l1d_bytes // 2:
+    # In the function that TVM makes of a parallel loop, LLVM takes a prefetch for a read of the sums and leaves them in
+    # memory, at a third of the speed.
+    if tile.blocks(n) * panel_bytes <= target.l1d_bytes // 2 or target.threads > 1:
         return func
     return prefetch_weights(func, "acc_update", func.params[1], panel_bytes, uses=m // tile.rows)

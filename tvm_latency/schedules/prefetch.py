@@ -45,16 +45,16 @@ def prefetch_weights(func: Any, block: str, weights: Any, panel_bytes: int, uses
 
 
 def _prefetches(weights: Any, loops: tuple[Any, ...], panel_bytes: int, uses: int) -> list[Any]:
-    """The statements for one step: as many lines as a panel has, spread over the steps of all its uses."""
-    # 64 bits: steps times lines pass 2**31 for batches of large images.
-    step = tirx.const(0, "int64")
-    for loop in loops:
-        step = step * int(loop.extent) + loop.loop_var.astype("int64")
-    steps = uses * int(loops[-1].extent)
-    lines = panel_bytes // LINE_BYTES
-    ahead = panel_bytes if uses > 1 else AHEAD_ONCE
-    first = step * lines // steps
-    return [_prefetch(weights, (first + line) * LINE_BYTES + ahead) for line in range(ceil(lines / steps))]
+    """The statements for one step: the bytes of a panel, spread over the steps of all its uses."""
+    *outer, reduction = loops
+    done = tirx.const(0, "int64")  # 32 bits would not do for batches of large images
+    for loop in outer:
+        done = done * int(loop.extent) + loop.loop_var.astype("int64")
+    panel, use = tirx.floordiv(done, uses), tirx.floormod(done, uses)
+    step = use * int(reduction.extent) + reduction.loop_var.astype("int64")
+    step_bytes = ceil(panel_bytes / (uses * int(reduction.extent)))
+    first = panel * panel_bytes + step * step_bytes + (panel_bytes if uses > 1 else AHEAD_ONCE)
+    return [_prefetch(weights, first + line * LINE_BYTES) for line in range(ceil(step_bytes / LINE_BYTES))]
 
 
 def _prefetch(buffer: Any, offset: Any) -> Any:
