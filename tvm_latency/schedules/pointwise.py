@@ -19,6 +19,10 @@ from tvm_latency.schedules.parts import (
 from tvm_latency.schedules.prefetch import prefetch_weights
 from tvm_latency.schedules.tiles import Tile, matmul_tiles
 
+# TVM keeps larger buffers on the heap. In the function that it makes of a parallel loop, LLVM then takes a prefetch for
+# a read of the sums and leaves them in memory, at a third of the speed; smaller tiles are faster even without.
+STACK_BYTES = 1024
+
 
 def pointwise(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | None:
     """1x1 convolution, stride 1, no padding, one group; a linear layer is one over a single pixel.
@@ -37,6 +41,8 @@ def pointwise(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | 
         return None
     m, k, n = spec.out_pixels, spec.in_channels, spec.out_channels
     tiles = matmul_tiles(m, n, target.lanes, target.vector_registers)
+    if target.threads > 1:
+        tiles = tuple(t for t in tiles if t.rows * t.columns * 4 < STACK_BYTES)
     tile = tile or tiles[0]
 
     def pack(weights: FloatArray) -> PackedArray:
@@ -83,8 +89,6 @@ def _scheduled(spec: ConvSpec, m: int, k: int, n: int, tile: Tile, target: Targe
     s.unroll(row)
     s.decompose_reduction(acc_block, reduction)
     func, panel_bytes = s.mod["main"], k * tile.columns * WEIGHT_BYTES[spec.weights]
-    # In the function that TVM makes of a parallel loop, LLVM takes a prefetch for a read of the sums and leaves them in
-    # memory, at a third of the speed.
-    if tile.blocks(n) * panel_bytes <= target.l1d_bytes // 2 or target.threads > 1:
+    if tile.blocks(n) * panel_bytes <= target.l1d_bytes // 2:
         return func
     return prefetch_weights(func, "acc_update", func.params[1], panel_bytes, uses=m // tile.rows)
