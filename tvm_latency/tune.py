@@ -81,8 +81,8 @@ def tune(
     """What the database says of each kernel's tiles, once what it lacks is measured: kernel -> its choice.
 
     A kernel without tiles, as the fused ones are, is none to choose for. Every other is timed in the caches it left
-    itself. Each sample is committed as it comes, and a kernel of which all
-    tiles have a row is never timed again: the choice that measurements of whole operators rest on stays.
+    itself. Each sample is committed as it comes, and a kernel of which all tiles have a row is never timed again: the
+    choice that measurements of whole operators rest on stays.
 
     Args:
         target: `alternatives` says how many tiles of a kernel are compared, the analytic choice among them.
