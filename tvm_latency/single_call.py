@@ -28,9 +28,9 @@ def single_call(module: Any, _: Any) -> Any:
         b = call_tir(depthwise, a, w1, b1)       -->      depthwise(memory + 0, weights + 3584, ..., memory + 1605632)
         ...                                               ...
 
-    TVM's virtual machine takes time for each call, among it that for making a tensor. All constants become one, in the order in which they are read, so that what a kernel fetches ahead of
-    its own weights are the next kernel's. A network with more than kernels and views (a sort, several outputs) is left
-    to the virtual machine.
+    TVM's virtual machine takes time for each call, among it that for making a tensor. All constants become one, in the
+    order in which they are read, so that what a kernel fetches ahead of its own weights are the next kernel's. A network
+    with more than kernels and views (a sort, several outputs) is left to the virtual machine.
     """
     main = module["main"]
     steps = _steps(module)
