@@ -29,8 +29,8 @@ def single_call(module: Any, _: Any) -> Any:
         ...                                               ...
 
     TVM's virtual machine takes time for each call, among it that for making a tensor. All constants become one, in the
-    order in which they are read, so that what a kernel fetches ahead of its own weights are the next kernel's. A network
-    with more than kernels and views (a sort, several outputs) is left to the virtual machine.
+    order in which they are read, so that what a kernel fetches ahead of its own weights are the next kernel's.
+    A network with more than kernels and views (a sort, several outputs) is left to the virtual machine.
     """
     main = module["main"]
     steps = _steps(module)
