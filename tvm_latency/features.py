@@ -13,7 +13,7 @@ from math import log2
 from targets.target import Target
 from tvm_latency.latency_table import kernels
 from tvm_latency.opspec import FLOAT_BYTES, OpSpec
-from tvm_latency.schedules.tiles import FMA_IN_FLIGHT, Tile, matmul_tiles, strip_tiles
+from tvm_latency.schedules.tiles import FMA_IN_FLIGHT, Product, Tile, matmul_tiles, strip_tiles
 
 Measure = Callable[[OpSpec, Target], float]
 
@@ -25,9 +25,12 @@ def _issues(outputs: int, channels: int, reduction: int, tile: Tile) -> float:
 
 
 def _product(pixels: int, channels: int, reduction: int, target: Target) -> float:
-    return _issues(
-        pixels, channels, reduction, matmul_tiles(pixels, channels, target.lanes, target.vector_registers)[0]
-    )
+    return _issues(pixels, channels, reduction, _product_tile(pixels, reduction, channels, target))
+
+
+def _product_tile(pixels: int, reduction: int, channels: int, target: Target) -> Tile:
+    product = Product(pixels, reduction, channels, target.l1d_bytes)
+    return matmul_tiles(product, target.lanes, target.vector_registers)[0]
 
 
 def _strip(op: OpSpec, channels: int, reduction: int, target: Target) -> float:
@@ -125,7 +128,7 @@ _FEATURES: dict[str, Measure] = {
     "hidden_remainder": lambda op, t: op.hidden_channels % t.lanes,
     "out_remainder": lambda op, t: op.out_channels % t.lanes,
     "out_width_remainder": lambda op, t: op.out_width % 4,
-    "product_rows": lambda op, t: matmul_tiles(_out_pixels(op), op.out_channels, t.lanes, t.vector_registers)[0].rows,
+    "product_rows": lambda op, t: _product_tile(_out_pixels(op), op.hidden_channels, op.out_channels, t).rows,
     "strip_rows": lambda op, t: strip_tiles(op.out_width, op.hidden_channels, t.lanes, t.vector_registers)[0].rows,
     "log_window_over_l1": lambda op, t: log2(_window_bytes(op) / t.l1d_bytes),
     "log_expanded_over_l2": lambda op, t: log2(_expanded_bytes(op) / t.l2_bytes),

@@ -18,7 +18,8 @@ from tvm_latency.schedules.parts import (
     vectorize_columns,
     zero_padded,
 )
-from tvm_latency.schedules.tiles import Tile, matmul_tiles
+from tvm_latency.schedules.threads import split_of
+from tvm_latency.schedules.tiles import Product, Tile, matmul_tiles
 
 # A stem reads its image as it comes: with fewer input channels than this, turning it into [pixels, channels] first
 # costs more than reading it once in planes.
@@ -44,7 +45,9 @@ def dense_conv(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel |
     if not isinstance(spec, ConvSpec) or spec.groups != 1:
         return None
     planar = spec.in_channels < PLANAR_CHANNELS
-    tiles = matmul_tiles(spec.out_width, spec.out_channels, target.lanes, target.vector_registers)
+    k = spec.in_channels * spec.kernel[0] * spec.kernel[1]
+    product = Product(spec.out_width, k, spec.out_channels, target.l1d_bytes)
+    tiles = matmul_tiles(product, target.lanes, target.vector_registers, even=True)
     if planar:
         tiles = tuple(t for t in tiles if t.rows * t.columns <= MAX_SHORT_SUMS * t.vector)
     tile = tile or tiles[0]
@@ -93,7 +96,7 @@ def _scheduled(spec: ConvSpec, tile: Tile, planar: bool, threads: int) -> object
     channel_block, column = s.split(channel, [None, tile.columns])
     strip, pixel = s.split(pixel, [None, tile.rows])
     s.reorder(image, channel_block, row, strip, pixel, column)
-    spread_over_threads(s, (image, channel_block, row), spec.macs, threads)
+    spread_over_threads(s, split_of(spec, threads), image, row, channel_block)
     vectorize_columns(s, column, tile.store)
     s.unroll(pixel)
     s.compute_at(acc_block, strip, preserve_unit_loops=True)

@@ -18,6 +18,7 @@ from tvm_latency.schedules.parts import (
     vectorize_columns,
     zero_padded,
 )
+from tvm_latency.schedules.threads import split_of
 from tvm_latency.schedules.tiles import Tile, divisors, strip_tiles
 
 
@@ -55,16 +56,18 @@ def _tiles(spec: ConvSpec, target: Target) -> tuple[Tile, ...]:
     """Each strip with row blocks for half the L1 cache, which is the default, half the L2 and an eighth of the L1."""
     budgets = (target.l1d_bytes // 2, target.l2_bytes // 2, target.l1d_bytes // 8)
     strips = strip_tiles(spec.out_width, spec.out_channels, target.lanes, target.vector_registers)
-    tiles = (replace(strip, block=_row_block(spec, strip, bytes_)) for strip in strips for bytes_ in budgets)
+    split = split_of(spec, target.threads)
+    most = split.share(spec.out_height, "pixels")
+    tiles = (replace(strip, block=_row_block(spec, strip, bytes_, most)) for strip in strips for bytes_ in budgets)
     return tuple(dict.fromkeys(tiles))
 
 
-def _row_block(spec: ConvSpec, tile: Tile, budget_bytes: int) -> int:
-    """Most output rows whose padded input stays in the budget; rows that two blocks share are copied twice."""
+def _row_block(spec: ConvSpec, tile: Tile, budget_bytes: int, most: int) -> int:
+    """At most so many output rows whose padded input stays in the budget; rows that two blocks share are copied twice."""
     row_bytes = (spec.width + 2 * spec.padding) * tile.columns * 4
     fits = [
         rows
-        for rows in divisors(spec.out_height, spec.out_height)
+        for rows in divisors(spec.out_height, most)
         if ((rows - 1) * spec.stride + spec.kernel[0]) * row_bytes <= budget_bytes
     ]
     return fits[-1] if fits else 1
@@ -98,7 +101,7 @@ def _scheduled(spec: ConvSpec, tile: Tile, threads: int) -> object:
     row_block, row = s.split(row, [None, tile.block])
     strip, pixel = s.split(pixel, [None, tile.rows])
     s.reorder(image, channel_block, row_block, row, strip, pixel, column)
-    outer = spread_over_threads(s, (image, channel_block, row_block), spec.macs, threads)
+    outer = spread_over_threads(s, split_of(spec, threads), image, row_block, channel_block)
     vectorize_columns(s, column, tile.store)
     s.unroll(pixel)
     s.compute_at(acc_block, strip, preserve_unit_loops=True)

@@ -12,10 +12,11 @@ from tvm.script.ir_builder import tirx as build
 
 from targets.target import Target
 from tvm_latency.schedules.kernel import BlockSpec, ConvSpec, FloatArray, Kernel, Pack, PackedArray, Spec
-from tvm_latency.schedules.loops import accumulated, strips, vectors, whole_block
+from tvm_latency.schedules.loops import Sums, strips, vectors, whole_block
 from tvm_latency.schedules.pairs import pack_pairs, pair_product, pair_rows, suits_pairs
-from tvm_latency.schedules.parts import FLOAT, PARALLEL_MACS, clipped, epilogue, packed, zero_padded
-from tvm_latency.schedules.tiles import Tile, divisors, even_strip, uneven_tile
+from tvm_latency.schedules.parts import FLOAT, clipped, packed, zero_padded
+from tvm_latency.schedules.threads import PARALLEL_MACS
+from tvm_latency.schedules.tiles import Product, Tile, divisors, even_strip, matmul_tiles
 
 # Output rows made at a time: a single one pays for the loops around it; more than these gain nothing.
 MAX_ROWS = 4
@@ -85,15 +86,20 @@ class _Nest:
         self.rows = max(r for r in rows if r == 1 or _buffer_bytes(d, r) <= target.l2_bytes // 2)
         self.new_rows = self.rows * d.stride
         self.ring_rows = self.new_rows - d.stride + d.kernel[0]
-        self.expand = uneven_tile(d.width, self.channels, target.lanes, target.vector_registers)
-        self.project = uneven_tile(
-            self.rows * d.out_width, spec.project.out_channels, target.lanes, target.vector_registers
-        )
+        p, e = spec.project, spec.expand
+        self.expand = self._tile(target, d.width, e.in_channels if e else 1, self.channels)
+        self.project = self._tile(target, self.rows * d.out_width, self.channels, p.out_channels)
         self.paired = suits_pairs(spec.project.out_channels, self.channels, target.lanes)
         self.strip = even_strip(d.out_width, target.vector_registers // 2)
         self.tiles = d.out_height // self.rows
         parallel = target.threads > 1 and spec.macs >= PARALLEL_MACS
         self.bands = min(self.tiles, target.threads) if parallel else 1
+
+    @staticmethod
+    def _tile(target: Target, m: int, k: int, n: int) -> Tile:
+        """Of a stage's product; its sums fill whole vectors, those past the last channel are not stored."""
+        tiles = matmul_tiles(Product(m, k, n, target.l1d_bytes), target.lanes, target.vector_registers)
+        return next(tile for tile in tiles if tile.vector == target.lanes)
 
     def function(self) -> Any:
         """func(x, [expand weights and bias], depthwise's, project's, [residual], y)."""
@@ -191,12 +197,10 @@ class _Nest:
             vectors(length, columns, self.lanes, lambda r, c: store(x[source + at + r, first + c], r, c))
             return
 
-        def product(i: Any, _: Any, r: Any, c: Any) -> Any:
-            return x[source + at + r, i] * self.expand_weights[block, i, c].astype(FLOAT)
-
-        acc = accumulated(length, columns, self.lanes, (e.in_channels, 1), product)
-        bias = self.expand_bias
-        vectors(length, columns, self.lanes, lambda r, c: store(clipped(acc[r, c] + bias[first + c], e.clip), r, c))
+        sums = Sums(length, columns, self.lanes, lambda c: self.expand_bias[first + c])
+        with build.serial(e.in_channels) as i:
+            sums.add(lambda r, c: x[source + at + r, i] * self.expand_weights[block, i, c].astype(FLOAT))
+        sums.each(self.lanes, lambda r, c, value: store(clipped(value, e.clip), r, c))
 
     def _depthwise(self, block: Any, columns: int, row_tile: Any) -> None:
         d = self.spec.depthwise
@@ -204,18 +208,20 @@ class _Nest:
         def strip(vector: Any, row: Any, at: Any, length: int) -> None:
             top, first = (row_tile * self.rows + row) * d.stride, block * self.expand.columns + vector * self.lanes
 
-            def product(ky: Any, kx: Any, r: Any, c: Any) -> Any:
+            sums = Sums(length, self.lanes, self.lanes, lambda c: self.depthwise_bias[first + c])
+            with build.serial(d.kernel[0]) as ky, build.unroll(d.kernel[1]) as kx:
                 slot = tirx.floormod(top + ky, self.ring_rows)
-                value = self.ring[block, slot, (at + r) * d.stride + kx, vector * self.lanes + c]
-                return value * self.taps[ky, kx, first + c].astype(FLOAT)
 
-            acc = accumulated(length, self.lanes, self.lanes, (d.kernel[0], d.kernel[1]), product)
+                def product(r: Any, c: Any) -> Any:
+                    value = self.ring[block, slot, (at + r) * d.stride + kx, vector * self.lanes + c]
+                    return value * self.taps[ky, kx, first + c].astype(FLOAT)
 
-            def store(r: Any, c: Any) -> None:
-                value = clipped(acc[r, c] + self.depthwise_bias[first + c], d.clip)
-                build.buffer_store(self.middle, value, [row * d.out_width + at + r, first + c])
+                sums.add(product)
 
-            vectors(length, self.lanes, self.lanes, store)
+            def store(r: Any, c: Any, value: Any) -> None:
+                build.buffer_store(self.middle, clipped(value, d.clip), [row * d.out_width + at + r, first + c])
+
+            sums.each(self.lanes, store)
 
         with build.serial(self.rows) as row, build.serial(columns // self.lanes) as vector:
             strips(d.out_width, self.strip, lambda at, n: strip(vector, row, at, n))
@@ -226,9 +232,8 @@ class _Nest:
         first = image * d.out_height * d.out_width + row_tile * pixels
 
         def store(pixel: Any, channel: Any, value: Any) -> None:
-            residual = None if self.residual is None else self.residual[first + pixel, channel]
-            result = epilogue(value, self.project_bias[channel], residual, p.clip)
-            build.buffer_store(self.y, result, [first + pixel, channel])
+            result = value if self.residual is None else value + self.residual[first + pixel, channel]
+            build.buffer_store(self.y, clipped(result, p.clip), [first + pixel, channel])
 
         def paired(at: Any, length: int) -> None:
             def weights(i: Any, c: Any) -> Any:
@@ -237,20 +242,19 @@ class _Nest:
             def pair(r: Any, i: Any) -> Any:
                 return self.middle[at + r, tirx.Ramp(2 * i, 1, 2)]
 
-            pair_product(
-                length, p.out_channels, self.channels, lanes, pair, weights, lambda r, c, v: store(at + r, c, v)
-            )
+            def biased(r: Any, c: Any, value: Any) -> None:
+                store(at + r, c, value + self.project_bias[c])
+
+            pair_product(length, p.out_channels, self.channels, lanes, pair, weights, biased)
 
         def tile(panel: int, at: Any, length: int) -> None:
             channel = panel * self.project.columns
             columns = min(self.project.columns, p.out_channels - channel)
 
-            def product(i: Any, _: Any, r: Any, c: Any) -> Any:
-                return self.middle[at + r, i] * self.project_weights[panel, i, c].astype(FLOAT)
-
-            computed = -(-columns // lanes) * lanes
-            acc = accumulated(length, computed, lanes, (self.channels, 1), product)
-            vectors(length, columns, self.project.store, lambda r, c: store(at + r, channel + c, acc[r, c]))
+            sums = Sums(length, columns, lanes, lambda c: self.project_bias[channel + c])
+            with build.serial(self.channels) as i:
+                sums.add(lambda r, c: self.middle[at + r, i] * self.project_weights[panel, i, c].astype(FLOAT))
+            sums.each(self.project.store, lambda r, c, value: store(at + r, channel + c, value))
 
         if self.paired:
             strips(pixels, pair_rows(p.out_channels, lanes), paired)

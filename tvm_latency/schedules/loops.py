@@ -1,4 +1,4 @@
-"""Pieces of loop nests that are written out rather than scheduled: where stages of a kernel share rows of a buffer."""
+"""Pieces of loop nests that are written out rather than scheduled."""
 
 from __future__ import annotations
 
@@ -37,17 +37,39 @@ def vectors(rows: int, columns: int, lanes: int, body: Cell) -> None:
         body(row, vector * lanes + lane)
 
 
-def accumulated(rows: int, columns: int, lanes: int, taps: tuple[int, int], product: Callable[..., Any]) -> Any:
-    """A tile of sums in registers: acc[row, column] = sum of product(i, j, row, column) over taps.
+class Sums:
+    """A tile of sums in registers: rows x channels, of which the last vector may be only in part.
 
-    for i in taps[0]: for j in unrolled(taps[1]): for row, column: acc[row, column] += product(i, j, row, column)
+    Each vector of columns is a buffer of its own, small enough for TVM to leave it on the stack; LLVM keeps what lies on
+    the heap in memory where it cannot rule out that another pointer, a prefetch's among them, leads there.
     """
-    acc = build.alloc_buffer([rows, columns], FLOAT)
-    zero = tirx.const(0, FLOAT)
-    vectors(rows, columns, lanes, lambda r, c: build.buffer_store(acc, zero, [r, c]))
-    with build.serial(taps[0]) as i, build.unroll(taps[1]) as j:
-        vectors(rows, columns, lanes, lambda r, c: build.buffer_store(acc, acc[r, c] + product(i, j, r, c), [r, c]))
-    return acc
+
+    def __init__(self, rows: int, columns: int, lanes: int, bias: Callable[[Any], Any]) -> None:
+        """bias(column): what they begin with. Where the last vector has none for some lanes it is added at the end."""
+        self.rows, self.columns, self.lanes, self.bias = rows, columns, lanes, bias
+        self._whole = columns % lanes == 0
+        self._parts = [build.alloc_buffer([rows, lanes], FLOAT) for _ in range(-(-columns // lanes))]
+        zero = tirx.const(0, FLOAT)
+        self._set(lambda _, c, __: bias(c) if self._whole else zero)
+
+    def add(self, product: Callable[[Any, Any], Any]) -> None:
+        """Add product(row, column) to each, those past the last channel included."""
+        self._set(lambda r, c, value: value + product(r, c))
+
+    def each(self, vector: int, body: Callable[[Any, Any, Any], None]) -> None:
+        """body(row, column, sum) for each, `vector` columns at a time."""
+        with build.unroll(self.rows) as row:
+            for first in range(0, self.columns, vector):
+                part, lane_0 = self._parts[first // self.lanes], first % self.lanes
+                with build.vectorized(vector) as lane:
+                    value = part[row, lane_0 + lane]
+                    body(row, first + lane, value if self._whole else value + self.bias(first + lane))
+
+    def _set(self, value: Callable[[Any, Any, Any], Any]) -> None:
+        with build.unroll(self.rows) as row:
+            for number, part in enumerate(self._parts):
+                with build.vectorized(self.lanes) as lane:
+                    build.buffer_store(part, value(row, number * self.lanes + lane, part[row, lane]), [row, lane])
 
 
 def whole_block(func: Any) -> Any:

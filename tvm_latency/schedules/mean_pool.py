@@ -7,7 +7,7 @@ from tvm import te, tirx
 from targets.target import Target
 from tvm_latency.schedules.kernel import Kernel, PoolSpec, Spec
 from tvm_latency.schedules.parts import FLOAT, schedule, vectorize_columns
-from tvm_latency.schedules.tiles import Tile, matmul_tiles
+from tvm_latency.schedules.tiles import Product, Tile, matmul_tiles
 
 
 def mean_pool(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | None:
@@ -22,7 +22,8 @@ def mean_pool(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | 
     if not isinstance(spec, PoolSpec):
         return None
     pixels = spec.height * spec.width
-    tiles = matmul_tiles(1, spec.channels, target.lanes, target.vector_registers)
+    product = Product(1, pixels, spec.channels, target.l1d_bytes)
+    tiles = matmul_tiles(product, target.lanes, target.vector_registers)
     tile = tile or tiles[0]
     x = te.placeholder((spec.batch * pixels, spec.channels), FLOAT, "x")
     p = te.reduce_axis((0, pixels), "p")

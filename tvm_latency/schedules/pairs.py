@@ -13,11 +13,12 @@ from targets.target import Target
 from tvm_latency.opspec import WeightType
 from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, PackedArray, Spec
 from tvm_latency.schedules.loops import strips, whole_block
-from tvm_latency.schedules.parts import FLOAT, PARALLEL_MACS, epilogue, packed
+from tvm_latency.schedules.parts import FLOAT, epilogue, packed
+from tvm_latency.schedules.threads import split_of
 from tvm_latency.schedules.tiles import Tile
 
-# Vectors of sums: with more, LLVM keeps some of them in memory.
-MAX_SUMS = 15
+# Vectors of sums.
+MAX_SUMS = 24
 MAX_VECTORS = 5
 
 Load = Callable[[Any, Any], Any]
@@ -54,21 +55,22 @@ def pair_product(
     pair(r, i) answers two values, weights(i, lanes) a vector; store takes half a vector of channels.
     """
     half, count = lanes // 2, 2 * channels // lanes
-    acc = build.alloc_buffer([rows, 2 * channels], FLOAT)
-
-    def lanes_of(vector: Any) -> Any:
-        return tirx.Ramp(vector * lanes, 1, lanes)
+    # One buffer for each vector of columns, as in `loops.Sums`.
+    acc = [build.alloc_buffer([rows, lanes], FLOAT) for _ in range(count)]
+    lane = tirx.Ramp(0, 1, lanes)
 
     zero = tirx.Broadcast(tirx.const(0, FLOAT), lanes)
-    with build.unroll(rows) as r, build.unroll(count) as v:
-        build.buffer_store(acc, zero, [r, lanes_of(v)])
+    with build.unroll(rows) as r:
+        for part in acc:
+            build.buffer_store(part, zero, [r, lane])
     with build.serial(terms // 2) as i, build.unroll(rows) as r:
         both = tirx.Shuffle([pair(r, i)] * half, list(range(lanes)))
-        with build.unroll(count) as v:
-            build.buffer_store(acc, acc[r, lanes_of(v)] + both * weights(i, lanes_of(v)), [r, lanes_of(v)])
-    with build.unroll(rows) as r, build.unroll(count) as v:
-        even, odd = (acc[r, tirx.Ramp(v * lanes + term, 2, half)] for term in (0, 1))
-        store(r, tirx.Ramp(v * half, 1, half), even + odd)
+        for v, part in enumerate(acc):
+            build.buffer_store(part, part[r, lane] + both * weights(i, tirx.Ramp(v * lanes, 1, lanes)), [r, lane])
+    with build.unroll(rows) as r:
+        for v, part in enumerate(acc):
+            even, odd = (part[r, tirx.Ramp(term, 2, half)] for term in (0, 1))
+            store(r, tirx.Ramp(v * half, 1, half), even + odd)
 
 
 def paired_pointwise(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | None:
@@ -108,6 +110,8 @@ def _function(spec: ConvSpec, target: Target) -> Any:
 
             pair_product(rows, n, k, lanes, lambda r, i: x[at + r, tirx.Ramp(2 * i, 1, 2)], load, store)
 
-        parallel = target.threads > 1 and spec.macs >= PARALLEL_MACS
-        strips(m, pair_rows(n, lanes), strip, build.parallel if parallel else build.serial)
+        rows = pair_rows(n, lanes)
+        split_of(spec, target.threads).bands(
+            m, lambda start, pixels: strips(pixels, rows, lambda at, length: strip(start + at, length))
+        )
     return whole_block(builder.get())

@@ -11,11 +11,10 @@ from tvm.s_tir import Schedule
 
 from tvm_latency.opspec import WeightType
 from tvm_latency.schedules.kernel import ConvSpec, FloatArray, PackedArray
+from tvm_latency.schedules.threads import Split
 from tvm_latency.schedules.tiles import Tile
 
 FLOAT = "float32"
-# Waking TVM's thread pool takes a few microseconds, as long as one core needs for this many multiply-accumulates.
-PARALLEL_MACS = 1_000_000
 
 
 def clipped(value: Any, clip: tuple[float, float] | None) -> Any:
@@ -94,16 +93,18 @@ def vectorize_columns(s: Schedule, loop: Any, vector: int) -> Any:
     return outer
 
 
-def spread_over_threads(s: Schedule, loops: Sequence[Any], macs: int, threads: int) -> Any:
-    """Divide the iterations of perfectly nested loops among the target's threads, where the work is worth waking them.
+def spread_over_threads(s: Schedule, split: Split, image: Any, rows: Any, channels: Any) -> Any:
+    """Put the loops over images, rows and channels outermost and divide their iterations among threads.
 
-    for a: for b:  -->  for ab in parallel(a * b)
+    for image: for rows: for channels:  -->  for part in parallel(image * rows * channels)
 
     Returns the innermost loop that is left.
     """
-    if threads == 1 or macs < PARALLEL_MACS:
-        return loops[-1]
-    outer = s.fuse(*loops)
+    order = (image, rows, channels) if split.axis == "pixels" else (image, channels, rows)
+    s.reorder(*order)
+    if split.threads == 1:
+        return order[-1]
+    outer = s.fuse(*order)
     s.parallel(outer)
     return outer
 

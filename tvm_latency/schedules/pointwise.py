@@ -2,47 +2,44 @@
 
 from __future__ import annotations
 
-from tvm import te
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as build
 
 from targets.target import Target
 from tvm_latency.opspec import WEIGHT_BYTES
 from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, PackedArray, Spec
-from tvm_latency.schedules.parts import (
-    FLOAT,
-    epilogue,
-    packed,
-    schedule,
-    spread_over_threads,
-    vectorize_columns,
-    zero_padded,
-)
+from tvm_latency.schedules.loops import Sums, strips, whole_block
+from tvm_latency.schedules.parts import FLOAT, clipped, packed, zero_padded
 from tvm_latency.schedules.prefetch import prefetch_weights
-from tvm_latency.schedules.tiles import Tile, matmul_tiles
-
-# TVM keeps larger buffers on the heap. In the function that it makes of a parallel loop, LLVM then takes a prefetch for
-# a read of the sums and leaves them in memory, at a third of the speed; smaller tiles are faster even without.
-STACK_BYTES = 1024
+from tvm_latency.schedules.threads import Split, split_of
+from tvm_latency.schedules.tiles import Product, Tile, matmul_tiles
 
 
 def pointwise(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | None:
     """1x1 convolution, stride 1, no padding, one group; a linear layer is one over a single pixel.
 
-    The weights are packed in panels [blocks, in, columns], so a panel streams through the cache once; zeros fill up
-    the last one:
+    The weights are packed in panels [blocks, in, columns]; zeros fill up the last one:
 
-        for panel, pixel_block:                             # on all threads
-            acc[rows, columns] = 0                      # registers
-            for i in in_channels:
-                for r, v in unrolled(rows, columns / vector):
-                    acc[r, v] += x[pixel_block + r, i] * panel_weights[i, v]
-            y[pixel_block + r, panel] = clip(acc + bias + residual)
+        for band of pixels:                                                   # one for each thread
+            for panel, strip of pixels:                                       # or strip, panel: see below
+                acc[rows, columns] = bias                                     # registers
+                for i in in_channels:
+                    prefetch(a line of the next panel)
+                    for r, v in unrolled(rows, columns / vector):
+                        acc[r, v] += x[strip + r, i] * panel_weights[i, v]
+                y[strip, panel] = clip(acc + residual)
+
+    Strips go outermost where all weights stay in the level-1 cache. Of few pixels each thread takes all, and some of
+    the panels.
     """
     if not isinstance(spec, ConvSpec) or not spec.pointwise:
         return None
-    m, k, n = spec.out_pixels, spec.in_channels, spec.out_channels
-    tiles = matmul_tiles(m, n, target.lanes, target.vector_registers)
-    if target.threads > 1:
-        tiles = tuple(t for t in tiles if t.rows * t.columns * 4 < STACK_BYTES)
+    split, k, n = split_of(spec, target.threads), spec.in_channels, spec.out_channels
+    product = Product(split.share(spec.out_pixels, "pixels"), k, split.share(n, "channels"), target.l1d_bytes)
+    tiles = matmul_tiles(product, target.lanes, target.vector_registers)
     tile = tile or tiles[0]
 
     def pack(weights: FloatArray) -> PackedArray:
@@ -51,44 +48,75 @@ def pointwise(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | 
 
     return Kernel(
         name=f"pointwise_{spec.suffix}",
-        make=lambda: _scheduled(spec, m, k, n, tile, target),
+        make=lambda: _Nest(spec, tile, split, product, target).function(),
         tiles=tiles,
         packs=(pack,),
     )
 
 
-def _scheduled(spec: ConvSpec, m: int, k: int, n: int, tile: Tile, target: Target) -> object:
-    x = te.placeholder((m, k), FLOAT, "x")
-    weights = te.placeholder((tile.blocks(n), k, tile.columns), spec.weights, "weights")
-    bias = te.placeholder((n,), FLOAT, "bias")
-    residual = te.placeholder((m, n), FLOAT, "residual")
-    i = te.reduce_axis((0, k), "i")
-    acc = te.compute(
-        (m, tile.blocks(n) * tile.columns),
-        lambda p, c: te.sum(x[p, i] * weights[c // tile.columns, i, c % tile.columns].astype(FLOAT), axis=i),
-        name="acc",
-    )
-    y = te.compute(
-        (m, n),
-        lambda p, c: epilogue(acc[p, c], bias[c], residual[p, c] if spec.residual else None, spec.clip),
-        name="y",
-    )
-    s = schedule([x, weights, bias, *([residual] if spec.residual else []), y])
-    acc_block, y_block = s.get_sblock("acc"), s.get_sblock("y")
-    pixel, channel = s.get_loops(y_block)
-    pixel_block, row = s.split(pixel, [None, tile.rows])
-    panel, column = s.split(channel, [None, tile.columns])
-    s.reorder(panel, pixel_block, row, column)
-    vectorize_columns(s, column, tile.store)
-    s.unroll(row)
-    outer = spread_over_threads(s, (panel, pixel_block), spec.macs, target.threads)
-    s.compute_at(acc_block, outer, preserve_unit_loops=True)
-    row, column, reduction = s.get_loops(acc_block)[-3:]
-    s.reorder(reduction, row, column)
-    vectorize_columns(s, column, tile.vector)
-    s.unroll(row)
-    s.decompose_reduction(acc_block, reduction)
-    func, panel_bytes = s.mod["main"], k * tile.columns * WEIGHT_BYTES[spec.weights]
-    if tile.blocks(n) * panel_bytes <= target.l1d_bytes // 2:
-        return func
-    return prefetch_weights(func, "acc_update", func.params[1], panel_bytes, uses=m // tile.rows)
+class _Nest:
+    """The loop nest of one product."""
+
+    def __init__(self, spec: ConvSpec, tile: Tile, split: Split, product: Product, target: Target) -> None:
+        self.spec, self.tile, self.split = spec, tile, split
+        self.m, self.k, self.n = spec.out_pixels, spec.in_channels, spec.out_channels
+        self.panels = tile.blocks(self.n)
+        self.panel_bytes = self.k * tile.columns * WEIGHT_BYTES[spec.weights]
+        shares_panels = split.threads > 1 and split.axis == "channels"
+        self.strips_outermost = product.strips_outermost(tile) and not shares_panels
+        self.fetches = self.panels * self.panel_bytes > target.l1d_bytes // 2
+
+    def function(self) -> Any:
+        """func(x, weights, bias, [residual], y)."""
+        m, k, n = self.m, self.k, self.n
+        with IRBuilder() as builder, build.prim_func():
+            build.func_name("main")
+            self.x = build.arg("x", build.buffer([m, k], FLOAT))
+            self.weights = build.arg("weights", build.buffer([self.panels, k, self.tile.columns], self.spec.weights))
+            self.bias = build.arg("bias", build.buffer([n], FLOAT))
+            self.residual = build.arg("residual", build.buffer([m, n], FLOAT)) if self.spec.residual else None
+            self.y = build.arg("y", build.buffer([m, n], FLOAT))
+            self.split.bands(m, self._band)
+        return whole_block(builder.get())
+
+    def _band(self, start: Any, pixels: int) -> None:
+        rows, parallel = self.tile.rows, self.split.loop("channels")
+        if self.strips_outermost:
+            strips(pixels, rows, lambda at, n: self._panels(build.serial, lambda p, c: self._tile(p, c, start + at, n)))
+            return
+        uses = -(-pixels // rows)
+
+        def panel_of(panel: Any, columns: int) -> None:
+            def strip(at: Any, length: int) -> None:
+                self._tile(panel, columns, start + at, length, tirx.floordiv(at, rows), uses)
+            strips(pixels, rows, strip)
+
+        self._panels(parallel, panel_of)
+
+    def _panels(self, loop: Any, body: Any) -> None:
+        """body(panel, its columns) for each panel; the last may have fewer."""
+        columns = self.tile.columns
+        rest = self.n - (self.panels - 1) * columns
+        with loop(self.panels) as panel:
+            if rest == columns:
+                body(panel, columns)
+                return
+            with build.If(panel < self.panels - 1):
+                with build.Then():
+                    body(panel, columns)
+                with build.Else():
+                    body(panel, rest)
+
+    def _tile(self, panel: Any, columns: int, at: Any, rows: int, use: Any = 0, uses: int = 1) -> None:
+        first = panel * self.tile.columns
+        sums = Sums(rows, columns, self.tile.vector, lambda c: self.bias[first + c])
+        with build.serial(self.k) as i:
+            if self.fetches:
+                prefetch_weights(self.weights, panel, self.panel_bytes, use * self.k + i, uses * self.k, once=uses == 1)
+            sums.add(lambda r, c: self.x[at + r, i] * self.weights[panel, i, c].astype(FLOAT))
+
+        def store(r: Any, c: Any, value: Any) -> None:
+            value = value if self.residual is None else value + self.residual[at + r, first + c]
+            build.buffer_store(self.y, clipped(value, self.spec.clip), [at + r, first + c])
+
+        sums.each(self.tile.store, store)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 # True of every x86 core since Haswell and of the large ARM cores.
 FMA_PER_CYCLE = 2
 LOADS_PER_CYCLE = 2
-# What one core gets from its level-2 cache; measured on Zen 5, where 512-bit loads could take 64.
-L2_BYTES_PER_CYCLE = 43
+# Bytes that come from the level-2 cache while a core could have done two multiply-adds: it does not do them meanwhile.
+# Fitted to tiles of products on a 512-bit Xeon; what a Zen 5 core gets at most is 43.
+L2_BYTES_PER_CYCLE = 64
+# What it takes to fill and empty a tile of sums: for each vector of it, and for the loops around it.
+CYCLES_PER_SUM, CYCLES_PER_TILE = 2, 16
+# TVM keeps larger buffers on the heap, where LLVM loses sight of them.
+STACK_BYTES = 1024
 # A fused multiply-add takes 4 cycles; this many must be in flight to keep two units busy.
 FMA_IN_FLIGHT = 4 * FMA_PER_CYCLE
 # More vectors side by side than this make longer code, not faster.
@@ -56,24 +61,63 @@ def store_vector(channels: int, lanes: int) -> int:
     return lanes
 
 
-def matmul_tiles(m: int, n: int, lanes: int, registers: int) -> tuple[Tile, ...]:
-    """Accumulator tiles of an [m, k] x [k, n] product, the one with the fewest cycles first.
+@dataclass(frozen=True)
+class Product:
+    """A matrix product [m, k] x [k, n], as one core does it whose level-1 cache has so many bytes."""
 
-    Every step of k costs, for each tile, rows x vectors multiply-adds, one load for each weight vector, which more than
-    one row of the product finds in the level-2 cache, and one broadcast for each row; the slowest of these, and the
-    latency of the multiply-add, bounds it. Accumulators,
-    weight vectors and one broadcast must fit the registers; a single row uses each weight vector once, straight from
-    memory.
+    m: int
+    k: int
+    n: int
+    l1d_bytes: int
+
+    def strips_outermost(self, tile: Tile) -> bool:
+        """Whether all weights stay in the level-1 cache, so that each strip of rows may pass all panels in turn."""
+        return tile.blocks(self.n) * self.k * tile.columns * 4 <= self.l1d_bytes // 2
+
+    def cycles(self, tile: Tile) -> float:
+        """An estimate. Every step of k costs, for each tile, rows x vectors multiply-adds, one load for each weight
+        vector and one broadcast for each row; the slowest of these, and the latency of the multiply-add, bounds it. What
+        leaves the level-1 cache before it is used again comes from the second, and a tile has to be filled and emptied.
+        """
+        total = 0.0
+        for rows, strips in _pieces(self.m, tile.rows):
+            for vectors, panels in _pieces(-(-self.n // tile.vector), tile.columns // tile.vector):
+                step = max(max(rows * vectors, FMA_IN_FLIGHT) / FMA_PER_CYCLE, (rows + vectors) / LOADS_PER_CYCLE)
+                total += strips * panels * (self.k * step + CYCLES_PER_SUM * rows * vectors + CYCLES_PER_TILE)
+        return total + self._l2_bytes(tile) / L2_BYTES_PER_CYCLE
+
+    def _l2_bytes(self, tile: Tile) -> int:
+        x, panel = self.m * self.k * 4, self.k * tile.columns * 4
+        if self.strips_outermost(tile) or self.m == 1:
+            return x
+        uses = -(-self.m // tile.rows) if panel > self.l1d_bytes // 2 else 1
+        return tile.blocks(self.n) * ((x if x > self.l1d_bytes // 2 else 0) + uses * panel)
+
+
+def matmul_tiles(product: Product, lanes: int, registers: int, *, even: bool = False) -> tuple[Tile, ...]:
+    """Accumulator tiles of a matrix product, the one with the fewest cycles first.
+
+    Accumulators, weight vectors and one broadcast must fit the registers; a single row uses each weight vector once,
+    straight from memory. The last rows may be fewer than the others, unless they have to be `even`.
     """
+    store = store_vector(product.n, lanes)
 
-    def registers_used(rows: int, vectors: int) -> int:
-        return rows * vectors + (vectors if rows > 1 else 0) + 1
+    def candidates() -> Iterator[Tile]:
+        vector = lanes
+        while vector >= store:
+            most = min(registers, STACK_BYTES // 4 // vector - 1)
+            for rows in divisors(product.m, most) if even else _even_strips(product.m, most):
+                for vectors in range(1, min(MAX_VECTORS, -(-product.n // vector)) + 1):
+                    if rows * vectors + (vectors if rows > 1 else 0) + 1 <= registers:
+                        yield Tile(rows, vectors * vector, vector, store)
+            vector //= 2
 
-    def loads(rows: int, vectors: int) -> int:
-        return rows + vectors
+    return tuple(sorted(candidates(), key=lambda tile: (product.cycles(tile), tile.columns)))
 
-    rows = divisors(m, registers)
-    return _ranked(m, n, lanes, _fitting(rows, MAX_VECTORS, registers, registers_used), loads, L2_BYTES_PER_CYCLE)
+
+def _even_strips(extent: int, limit: int) -> list[int]:
+    """The lengths of strips that cover an extent as equally as can be."""
+    return list(dict.fromkeys(even_strip(extent, size) for size in range(1, limit + 1)))
 
 
 def strip_tiles(width: int, channels: int, lanes: int, registers: int) -> tuple[Tile, ...]:
@@ -83,71 +127,24 @@ def strip_tiles(width: int, channels: int, lanes: int, registers: int) -> tuple[
     in registers.
     """
 
-    def registers_used(rows: int, vectors: int) -> int:
-        return rows * vectors + vectors + 1
+    store = store_vector(channels, lanes)
 
-    def loads(rows: int, vectors: int) -> int:
-        return (rows + 1) * vectors
+    def cost(tile: Tile) -> tuple[float, float, int]:
+        vectors = tile.columns // tile.vector
+        fmas, loads = tile.rows * vectors, (tile.rows + 1) * vectors
+        step = max(max(fmas, FMA_IN_FLIGHT) / FMA_PER_CYCLE, loads / LOADS_PER_CYCLE)
+        return width / tile.rows * tile.blocks(channels) * step, loads / fmas, tile.columns
 
-    rows = divisors(width, MAX_STRIP)
-    return _ranked(width, channels, lanes, _fitting(rows, 4, registers, registers_used), loads)
-
-
-def _fitting(
-    rows: list[int], most_vectors: int, registers: int, used: Callable[[int, int], int]
-) -> list[tuple[int, int]]:
-    return [(r, v) for r in rows for v in range(1, most_vectors + 1) if used(r, v) <= registers]
-
-
-def _ranked(
-    m: int,
-    n: int,
-    lanes: int,
-    shapes: list[tuple[int, int]],
-    loads: Callable[[int, int], int],
-    weight_bytes_per_cycle: float = float("inf"),
-) -> tuple[Tile, ...]:
-    """Tiles by their cycles over the whole output; ties go to fewer loads, then to the smaller tile."""
-    store = store_vector(n, lanes)
-
-    def candidates() -> Iterator[tuple[float, float, int, Tile]]:
+    def candidates() -> Iterator[Tile]:
         vector = lanes
         while vector >= store:
-            for rows, vectors in shapes:
-                tile = Tile(rows, vectors * vector, vector, store)
-                fmas = rows * vectors
-                step = max(
-                    max(fmas, FMA_IN_FLIGHT) / FMA_PER_CYCLE,
-                    loads(rows, vectors) / LOADS_PER_CYCLE,
-                    tile.columns * 4 / weight_bytes_per_cycle if m > 1 else 0,
-                )
-                cycles = m / rows * tile.blocks(n) * step
-                yield cycles, loads(rows, vectors) / fmas, tile.columns, tile
+            for rows in divisors(width, MAX_STRIP):
+                for vectors in range(1, 5):
+                    if rows * vectors + vectors + 1 <= registers:
+                        yield Tile(rows, vectors * vector, vector, store)
             vector //= 2
 
-    return tuple(entry[-1] for entry in sorted(candidates(), key=lambda entry: entry[:3]))
-
-
-def uneven_tile(m: int, n: int, lanes: int, registers: int) -> Tile:
-    """The cheapest accumulator tile of a matrix product whose last rows and columns may be a smaller tile."""
-
-    def cycles(rows: int, vectors: int) -> tuple[float, float]:
-        total = loads = 0.0
-        for height, times in _pieces(m, rows):
-            for width, also in _pieces(-(-n // lanes), vectors):
-                fmas = max(height * width, FMA_IN_FLIGHT) / FMA_PER_CYCLE
-                total += times * also * max(fmas, (height + width) / LOADS_PER_CYCLE)
-                loads += times * also * (height + width)
-        return total, loads
-
-    shapes = [
-        (rows, vectors)
-        for rows in range(1, min(m, registers) + 1)
-        for vectors in range(1, min(-(-n // lanes), 4) + 1)
-        if rows * vectors + vectors + 1 <= registers
-    ]
-    rows, vectors = min(shapes, key=lambda shape: cycles(*shape))
-    return Tile(rows, vectors * lanes, lanes, store_vector(n, lanes))
+    return tuple(sorted(candidates(), key=cost))
 
 
 def even_strip(width: int, limit: int) -> int:
