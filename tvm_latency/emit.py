@@ -14,7 +14,7 @@ from tvm_latency.blocks import Chain, chain_matches, kernel_spec
 from tvm_latency.canonical import NCHW_TO_NHWC, NHWC_TO_NCHW
 from tvm_latency.match import Match
 from tvm_latency.opspec import WeightType
-from tvm_latency.schedules.kernel import Kernel, Pack, PackedArray, Spec
+from tvm_latency.schedules.kernel import Kernel, Pack, PackedArray, Spec, pack_bias
 
 Schedule = Callable[[Spec], Kernel | None]
 
@@ -74,7 +74,7 @@ class _Emitter(PyExprMutator):
         source, last = chain[0].input, chain[-1]
         arguments = [self.visit_expr(source) if kernel.input_layout == "NCHW" else self._pixels(source)]
         for match, pack in zip(chain, kernel.packs):
-            arguments += [relax.const(_packed(match, kernel.name, pack)), relax.const(match.bias)]
+            arguments += [relax.const(_packed(match, kernel.name, pack)), relax.const(pack_bias(match.bias))]
         if last.residual is not None:
             arguments.append(self._pixels(last.residual))
         shape = (last.spec.out_pixels, last.spec.out_channels)

@@ -18,7 +18,7 @@ from tvm_latency.kernel_library import build_kernels, parameter_shapes, paramete
 from tvm_latency.lower import LoweringError
 from tvm_latency.opspec import WeightType
 from tvm_latency.schedules import schedule_kernel
-from tvm_latency.schedules.kernel import BlockSpec, ConvSpec, Kernel, Spec
+from tvm_latency.schedules.kernel import BlockSpec, ConvSpec, Kernel, Spec, pack_bias
 from tvm_latency.tune import Choice, TuneSettings, choose, row_key, tune
 
 TARGET = get_target("x86-64-v3").with_tiles(4)
@@ -231,5 +231,5 @@ def test_a_library_of_kernels_computes_with_each(stored: WeightType, tmp_path: P
     expected = x.astype(float) @ weights[:, :, 0, 0].T.astype(float) + bias
     for name, found in kernels.items():
         assert parameter_types(found) == ("float32", stored, "float32", "float32")
-        got = machine[name](*map(tvm.runtime.tensor, (x, found.packs[0](weights), bias))).numpy()
+        got = machine[name](*map(tvm.runtime.tensor, (x, found.packs[0](weights), pack_bias(bias)))).numpy()
         np.testing.assert_allclose(got, expected, rtol=0, atol=10 * np.finfo(np.float32).eps * abs(expected).max())

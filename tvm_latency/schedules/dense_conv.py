@@ -7,7 +7,7 @@ from typing import Any
 from tvm import te
 
 from targets.target import Target
-from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, PackedArray, Spec
+from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, PackedArray, Spec, bias_size
 from tvm_latency.schedules.parts import (
     FLOAT,
     packed,
@@ -73,7 +73,7 @@ def _scheduled(spec: ConvSpec, tile: Tile, planar: bool, threads: int) -> object
     x = te.placeholder(x_shape, FLOAT, "x")
     taps = (channels_in, kh, kw) if planar else (kh, kw, channels_in)
     weights = te.placeholder((tile.blocks(channels), *taps, tile.columns), spec.weights, "weights")
-    bias = te.placeholder((channels,), FLOAT, "bias")
+    bias = te.placeholder((bias_size(channels),), FLOAT, "bias")
     out_shape = (spec.batch, spec.out_height, spec.out_width, channels)
     residual = te.placeholder(out_shape, FLOAT, "residual")
     margin = [spec.padding if axis in ((2, 3) if planar else (1, 2)) else 0 for axis in range(4)]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from tvm import te
 
 from targets.target import Target
-from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, PackedArray, Spec
+from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, PackedArray, Spec, bias_size
 from tvm_latency.schedules.parts import (
     FLOAT,
     packed,
@@ -79,7 +79,7 @@ def _scheduled(spec: ConvSpec, tile: Tile, threads: int) -> object:
     kh, kw = spec.kernel
     x = te.placeholder((spec.batch, spec.height, spec.width, channels), FLOAT, "x")
     weights = te.placeholder((kh, kw, width), spec.weights, "weights")
-    bias = te.placeholder((channels,), FLOAT, "bias")
+    bias = te.placeholder((bias_size(channels),), FLOAT, "bias")
     out_shape = (spec.batch, spec.out_height, spec.out_width, channels)
     residual = te.placeholder(out_shape, FLOAT, "residual")
     margin = [0, spec.padding, spec.padding, 0]

@@ -6,33 +6,31 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as build
 
 from targets.target import Target
-from tvm_latency.schedules.kernel import BlockSpec, ConvSpec, FloatArray, Kernel, Pack, PackedArray, Spec
+from tvm_latency.schedules.kernel import BlockSpec, ConvSpec, FloatArray, Kernel, Pack, PackedArray, Spec, bias_size
 from tvm_latency.schedules.loops import Sums, strips, vectors, whole_block
 from tvm_latency.schedules.pairs import pack_pairs, pair_product, pair_rows, suits_pairs
 from tvm_latency.schedules.parts import FLOAT, clipped, packed, zero_padded
 from tvm_latency.schedules.threads import PARALLEL_MACS
-from tvm_latency.schedules.tiles import Product, Tile, divisors, even_strip, matmul_tiles
-
-# Output rows made at a time: a single one pays for the loops around it; more than these gain nothing.
-MAX_ROWS = 4
+from tvm_latency.schedules.tiles import Product, Tile, even_strip, matmul_tiles, store_vector
 
 
 def inverted_residual(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | None:
     """[Pointwise expand,] depthwise and pointwise project, where the tensor between them is too large for the cache.
 
     for band:                                                              # on all threads
-        ring[blocks, ring rows, width + 2 p, columns] = 0                  # stays in the level-2 cache, as `middle`
-        for rows of the output:
-            for the rows of the input that they need and the ring does not hold:           # none is computed twice
-                for block, strip: ring[block, row % ring rows, strip] = clip(expand(x[row, strip]))
-            for block, row, strip, vector:
-                middle[row, strip, vector] = clip(depthwise(ring[block, rows, strip, vector]))
-            for panel, strip: y[strip, panel] = clip(project(middle[strip]) + residual)
+        ring[blocks, k, width + 2 p, columns] = 0                          # stays in the level-2 cache, as `middle`
+        for row of the output:
+            for block:
+                for the rows of the input that it needs and the ring does not hold:        # none is computed twice
+                    for strip: ring[block, row % k, strip] = clip(expand(x[row, strip]))
+                for strip, vector: middle[strip, vector] = clip(depthwise(ring[block, all rows, strip, vector]))
+            for panel, strip: y[row, strip, panel] = clip(project(middle[strip]) + residual)
 
     Each stage is a tile of sums in registers, as in the kernel of its own. Without an expansion the ring is filled with
     rows of x.
@@ -49,7 +47,8 @@ def inverted_residual(spec: Spec, target: Target, tile: Tile | None = None) -> K
         return pack
 
     def pack_taps(weights: FloatArray) -> PackedArray:
-        return packed(weights[:, 0].transpose(1, 2, 0), spec.project.weights)
+        padding = [(0, nest.columns - nest.channels), (0, 0), (0, 0)]
+        return packed(np.pad(weights[:, 0], padding).transpose(1, 2, 0), spec.project.weights)
 
     def pack_project(weights: FloatArray) -> PackedArray:
         return pack_pairs(weights[:, :, 0, 0], spec.project.weights)
@@ -61,17 +60,13 @@ def inverted_residual(spec: Spec, target: Target, tile: Tile | None = None) -> K
 
 
 def _pays(spec: BlockSpec, target: Target) -> bool:
-    """Whether the expanded image leaves the level-2 cache, some rows of it do not, and its channels fill vectors."""
+    """Whether the expanded image leaves the level-2 cache, and some rows of it do not."""
     d = spec.depthwise
     image = d.height * d.width * d.in_channels * 4
-    fits = _buffer_bytes(d, rows=1) <= target.l2_bytes // 2 < image
-    return fits and d.in_channels % target.lanes == 0 and d.kernel[0] >= d.stride
-
-
-def _buffer_bytes(d: ConvSpec, rows: int) -> int:
-    """Bytes of the ring and of `middle` for so many output rows at a time."""
-    ring = ((rows - 1) * d.stride + d.kernel[0]) * (d.width + 2 * d.padding)
-    return (ring + rows * d.out_width) * d.in_channels * 4
+    # The ring, and `middle`.
+    row = (d.kernel[0] * (d.width + 2 * d.padding) + d.out_width) * d.in_channels * 4
+    fits = row <= target.l2_bytes // 2 < image
+    return fits and d.kernel[0] >= d.stride
 
 
 class _Nest:
@@ -81,19 +76,16 @@ class _Nest:
         self.spec = spec
         d = spec.depthwise
         self.lanes, self.channels = target.lanes, d.in_channels
-        # Rows that are only copied cost little, and a few of them stay in the level-1 cache.
-        rows = divisors(d.out_height, MAX_ROWS if spec.expand else 1)
-        self.rows = max(r for r in rows if r == 1 or _buffer_bytes(d, r) <= target.l2_bytes // 2)
-        self.new_rows = self.rows * d.stride
-        self.ring_rows = self.new_rows - d.stride + d.kernel[0]
+        # Of ring and `middle`: the last vector is filled up with zeros.
+        self.columns = self._filled(self.channels)
+        self.ring_rows = d.kernel[0]
         p, e = spec.project, spec.expand
         self.expand = self._tile(target, d.width, e.in_channels if e else 1, self.channels)
-        self.project = self._tile(target, self.rows * d.out_width, self.channels, p.out_channels)
+        self.project = self._tile(target, d.out_width, self.channels, p.out_channels)
         self.paired = suits_pairs(spec.project.out_channels, self.channels, target.lanes)
         self.strip = even_strip(d.out_width, target.vector_registers // 2)
-        self.tiles = d.out_height // self.rows
         parallel = target.threads > 1 and spec.macs >= PARALLEL_MACS
-        self.bands = min(self.tiles, target.threads) if parallel else 1
+        self.bands = min(d.out_height, target.threads) if parallel else 1
 
     @staticmethod
     def _tile(target: Target, m: int, k: int, n: int) -> Tile:
@@ -116,55 +108,61 @@ class _Nest:
             if e:
                 panels = (self.expand.blocks(self.channels), e.in_channels, self.expand.columns)
                 self.expand_weights = parameter("expand_weights", *panels, dtype=stored)
-                self.expand_bias = parameter("expand_bias", self.channels)
-            self.taps = parameter("taps", *d.kernel, self.channels, dtype=stored)
-            self.depthwise_bias = parameter("depthwise_bias", self.channels)
+                self.expand_bias = parameter("expand_bias", bias_size(self.channels))
+            self.taps = parameter("taps", *d.kernel, self.columns, dtype=stored)
+            self.depthwise_bias = parameter("depthwise_bias", bias_size(self.channels))
             panels = (self.project.blocks(p.out_channels), self.channels, self.project.columns)
             pairs = (self.channels // 2, 2 * p.out_channels)
             self.project_weights = parameter("project_weights", *(pairs if self.paired else panels), dtype=stored)
-            self.project_bias = parameter("project_bias", p.out_channels)
+            self.project_bias = parameter("project_bias", bias_size(p.out_channels))
             self.residual = parameter("residual", out_pixels, p.out_channels) if p.residual else None
             self.y = parameter("y", out_pixels, p.out_channels)
             if self.bands * d.batch == 1:
-                self._band(0, 0, self.tiles)
+                self._band(0, 0, d.out_height)
             else:
                 loop = build.parallel if self.bands > 1 else build.serial
                 with loop(d.batch * self.bands) as index:
                     image, band = tirx.floordiv(index, self.bands), tirx.floormod(index, self.bands)
-                    first, last = (tirx.floordiv(b * self.tiles, self.bands) for b in (band, band + 1))
+                    first, last = (tirx.floordiv(b * d.out_height, self.bands) for b in (band, band + 1))
                     self._band(image, first, last)
         return whole_block(builder.get())
 
     def _band(self, image: Any, first: Any, last: Any) -> None:
-        """Row tiles from first to last of one image."""
+        """Rows of the output from first to last of one image."""
         d, columns = self.spec.depthwise, self.expand.columns
         width = d.width + 2 * d.padding
         shape = (self.expand.blocks(self.channels), self.ring_rows, width, columns)
         self.ring = build.alloc_buffer(shape, FLOAT)
-        self.middle = build.alloc_buffer((self.rows * d.out_width, self.channels), FLOAT)
-        zero = tirx.const(0, FLOAT)
+        self.middle = build.alloc_buffer((d.out_width, self.columns), FLOAT)
         with build.serial(shape[0]) as block, build.serial(self.ring_rows) as slot:
-            for margin in (0, d.width + d.padding) if d.padding else ():
-                clear = lambda r, c, at=margin: self._store(block, slot, at + r, c, zero)  # noqa: E731
-                vectors(d.padding, columns, self.lanes, clear)
-        start = first * self.new_rows
-        with build.serial(self.ring_rows - self.new_rows) as row:
-            self._each_block(lambda block, n: self._fill(block, n, image, start + row))
-        with build.serial(last - first) as tile:
-            row_tile = first + tile
+            if self.spec.expand is None and self.columns > self.channels:  # nothing else is written past the last one
+                self._clear(block, columns, slot, 0, width)
+            elif d.padding:
+                self._clear(block, columns, slot, 0, d.padding)
+                self._clear(block, columns, slot, d.width + d.padding, d.padding)
+        kept = self.ring_rows - d.stride
+        with build.serial(kept) as new:
+            self._each_block(lambda block, n: self._fill(block, n, image, first * d.stride + new))
+        with build.serial(last - first) as index:
+            row = first + index
 
-            def rows_of_block(block: Any, n: int) -> None:
-                with build.serial(self.new_rows) as row:
-                    self._fill(block, n, image, row_tile * self.new_rows + self.ring_rows - self.new_rows + row)
-                self._depthwise(block, n, row_tile)
+            def row_of_block(block: Any, n: int) -> None:
+                with build.serial(d.stride) as new:
+                    self._fill(block, n, image, row * d.stride + kept + new)
+                self._depthwise(block, n, row)
 
-            self._each_block(rows_of_block)
-            self._project(image, row_tile)
+            self._each_block(row_of_block)
+            self._project(image, row)
 
     def _each_block(self, body: Callable[[Any, int], None]) -> None:
-        """body(block, its columns) for each block of expanded channels; the last may be narrower."""
-        per_block = self.expand.columns // self.lanes
-        strips(self.channels // self.lanes, per_block, lambda at, n: body(tirx.floordiv(at, per_block), n * self.lanes))
+        """body(block, its channels) for each block of expanded channels; the last may have fewer."""
+        strips(self.channels, self.expand.columns, lambda at, n: body(tirx.floordiv(at, self.expand.columns), n))
+
+    def _clear(self, block: Any, columns: int, slot: Any, first: int, length: int) -> None:
+        """Zeros in a row of the ring."""
+        zero = tirx.const(0, FLOAT)
+        with build.serial(length) as q:
+            vectors(1, columns, self.lanes, lambda _, c: self._store(block, slot, first + q, c, zero))
 
     def _fill(self, block: Any, columns: int, image: Any, row: Any) -> None:
         """One row of the ring, `row` counted with the padding above: that of the expanded image, or zeros outside."""
@@ -180,9 +178,12 @@ class _Nest:
         with build.If(tirx.all(row >= d.padding, row < d.height + d.padding)):
             with build.Then():
                 inside()
-            with build.Else(), build.serial(d.width) as q:
-                at = d.padding + q
-                vectors(1, columns, self.lanes, lambda r, c: self._store(block, slot, at + r, c, tirx.const(0, FLOAT)))
+            with build.Else():
+                self._clear(block, self._filled(columns), slot, d.padding, d.width)
+
+    def _filled(self, columns: int) -> int:
+        """Up to whole vectors."""
+        return -(-columns // self.lanes) * self.lanes
 
     def _store(self, block: Any, slot: Any, column: Any, channel: Any, value: Any) -> None:
         build.buffer_store(self.ring, value, [block, slot, column, channel])
@@ -194,23 +195,24 @@ class _Nest:
             self._store(block, slot, self.spec.depthwise.padding + at + r, c, value)
 
         if e is None:
-            vectors(length, columns, self.lanes, lambda r, c: store(x[source + at + r, first + c], r, c))
+            vector = store_vector(columns, self.lanes)
+            vectors(length, columns, vector, lambda r, c: store(x[source + at + r, first + c], r, c))
             return
 
-        sums = Sums(length, columns, self.lanes, lambda c: self.expand_bias[first + c])
+        sums = Sums(length, self._filled(columns), self.lanes, lambda c: self.expand_bias[first + c])
         with build.serial(e.in_channels) as i:
             sums.add(lambda r, c: x[source + at + r, i] * self.expand_weights[block, i, c].astype(FLOAT))
         sums.each(self.lanes, lambda r, c, value: store(clipped(value, e.clip), r, c))
 
-    def _depthwise(self, block: Any, columns: int, row_tile: Any) -> None:
+    def _depthwise(self, block: Any, columns: int, row: Any) -> None:
         d = self.spec.depthwise
 
-        def strip(vector: Any, row: Any, at: Any, length: int) -> None:
-            top, first = (row_tile * self.rows + row) * d.stride, block * self.expand.columns + vector * self.lanes
+        def strip(vector: Any, at: Any, length: int) -> None:
+            first = block * self.expand.columns + vector * self.lanes
 
             sums = Sums(length, self.lanes, self.lanes, lambda c: self.depthwise_bias[first + c])
             with build.serial(d.kernel[0]) as ky, build.unroll(d.kernel[1]) as kx:
-                slot = tirx.floormod(top + ky, self.ring_rows)
+                slot = tirx.floormod(row * d.stride + ky, self.ring_rows)
 
                 def product(r: Any, c: Any) -> Any:
                     value = self.ring[block, slot, (at + r) * d.stride + kx, vector * self.lanes + c]
@@ -219,17 +221,16 @@ class _Nest:
                 sums.add(product)
 
             def store(r: Any, c: Any, value: Any) -> None:
-                build.buffer_store(self.middle, clipped(value, d.clip), [row * d.out_width + at + r, first + c])
+                build.buffer_store(self.middle, clipped(value, d.clip), [at + r, first + c])
 
             sums.each(self.lanes, store)
 
-        with build.serial(self.rows) as row, build.serial(columns // self.lanes) as vector:
-            strips(d.out_width, self.strip, lambda at, n: strip(vector, row, at, n))
+        with build.serial(self._filled(columns) // self.lanes) as vector:
+            strips(d.out_width, self.strip, lambda at, n: strip(vector, at, n))
 
-    def _project(self, image: Any, row_tile: Any) -> None:
+    def _project(self, image: Any, row: Any) -> None:
         d, p, lanes = self.spec.depthwise, self.spec.project, self.lanes
-        pixels = self.rows * d.out_width
-        first = image * d.out_height * d.out_width + row_tile * pixels
+        first = (image * d.out_height + row) * d.out_width
 
         def store(pixel: Any, channel: Any, value: Any) -> None:
             result = value if self.residual is None else value + self.residual[first + pixel, channel]
@@ -257,7 +258,7 @@ class _Nest:
             sums.each(self.project.store, lambda r, c, value: store(at + r, channel + c, value))
 
         if self.paired:
-            strips(pixels, pair_rows(p.out_channels, lanes), paired)
+            strips(d.out_width, pair_rows(p.out_channels, lanes), paired)
             return
         for panel in range(self.project.blocks(p.out_channels)):
-            strips(pixels, self.project.rows, partial(tile, panel))
+            strips(d.out_width, self.project.rows, partial(tile, panel))

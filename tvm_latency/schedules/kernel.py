@@ -133,6 +133,16 @@ Spec = Operator | BlockSpec
 Pack = Callable[[FloatArray], PackedArray]
 
 
+def bias_size(channels: int) -> int:
+    """Biases are filled up with zeros to whole vectors of 512 bits, so that sums of any vector width begin with them."""
+    return -(-channels // 16) * 16
+
+
+def pack_bias(bias: FloatArray) -> FloatArray:
+    """A convolution's bias as its kernel reads it."""
+    return np.pad(bias, (0, bias_size(bias.size) - bias.size))
+
+
 def with_weights(spec: Operator, weights: WeightType) -> Operator:
     """The same operator with its weights stored so; itself where it has none."""
     return replace(spec, weights=weights) if isinstance(spec, ConvSpec) else spec
@@ -142,7 +152,7 @@ def with_weights(spec: Operator, weights: WeightType) -> Operator:
 class Kernel:
     """A function, scheduled when it is first asked for, and how its weights are laid out.
 
-    func: parameters (input, [weights and bias of each convolution], [residual], output); tensors are
+    func: parameters (input, [weights and `pack_bias` of each convolution], [residual], output); tensors are
         [pixels, channels] unless `input_layout` says that the function reads the image as it stands,
         [batch, channels, height, width].
     tiles: what its tile may be, the analytic choice first; `func` has that one unless another was asked for.

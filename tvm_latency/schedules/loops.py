@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tvm import tirx
 from tvm.s_tir import SBlock, SBlockRealize
 from tvm.script.ir_builder import tirx as build
 
@@ -45,12 +44,10 @@ class Sums:
     """
 
     def __init__(self, rows: int, columns: int, lanes: int, bias: Callable[[Any], Any]) -> None:
-        """bias(column): what they begin with. Where the last vector has none for some lanes it is added at the end."""
-        self.rows, self.columns, self.lanes, self.bias = rows, columns, lanes, bias
-        self._whole = columns % lanes == 0
+        """bias(column): what they begin with."""
+        self.rows, self.columns, self.lanes = rows, columns, lanes
         self._parts = [build.alloc_buffer([rows, lanes], FLOAT) for _ in range(-(-columns // lanes))]
-        zero = tirx.const(0, FLOAT)
-        self._set(lambda _, c, __: bias(c) if self._whole else zero)
+        self._set(lambda _, c, __: bias(c))
 
     def add(self, product: Callable[[Any, Any], Any]) -> None:
         """Add product(row, column) to each, those past the last channel included."""
@@ -62,8 +59,7 @@ class Sums:
             for first in range(0, self.columns, vector):
                 part, lane_0 = self._parts[first // self.lanes], first % self.lanes
                 with build.vectorized(vector) as lane:
-                    value = part[row, lane_0 + lane]
-                    body(row, first + lane, value if self._whole else value + self.bias(first + lane))
+                    body(row, first + lane, part[row, lane_0 + lane])
 
     def _set(self, value: Callable[[Any, Any, Any], Any]) -> None:
         with build.unroll(self.rows) as row:

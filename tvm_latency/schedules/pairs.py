@@ -11,14 +11,14 @@ from tvm.script.ir_builder import tirx as build
 
 from targets.target import Target
 from tvm_latency.opspec import WeightType
-from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, PackedArray, Spec
+from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, PackedArray, Spec, bias_size
 from tvm_latency.schedules.loops import strips, whole_block
 from tvm_latency.schedules.parts import FLOAT, epilogue, packed
 from tvm_latency.schedules.threads import split_of
 from tvm_latency.schedules.tiles import Tile
 
-# Vectors of sums.
-MAX_SUMS = 24
+# Vectors of sums: with more, LLVM spills some of them.
+MAX_SUMS = 15
 MAX_VECTORS = 5
 
 Load = Callable[[Any, Any], Any]
@@ -96,7 +96,7 @@ def _function(spec: ConvSpec, target: Target) -> Any:
         build.func_name("main")
         x = build.arg("x", build.buffer([m, k], FLOAT))
         weights = build.arg("weights", build.buffer([k // 2, 2 * n], spec.weights))
-        bias = build.arg("bias", build.buffer([n], FLOAT))
+        bias = build.arg("bias", build.buffer([bias_size(n)], FLOAT))
         residual = build.arg("residual", build.buffer([m, n], FLOAT)) if spec.residual else None
         y = build.arg("y", build.buffer([m, n], FLOAT))
 

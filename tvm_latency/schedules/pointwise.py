@@ -10,7 +10,7 @@ from tvm.script.ir_builder import tirx as build
 
 from targets.target import Target
 from tvm_latency.opspec import WEIGHT_BYTES
-from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, PackedArray, Spec
+from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, PackedArray, Spec, bias_size
 from tvm_latency.schedules.loops import Sums, strips, whole_block
 from tvm_latency.schedules.parts import FLOAT, clipped, packed, zero_padded
 from tvm_latency.schedules.prefetch import prefetch_weights
@@ -73,7 +73,7 @@ class _Nest:
             build.func_name("main")
             self.x = build.arg("x", build.buffer([m, k], FLOAT))
             self.weights = build.arg("weights", build.buffer([self.panels, k, self.tile.columns], self.spec.weights))
-            self.bias = build.arg("bias", build.buffer([n], FLOAT))
+            self.bias = build.arg("bias", build.buffer([bias_size(n)], FLOAT))
             self.residual = build.arg("residual", build.buffer([m, n], FLOAT)) if self.spec.residual else None
             self.y = build.arg("y", build.buffer([m, n], FLOAT))
             self.split.bands(m, self._band)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tvm_latency.schedules.kernel import BlockSpec, ConvSpec, FloatArray, Kernel, PackedArray, PoolSpec, Spec
+from tvm_latency.schedules.kernel import BlockSpec, ConvSpec, FloatArray, Kernel, PackedArray, PoolSpec, Spec, pack_bias
 
 EPS = np.finfo(np.float32).eps
 
@@ -57,7 +57,7 @@ def conv_case(spec: ConvSpec | BlockSpec, kernel: Kernel, random: np.random.Gene
         weights = draw(conv.out_channels, conv.in_channels // conv.groups, *conv.kernel)
         weights /= np.sqrt(weights[0].size, dtype=np.float32)
         bias = draw(conv.out_channels)
-        arguments += [pack(weights), bias]
+        arguments += [pack(weights), pack_bias(bias)]
         w, b = (torch.from_numpy(a).double() for a in (weights.astype(conv.weights), bias))
         r = torch.from_numpy(residual).double() if conv.residual else torch.zeros(())
         step = partial(torch.nn.functional.conv2d, stride=conv.stride, padding=conv.padding, groups=conv.groups)

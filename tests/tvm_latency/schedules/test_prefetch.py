@@ -17,7 +17,7 @@ from tvm.s_tir import SBlockRealize
 
 from targets.target import Target, get_target
 from tvm_latency.opspec import WEIGHT_BYTES
-from tvm_latency.schedules.kernel import ConvSpec, Kernel
+from tvm_latency.schedules.kernel import ConvSpec, Kernel, pack_bias
 from tvm_latency.schedules.pointwise import pointwise
 from tvm_latency.schedules.prefetch import AHEAD_ONCE, LINE_BYTES
 
@@ -151,7 +151,7 @@ def test_prefetches_are_in_the_code_and_change_no_bit(spec: ConvSpec, monkeypatc
     random = np.random.default_rng(0)
     draw = lambda *shape: random.standard_normal(shape, dtype=np.float32)  # noqa: E731
     weights = plain.packs[0](draw(spec.out_channels, spec.in_channels, 1, 1))
-    arguments = [draw(spec.out_pixels, spec.in_channels), weights, draw(spec.out_channels)]
+    arguments = [draw(spec.out_pixels, spec.in_channels), weights, pack_bias(draw(spec.out_channels))]
     arguments += [draw(spec.out_pixels, spec.out_channels)] if spec.residual else []
     answers = []
     for kernel, instructions in ((fetching, True), (plain, False)):

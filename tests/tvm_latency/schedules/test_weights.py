@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from targets.target import Target, get_target
 from tvm_latency.schedules import schedule_kernel
-from tvm_latency.schedules.kernel import ConvSpec, Kernel, PoolSpec, with_weights
+from tvm_latency.schedules.kernel import ConvSpec, Kernel, PoolSpec, pack_bias, with_weights
 
 pytestmark = pytest.mark.compiles
 
@@ -107,7 +107,7 @@ def test_half_weights_are_computed_with_in_float32(kind: str, data: st.DataObjec
     (pack,) = kernel.packs
     packed = pack(weights)
     assert packed.dtype == np.float16
-    arguments = [x if kernel.input_layout == "NCHW" else pixels(x), packed, bias]
+    arguments = [x if kernel.input_layout == "NCHW" else pixels(x), packed, pack_bias(bias)]
     arguments += [pixels(residual)] if spec.residual else []
     tensors = [
         tvm.runtime.tensor(a) for a in [*arguments, np.full((spec.out_pixels, spec.out_channels), np.nan, np.float32)]
