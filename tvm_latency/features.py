@@ -13,7 +13,7 @@ from math import log2
 from targets.target import Target
 from tvm_latency.latency_table import kernels
 from tvm_latency.opspec import FLOAT_BYTES, OpSpec
-from tvm_latency.schedules.tiles import FMA_IN_FLIGHT, Product, Tile, matmul_tiles, strip_tiles
+from tvm_latency.schedules.tiles import FMA_IN_FLIGHT, Product, Tile, matmul_tiles, ring_tiles
 
 Measure = Callable[[OpSpec, Target], float]
 
@@ -34,8 +34,13 @@ def _product_tile(pixels: int, reduction: int, channels: int, target: Target) ->
 
 
 def _strip(op: OpSpec, channels: int, reduction: int, target: Target) -> float:
-    tile = strip_tiles(op.out_width, channels, target.lanes, target.vector_registers)[0]
+    tile = _strip_tile(op, channels, target)
     return _issues(_out_pixels(op), channels, reduction, tile)
+
+
+def _strip_tile(op: OpSpec, channels: int, target: Target) -> Tile:
+    row_bytes = op.kernel * (op.width + op.kernel - 1) * 4
+    return ring_tiles(op.out_width, channels, row_bytes, target)[0]
 
 
 def _pixels(op: OpSpec) -> int:
@@ -129,7 +134,7 @@ _FEATURES: dict[str, Measure] = {
     "out_remainder": lambda op, t: op.out_channels % t.lanes,
     "out_width_remainder": lambda op, t: op.out_width % 4,
     "product_rows": lambda op, t: _product_tile(_out_pixels(op), op.hidden_channels, op.out_channels, t).rows,
-    "strip_rows": lambda op, t: strip_tiles(op.out_width, op.hidden_channels, t.lanes, t.vector_registers)[0].rows,
+    "strip_rows": lambda op, t: _strip_tile(op, op.hidden_channels, t).rows,
     "log_window_over_l1": lambda op, t: log2(_window_bytes(op) / t.l1d_bytes),
     "log_expanded_over_l2": lambda op, t: log2(_expanded_bytes(op) / t.l2_bytes),
     "log_weights_over_l2": lambda op, t: log2((1 + op.weight_bytes) / t.l2_bytes),

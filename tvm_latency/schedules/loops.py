@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tvm.s_tir import SBlock, SBlockRealize
 from tvm.script.ir_builder import tirx as build
 
 from tvm_latency.schedules.parts import FLOAT
+from tvm_latency.schedules.tiles import store_vector
 
 Cell = Callable[[Any, Any], None]
 
@@ -28,12 +29,22 @@ def strips(extent: int, size: int, body: Callable[[Any, int], None], loop: Calla
 
 
 def vectors(rows: int, columns: int, lanes: int, body: Cell) -> None:
-    """body(row, column) for each cell of a tile.
+    """body(row, column) for each cell of a tile, in whole vectors and what the last columns need.
 
     for row, vector in unrolled(rows, columns / lanes): for lane in vectorized(lanes): body(row, vector * lanes + lane)
     """
-    with build.unroll(rows) as row, build.unroll(columns // lanes) as vector, build.vectorized(lanes) as lane:
-        body(row, vector * lanes + lane)
+    with build.unroll(rows) as row:
+        for first, length in _vectors_of(columns, lanes):
+            with build.vectorized(length) as lane:
+                body(row, first + lane)
+
+
+def _vectors_of(columns: int, lanes: int) -> Iterator[tuple[int, int]]:
+    """(first column, columns) of the vectors that make up a row."""
+    for first in range(0, columns, lanes):
+        rest = min(lanes, columns - first)
+        vector = store_vector(rest, lanes)
+        yield from ((first + lane, vector) for lane in range(0, rest, vector))
 
 
 class Sums:
@@ -53,12 +64,12 @@ class Sums:
         """Add product(row, column) to each, those past the last channel included."""
         self._set(lambda r, c, value: value + product(r, c))
 
-    def each(self, vector: int, body: Callable[[Any, Any, Any], None]) -> None:
-        """body(row, column, sum) for each, `vector` columns at a time."""
+    def each(self, body: Callable[[Any, Any, Any], None]) -> None:
+        """body(row, column, sum) for each, in whole vectors and what the last column needs."""
         with build.unroll(self.rows) as row:
-            for first in range(0, self.columns, vector):
+            for first, length in _vectors_of(self.columns, self.lanes):
                 part, lane_0 = self._parts[first // self.lanes], first % self.lanes
-                with build.vectorized(vector) as lane:
+                with build.vectorized(length) as lane:
                     body(row, first + lane, part[row, lane_0 + lane])
 
     def _set(self, value: Callable[[Any, Any, Any], Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from tvm import tirx
@@ -35,8 +36,8 @@ def pair_rows(channels: int, lanes: int) -> int:
 
 
 def pack_pairs(weights: FloatArray, stored: WeightType) -> PackedArray:
-    """[channels, terms]  -->  [terms / 2, channels * 2]: both terms of a pair side by side for each channel."""
-    channels, terms = weights.shape
+    """[channels, terms, 1, 1]  -->  [terms / 2, channels * 2]: both terms of a pair side by side for each channel."""
+    channels, terms = weights.shape[:2]
     return packed(weights.reshape(channels, terms // 2, 2).transpose(1, 0, 2).reshape(terms // 2, -1), stored)
 
 
@@ -84,9 +85,7 @@ def paired_pointwise(spec: Spec, target: Target, tile: Tile | None = None) -> Ke
     if not suits_pairs(spec.out_channels, spec.in_channels, target.lanes):
         return None
 
-    def pack(weights: FloatArray) -> PackedArray:
-        return pack_pairs(weights[:, :, 0, 0], spec.weights)
-
+    pack = partial(pack_pairs, stored=spec.weights)
     return Kernel(name=f"paired_pointwise_{spec.suffix}", make=lambda: _function(spec, target), packs=(pack,))
 
 

@@ -54,6 +54,12 @@ def zero_padded(weights: FloatArray, tile: Tile) -> FloatArray:
     return np.pad(weights, [(0, missing)] + [(0, 0)] * (weights.ndim - 1))
 
 
+def pack_panels(weights: FloatArray, tile: Tile, stored: WeightType) -> PackedArray:
+    """[channels, terms, 1, 1]  -->  [blocks, terms, columns], zeros for what the last block lacks."""
+    panels = zero_padded(weights[:, :, 0, 0], tile).reshape(-1, tile.columns, weights.shape[1])
+    return packed(panels.transpose(0, 2, 1), stored)
+
+
 def packed(weights: FloatArray, stored: WeightType) -> PackedArray:
     """Contiguous weights in the type they are stored as, each rounded to the nearest; beyond its range, infinite."""
     with np.errstate(over="ignore"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from tvm import tirx
@@ -10,9 +11,9 @@ from tvm.script.ir_builder import tirx as build
 
 from targets.target import Target
 from tvm_latency.opspec import WEIGHT_BYTES
-from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, PackedArray, Spec, bias_size
+from tvm_latency.schedules.kernel import ConvSpec, Kernel, Spec, bias_size
 from tvm_latency.schedules.loops import Sums, strips, whole_block
-from tvm_latency.schedules.parts import FLOAT, clipped, packed, zero_padded
+from tvm_latency.schedules.parts import FLOAT, clipped, pack_panels
 from tvm_latency.schedules.prefetch import prefetch_weights
 from tvm_latency.schedules.threads import Split, split_of
 from tvm_latency.schedules.tiles import Product, Tile, matmul_tiles
@@ -42,15 +43,11 @@ def pointwise(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | 
     tiles = matmul_tiles(product, target.lanes, target.vector_registers)
     tile = tile or tiles[0]
 
-    def pack(weights: FloatArray) -> PackedArray:
-        panels = zero_padded(weights.reshape(n, k), tile).reshape(-1, tile.columns, k)
-        return packed(panels.transpose(0, 2, 1), spec.weights)
-
     return Kernel(
         name=f"pointwise_{spec.suffix}",
         make=lambda: _Nest(spec, tile, split, product, target).function(),
         tiles=tiles,
-        packs=(pack,),
+        packs=(partial(pack_panels, tile=tile, stored=spec.weights),),
     )
 
 
@@ -119,4 +116,4 @@ class _Nest:
             value = value if self.residual is None else value + self.residual[at + r, first + c]
             build.buffer_store(self.y, clipped(value, self.spec.clip), [at + r, first + c])
 
-        sums.each(self.tile.store, store)
+        sums.each(store)

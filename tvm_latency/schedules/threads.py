@@ -46,6 +46,18 @@ class Split:
             body(start if pixels % self.threads == 0 else tirx.min(start, pixels - band), band)
 
 
+def row_bands(batch: int, height: int, bands: int, body: Callable[[Any, Any, Any], None]) -> None:
+    """body(image, first, last) for bands of rows, each on a thread of its own."""
+    if batch * bands == 1:
+        body(0, 0, height)
+        return
+    loop = build.parallel if bands > 1 else build.serial
+    with loop(batch * bands) as index:
+        image, band = tirx.floordiv(index, bands), tirx.floormod(index, bands)
+        first, last = (tirx.floordiv(b * height, bands) for b in (band, band + 1))
+        body(image, first, last)
+
+
 def split_of(spec: ConvSpec, threads: int) -> Split:
     """How to share a convolution, such that threads find what they read in their own caches.
 

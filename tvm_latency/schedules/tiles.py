@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from targets.target import Target
+
 # True of every x86 core since Haswell and of the large ARM cores.
 FMA_PER_CYCLE = 2
 LOADS_PER_CYCLE = 2
@@ -19,8 +21,8 @@ STACK_BYTES = 1024
 FMA_IN_FLIGHT = 4 * FMA_PER_CYCLE
 # More vectors side by side than this make longer code, not faster.
 MAX_VECTORS = 16
-# A strip longer than this saves less than one load in sixteen and doubles the unrolled code.
-MAX_STRIP = 16
+# What it takes to begin and end a strip of a depthwise convolution.
+CYCLES_PER_STRIP = 4
 
 
 @dataclass(frozen=True)
@@ -28,21 +30,18 @@ class Tile:
     """`rows` x `columns` accumulators of `vector` lanes each, so rows * columns / vector registers.
 
     Columns need not divide the channels: the last block computes on zero weights and `store`, the widest vector that
-    divides the channels, is what its results are written with. `block` is how many output rows share one padded copy
-    of the input, where a kind makes such copies.
+    divides the channels, is what its results are written with.
     """
 
     rows: int
     columns: int
     vector: int
     store: int
-    block: int | None = None
 
     @property
     def text(self) -> str:
-        """What it is called in the database and in manifests: `14x32v16s8`, with a block of 7 rows `14x32v16s8b7`."""
-        block = "" if self.block is None else f"b{self.block}"
-        return f"{self.rows}x{self.columns}v{self.vector}s{self.store}{block}"
+        """What it is called in the database and in manifests: `14x32v16s8`."""
+        return f"{self.rows}x{self.columns}v{self.vector}s{self.store}"
 
     def blocks(self, channels: int) -> int:
         """Blocks of columns that cover the channels."""
@@ -120,31 +119,26 @@ def _even_strips(extent: int, limit: int) -> list[int]:
     return list(dict.fromkeys(even_strip(extent, size) for size in range(1, limit + 1)))
 
 
-def strip_tiles(width: int, channels: int, lanes: int, registers: int) -> tuple[Tile, ...]:
-    """Strips of output pixels x blocks of channels, for depthwise and dense convolution; the cheapest first.
+def ring_tiles(width: int, channels: int, row_bytes: int, target: Target) -> tuple[Tile, ...]:
+    """Strips of output pixels x blocks of channels for depthwise convolution out of a ring; the best first.
 
-    Each multiply-add reads its input from memory; accumulators and one weight vector for each column of the tile stay
-    in registers.
+    Each multiply-add reads its input from memory, so long strips save little; a block is as wide as lets its ring stay
+    in half the level-1 cache. row_bytes: of the ring, for one channel.
     """
+    lanes, registers = target.lanes, target.vector_registers
+    blocks = [vectors for vectors in (4, 2, 1) if vectors == 1 or (vectors - 1) * lanes < channels]
+
+    def cycles(rows: int) -> float:
+        strips = _pieces(width, rows)
+        return sum(n * (max(r, FMA_IN_FLIGHT, r + 1) + CYCLES_PER_STRIP) for r, n in strips)
+
+    def cost(tile: Tile) -> tuple[bool, float, int]:
+        fits = tile.columns * row_bytes <= target.l1d_bytes // 2
+        return not fits, cycles(tile.rows), -tile.columns if fits else tile.columns
 
     store = store_vector(channels, lanes)
-
-    def cost(tile: Tile) -> tuple[float, float, int]:
-        vectors = tile.columns // tile.vector
-        fmas, loads = tile.rows * vectors, (tile.rows + 1) * vectors
-        step = max(max(fmas, FMA_IN_FLIGHT) / FMA_PER_CYCLE, loads / LOADS_PER_CYCLE)
-        return width / tile.rows * tile.blocks(channels) * step, loads / fmas, tile.columns
-
-    def candidates() -> Iterator[Tile]:
-        vector = lanes
-        while vector >= store:
-            for rows in divisors(width, MAX_STRIP):
-                for vectors in range(1, 5):
-                    if rows * vectors + vectors + 1 <= registers:
-                        yield Tile(rows, vectors * vector, vector, store)
-            vector //= 2
-
-    return tuple(sorted(candidates(), key=cost))
+    strips = _even_strips(width, registers // 2)
+    return tuple(sorted((Tile(r, v * lanes, lanes, store) for r in strips for v in blocks), key=cost))
 
 
 def even_strip(width: int, limit: int) -> int:
