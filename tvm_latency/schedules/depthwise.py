@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -31,7 +32,7 @@ def depthwise(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | 
                 for the rows of the input that it needs and the ring does not hold: ring[row % k] = x[row]
                 for vector, strip:
                     acc[strip] = bias                                     # registers
-                    for ky in k: for kx, s in unrolled(k, strip):
+                    for ky in k: for kx in k: for s in unrolled(strip):
                         acc[s] += ring[(row * stride + ky) % k, s * stride + kx, vector] * taps[ky, kx, vector]
                     y[row, strip, vector] = clip(acc + residual)
     """
@@ -70,19 +71,18 @@ def _function(spec: ConvSpec, tile: Tile, threads: int) -> Any:
                 pixel = (image * spec.height + source) * spec.width + column
                 vectors(length, width, tile.vector, lambda r, c: store(r, c, x[pixel + r, at + c]))
 
-            with build.serial(ring.kept) as new:
-                ring.fill(0, tile.rows, first * spec.stride + new, copied)
-            with build.serial(last - first) as index:
-                row = first + index
-                prefetch_weights(taps, block, block_bytes, index, spec.out_height // bands, once=False)
-                with build.serial(ring.new) as new:
-                    ring.fill(0, tile.rows, row * spec.stride + ring.kept + new, copied)
+            def output_row(row: Any, full: Callable[[], Any]) -> None:
+                prefetch_weights(taps, block, block_bytes, row - first, spec.out_height // bands, once=False)
+                ring.fill(0, tile.rows, row, copied)
 
                 def store(pixel: Any, channel: Any, value: Any) -> None:
                     place = [(image * spec.out_height + row) * spec.out_width + pixel, at + channel]
                     build.buffer_store(y, value if residual is None else value + residual[place], place)
 
-                ring.convolve(0, block, width, row, taps, bias, store)
+                with full():
+                    ring.convolve(0, block, width, row, taps, bias, store)
+
+            ring.each_row(first, last, output_row)
 
         def band(image: Any, first: Any, last: Any) -> None:
             body = partial(block_rows, image, first, last)

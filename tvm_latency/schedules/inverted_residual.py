@@ -124,22 +124,24 @@ class _Nest:
         d, blocks = self.spec.depthwise, self.ring_tile.blocks(self.channels)
         self.ring = Ring(d, self.ring_tile, blocks)
         self.middle = build.alloc_buffer((d.out_width, blocks * self.ring_tile.columns), FLOAT)
-        with build.serial(self.ring.kept) as new:
-            self._each_block(lambda block, n: self._fill(block, n, image, first * d.stride + new))
-        with build.serial(last - first) as index:
-            row = first + index
 
-            def row_of_block(block: Any, channels: int) -> None:
-                with build.serial(self.ring.new) as new:
-                    self._fill(block, channels, image, row * d.stride + self.ring.kept + new)
+        def output_row(row: Any, full: Callable[[], Any]) -> None:
+            def block_of_row(block: Any, channels: int) -> None:
+                self._fill(block, channels, image, row)
 
                 def store(pixel: Any, channel: Any, value: Any) -> None:
                     build.buffer_store(self.middle, value, [pixel, block * self.ring_tile.columns + channel])
 
-                self.ring.convolve(block, block, channels, row, self.taps, self.depthwise_bias, store)
+                # Whole vectors: `middle` has room for what is past the last channel.
+                filled = -(-channels // self.lanes) * self.lanes
+                with full():
+                    self.ring.convolve(block, block, filled, row, self.taps, self.depthwise_bias, store)
 
-            self._each_block(row_of_block)
-            self._project(image, row)
+            self._each_block(block_of_row)
+            with full():
+                self._project(image, row)
+
+        self.ring.each_row(first, last, output_row)
 
     def _each_block(self, body: Callable[[Any, int], None]) -> None:
         """body(block, its channels) for each block of expanded channels; the last may have fewer."""
@@ -147,7 +149,7 @@ class _Nest:
         strips(self.channels, columns, lambda at, n: body(tirx.floordiv(at, columns), n))
 
     def _fill(self, block: Any, channels: int, image: Any, row: Any) -> None:
-        """One row of the ring, out of x."""
+        """Those rows of the ring that an output row needs, out of x."""
         e, height, width = self.spec.expand, self.spec.depthwise.height, self.spec.depthwise.width
         first = block * self.ring_tile.columns
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from tvm import tirx
@@ -21,6 +22,12 @@ def pack_taps(weights: FloatArray, tile: Tile, stored: WeightType) -> PackedArra
     return packed(blocks.transpose(0, 2, 3, 1), stored)
 
 
+@contextmanager
+def _when(condition: Any) -> Iterator[None]:
+    with build.If(condition), build.Then():
+        yield
+
+
 class Ring:
     """ring[blocks, k, width + 2 p, columns]: row r of the padded image lies in slot r % k.
 
@@ -31,8 +38,10 @@ class Ring:
         self.spec, self.tile = spec, tile
         self.rows = spec.kernel[0]
         self.width = spec.width + 2 * spec.padding
-        self.kept = max(self.rows - spec.stride, 0)
-        self.new = self.rows - self.kept
+        # What an output row finds in the ring, what has to be added, and how many rows earlier to begin.
+        self._kept = max(self.rows - spec.stride, 0)
+        self._new = self.rows - self._kept
+        self._early = -(-self._kept // self._new)
         self.buffer = build.alloc_buffer((blocks, self.rows, self.width, tile.columns), FLOAT)
         with build.serial(blocks) as block, build.serial(self.rows) as slot:
             if spec.in_channels % tile.vector:  # a fill may write the channels there are, and no more
@@ -41,12 +50,25 @@ class Ring:
                 self._clear(block, slot, 0, spec.padding)
                 self._clear(block, slot, spec.width + spec.padding, spec.padding)
 
+    def each_row(self, first: Any, last: Any, body: Callable[[Any, Callable[[], Any]], None]) -> None:
+        """body(row, full) for the rows of the output, and for some before them for which the ring is only filled.
+
+        What reads the ring stands in `with full():`.
+        """
+        with build.serial(last - first + self._early) as index:
+            row = first + index - self._early
+            body(row, (lambda: _when(index >= self._early)) if self._early else nullcontext)
+
     def fill(self, block: Any, rows: int, row: Any, fill_strip: Callable[..., None]) -> None:
-        """Write one row, counted with the padding above: zeros outside of the image.
+        """Write what an output row needs and the ring does not hold; zeros outside of the image.
 
         Inside, fill_strip(source row, at, length, store) is called for strips of `rows` pixels; it calls
         store(pixel of the strip, channel of the block, value).
         """
+        with build.serial(self._new) as new:
+            self._fill_row(block, rows, row * self.spec.stride + self._kept + new, fill_strip)
+
+    def _fill_row(self, block: Any, rows: int, row: Any, fill_strip: Callable[..., None]) -> None:
         spec, slot = self.spec, tirx.floormod(row, self.rows)
 
         def inside() -> None:
@@ -58,7 +80,7 @@ class Ring:
 
             strips(spec.width, rows, strip)
 
-        if not spec.padding:
+        if not spec.padding and self._kept % self._new == 0:  # else it begins above the image
             inside()
             return
         with build.If(tirx.all(row >= spec.padding, row < spec.height + spec.padding)):
@@ -72,7 +94,7 @@ class Ring:
 
         for vector: for strip:
             acc[strip] = bias                                                 # registers
-            for ky in k: for kx, s in unrolled(k, strip):
+            for ky in k: for kx in k: for s in unrolled(strip):
                 acc[s] += ring[(row * stride + ky) % k, s * stride + kx, vector] * taps[ky, kx, vector]
             store(strip, vector, clip(acc))
 
@@ -83,7 +105,7 @@ class Ring:
         def strip(vector: Any, width: int, at: Any, length: int) -> None:
             first = vector * lanes
             sums = Sums(length, width, lanes, lambda c: bias[block * tile.columns + first + c])
-            with build.serial(self.rows) as ky, build.unroll(spec.kernel[1]) as kx:
+            with build.serial(self.rows) as ky, build.serial(spec.kernel[1]) as kx:
                 slot = tirx.floormod(row * spec.stride + ky, self.rows)
 
                 def product(r: Any, c: Any) -> Any:
