@@ -74,6 +74,7 @@ class _Emitter(PyExprMutator):
         source, last = chain[0].input, chain[-1]
         arguments = [self.visit_expr(source) if kernel.input_layout == "NCHW" else self._pixels(source)]
         for match, pack in zip(chain, kernel.packs):
+            assert match.bias is not None
             arguments += [relax.const(_packed(match, kernel.name, pack)), relax.const(pack_bias(match.bias))]
         if last.residual is not None:
             arguments.append(self._pixels(last.residual))

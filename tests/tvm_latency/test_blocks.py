@@ -166,14 +166,14 @@ def test_what_is_fused_and_that_it_is_right(case: str, parse_model: Parse) -> No
     assert_right(model, compiled)
 
 
-@pytest.mark.parametrize(("room", "count"), [(-1, 1), (0, 0)])
-def test_a_block_is_fused_where_its_image_is_larger_than_half_the_second_cache(
+@pytest.mark.parametrize(("room", "count"), [(0, 1), (-2, 0)])
+def test_a_block_is_fused_where_its_rows_stay_in_half_the_second_cache(
     room: int, count: int, parse_model: Parse
 ) -> None:
     text = CASES["expand, depthwise, project"][0]
     model = parse_model(text, **{name: value for name, value in CONSTANTS.items() if name in text})
-    target = replace(TARGET, l2_bytes=2 * (9 * 9 * 32 * 4 + room))
-    assert len(fused(lower(model, target).kernels)) == count
+    rows = (3 * (9 + 2) + 9) * 32 * 4
+    assert len(fused(lower(model, replace(TARGET, l2_bytes=2 * rows + room)).kernels)) == count
 
 
 DEPTHWISE_SPEC = ConvSpec(

@@ -14,7 +14,7 @@ from targets.target import Target
 from tvm_latency.opspec import WEIGHT_BYTES
 from tvm_latency.schedules.kernel import ConvSpec, Kernel, Spec, bias_size
 from tvm_latency.schedules.loops import strips, vectors, whole_block
-from tvm_latency.schedules.parts import FLOAT
+from tvm_latency.schedules.parts import FLOAT, clipped
 from tvm_latency.schedules.prefetch import prefetch_weights
 from tvm_latency.schedules.ring import Ring, pack_taps
 from tvm_latency.schedules.threads import row_bands, split_of
@@ -77,7 +77,8 @@ def _function(spec: ConvSpec, tile: Tile, threads: int) -> Any:
 
                 def store(pixel: Any, channel: Any, value: Any) -> None:
                     place = [(image * spec.out_height + row) * spec.out_width + pixel, at + channel]
-                    build.buffer_store(y, value if residual is None else value + residual[place], place)
+                    value = value if residual is None else value + residual[place]
+                    build.buffer_store(y, clipped(value, spec.clip), place)
 
                 with full():
                     ring.convolve(0, block, width, row, taps, bias, store)

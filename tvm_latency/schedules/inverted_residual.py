@@ -130,7 +130,8 @@ class _Nest:
                 self._fill(block, channels, image, row)
 
                 def store(pixel: Any, channel: Any, value: Any) -> None:
-                    build.buffer_store(self.middle, value, [pixel, block * self.ring_tile.columns + channel])
+                    place = [pixel, block * self.ring_tile.columns + channel]
+                    build.buffer_store(self.middle, clipped(value, self.spec.depthwise.clip), place)
 
                 # Whole vectors: `middle` has room for what is past the last channel.
                 filled = -(-channels // self.lanes) * self.lanes

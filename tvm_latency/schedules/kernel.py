@@ -134,7 +134,7 @@ Pack = Callable[[FloatArray], PackedArray]
 
 
 def bias_size(channels: int) -> int:
-    """Biases are filled up with zeros to whole vectors of 512 bits, so that sums of any vector width begin with them."""
+    """Biases are filled up with zeros to whole vectors of 512 bits, so that any vector of sums can begin with them."""
     return -(-channels // 16) * 16
 
 

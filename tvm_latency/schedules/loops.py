@@ -50,8 +50,8 @@ def _vectors_of(columns: int, lanes: int) -> Iterator[tuple[int, int]]:
 class Sums:
     """A tile of sums in registers: rows x channels, of which the last vector may be only in part.
 
-    Each vector of columns is a buffer of its own, small enough for TVM to leave it on the stack; LLVM keeps what lies on
-    the heap in memory where it cannot rule out that another pointer, a prefetch's among them, leads there.
+    Each vector of columns is a buffer of its own, small enough for TVM to leave it on the stack. What lies on the heap
+    LLVM keeps in memory where it cannot rule out that another pointer, a prefetch's among them, leads there.
     """
 
     def __init__(self, rows: int, columns: int, lanes: int, bias: Callable[[Any], Any]) -> None:

@@ -86,6 +86,7 @@ class _Nest:
         def panel_of(panel: Any, columns: int) -> None:
             def strip(at: Any, length: int) -> None:
                 self._tile(panel, columns, start + at, length, tirx.floordiv(at, rows), uses)
+
             strips(pixels, rows, strip)
 
         self._panels(parallel, panel_of)

@@ -12,7 +12,7 @@ from tvm.script.ir_builder import tirx as build
 from tvm_latency.opspec import WeightType
 from tvm_latency.schedules.kernel import ConvSpec, FloatArray, PackedArray
 from tvm_latency.schedules.loops import Sums, strips, vectors
-from tvm_latency.schedules.parts import FLOAT, clipped, packed, zero_padded
+from tvm_latency.schedules.parts import FLOAT, packed, zero_padded
 from tvm_latency.schedules.tiles import Tile
 
 
@@ -96,7 +96,7 @@ class Ring:
             acc[strip] = bias                                                 # registers
             for ky in k: for kx in k: for s in unrolled(strip):
                 acc[s] += ring[(row * stride + ky) % k, s * stride + kx, vector] * taps[ky, kx, vector]
-            store(strip, vector, clip(acc))
+            store(strip, vector, acc)
 
         place: of the block in the ring; taps and bias know it by its number.
         """
@@ -113,7 +113,7 @@ class Ring:
                     return self.buffer[place, slot, pixel, first + c] * taps[block, ky, kx, first + c].astype(FLOAT)
 
                 sums.add(product)
-            sums.each(lambda r, c, value: store(at + r, first + c, clipped(value, spec.clip)))
+            sums.each(lambda r, c, value: store(at + r, first + c, value))
 
         def strips_of(vector: Any, width: int) -> None:
             strips(spec.out_width, tile.rows, lambda at, length: strip(vector, width, at, length))

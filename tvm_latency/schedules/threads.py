@@ -28,14 +28,14 @@ class Split:
         """How much of an axis the busiest thread has."""
         return -(-extent // self.threads) if axis == self.axis else extent
 
-    def loop(self, axis: Axis) -> Callable[[int], Any]:
+    def loop(self, axis: Axis) -> Any:
         """The loop over an axis: parallel over the one that is split, where there are threads to split it for."""
         return build.parallel if axis == self.axis and self.threads > 1 else build.serial
 
     def bands(self, pixels: int, body: Callable[[Any, int], None]) -> None:
         """body(start, length) for the pixels of each thread.
 
-        Bands are equally long. The last one begins early enough for that: two threads write the same to what they share.
+        Bands are equally long; for that the last may begin early, and two threads write the same to what they share.
         """
         if self.threads == 1 or self.axis != "pixels":
             body(0, pixels)

@@ -74,9 +74,11 @@ class Product:
         return tile.blocks(self.n) * self.k * tile.columns * 4 <= self.l1d_bytes // 2
 
     def cycles(self, tile: Tile) -> float:
-        """An estimate. Every step of k costs, for each tile, rows x vectors multiply-adds, one load for each weight
-        vector and one broadcast for each row; the slowest of these, and the latency of the multiply-add, bounds it. What
-        leaves the level-1 cache before it is used again comes from the second, and a tile has to be filled and emptied.
+        """An estimate for one core.
+
+        Every step of k costs, for each tile, rows x vectors multiply-adds, one load for each weight vector and one
+        broadcast for each row; the slowest of these, and the latency of the multiply-add, bounds it. What leaves the
+        level-1 cache before it is used again comes from the second, and a tile has to be filled and emptied.
         """
         total = 0.0
         for rows, strips in _pieces(self.m, tile.rows):

@@ -16,7 +16,7 @@ import pytest
 from targets.target import Target
 from tvm_latency.schedules import SCHEDULE_VERSION, schedule_kernel
 from tvm_latency.schedules.kernel import BlockSpec, ConvSpec, PoolSpec, Spec
-from tvm_latency.schedules.parts import PARALLEL_MACS
+from tvm_latency.schedules.threads import PARALLEL_MACS
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "schedules.json"
 LOOPS = GOLDEN.with_name("loops")

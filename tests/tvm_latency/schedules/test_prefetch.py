@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
 import tvm
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tvm import tirx
 from tvm.s_tir import SBlockRealize
 
 from targets.target import Target, get_target
 from tvm_latency.opspec import WEIGHT_BYTES
+from tvm_latency.schedules.depthwise import depthwise
 from tvm_latency.schedules.kernel import ConvSpec, Kernel, pack_bias
 from tvm_latency.schedules.pointwise import pointwise
 from tvm_latency.schedules.prefetch import AHEAD_ONCE, LINE_BYTES
+from tvm_latency.schedules.threads import split_of
 
 pytestmark = pytest.mark.compiles
 
@@ -35,6 +37,7 @@ def scheduled(spec: ConvSpec, target: Target) -> Kernel:
 
 Index = np.ndarray
 ARITHMETIC: dict[type, Callable[[Index, Index], Index]] = {
+    tirx.LT: np.less,
     tirx.Add: np.add,
     tirx.Sub: np.subtract,
     tirx.Mul: np.multiply,
@@ -50,42 +53,59 @@ def value(expr: Any, where: dict[Any, Index]) -> Index:
         return np.array(int(expr.value))
     if isinstance(expr, tirx.Var):
         return where[expr]
+    if isinstance(expr, tirx.Not):
+        return ~value(expr.a, where)
     if isinstance(expr, tirx.Cast):
         return value(expr.value, where)
     result = ARITHMETIC[type(expr)](value(expr.a, where), value(expr.b, where))
-    assert result.max() <= np.iinfo(str(expr.ty.dtype)).max, f"an {expr.ty.dtype} overflows"
+    if result.dtype != bool:
+        assert result.max() <= np.iinfo(str(expr.ty.dtype)).max, f"an {expr.ty.dtype} overflows"
     return result
+
+
+@dataclass(frozen=True)
+class Prefetch:
+    """The loops and conditions around it, and its offset into the weights in bytes."""
+
+    loops: tuple[Any, ...]
+    conditions: tuple[Any, ...]
+    offset: Any
+
+    def asked(self) -> tuple[dict[Any, Index], Index]:
+        """The loop variables and the offset, for every time that it is executed."""
+        extents = [int(loop.extent) for loop in self.loops]
+        grid = np.unravel_index(np.arange(np.prod(extents)), extents)
+        where = {loop.loop_var: index for loop, index in zip(self.loops, grid)}
+        executed = np.ones(grid[0].shape, bool)
+        for condition in self.conditions:
+            executed &= value(condition, where).astype(bool)
+        offsets = np.broadcast_to(value(self.offset, where), executed.shape)
+        return {var: index[executed] for var, index in where.items()}, offsets[executed]
+
+
+def prefetches(node: Any, loops: tuple[Any, ...] = (), conditions: tuple[Any, ...] = ()) -> Iterator[Prefetch]:
+    """Each prefetch of a function's body."""
+    if isinstance(node, tirx.SeqStmt):
+        for statement in node.seq:
+            yield from prefetches(statement, loops, conditions)
+    elif isinstance(node, SBlockRealize):
+        yield from prefetches(node.block.body, loops, conditions)
+    elif isinstance(node, tirx.For):
+        yield from prefetches(node.body, (*loops, node), conditions)
+    elif isinstance(node, tirx.IfThenElse):
+        yield from prefetches(node.then_case, loops, (*conditions, node.condition))
+        if node.else_case is not None:
+            yield from prefetches(node.else_case, loops, (*conditions, tirx.Not(node.condition)))
+    elif isinstance(node, tirx.Evaluate) and "llvm.prefetch" in str(node):
+        address = next(a for a in node.value.args if isinstance(a, tvm.ir.Call))
+        yield Prefetch(loops, conditions, address.args[1])
 
 
 def test_the_last_offset_of_a_batch_does_not_overflow() -> None:
     spec = ConvSpec(batch=4, height=28, width=28, in_channels=512, out_channels=512)
-    for loops, offset in prefetches(scheduled(spec, V3).func.body):
-        assert value(offset, {loop.loop_var: np.array(int(loop.extent) - 1) for loop in loops}) > 0
-
-
-def prefetches(node: Any, loops: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """Each prefetch as the loops around it and its offset into the weights, in bytes."""
-    if isinstance(node, tirx.SeqStmt):
-        for statement in node.seq:
-            yield from prefetches(statement, loops)
-    elif isinstance(node, SBlockRealize):
-        yield from prefetches(node.block.body, loops)
-    elif isinstance(node, tirx.For):
-        yield from prefetches(node.body, (*loops, node))
-    elif isinstance(node, tirx.Evaluate) and "llvm.prefetch" in str(node):
-        address = next(a for a in node.value.args if isinstance(a, tvm.ir.Call))
-        yield loops, address.args[1]
-
-
-def offsets(kernel: Kernel) -> np.ndarray:
-    """[steps, prefetches in each]: what is asked for, in the order in which one thread would ask."""
-    found = list(prefetches(kernel.func.body))
-    loops = found[0][0]
-    assert all(a.same_as(b) for nest, _ in found for a, b in zip(nest, loops, strict=True))
-    extents = [int(loop.extent) for loop in loops]
-    grid = np.unravel_index(np.arange(np.prod(extents)), extents)
-    where = {loop.loop_var: index for loop, index in zip(loops, grid)}
-    return np.stack([np.broadcast_to(value(offset, where), grid[0].shape) for _, offset in found], axis=1)
+    for prefetch in prefetches(scheduled(spec, V3).func.body):
+        last = {loop.loop_var: np.array(int(loop.extent) - 1) for loop in prefetch.loops}
+        assert value(prefetch.offset, last) > 0
 
 
 @st.composite
@@ -101,32 +121,57 @@ def products(draw: st.DrawFn) -> ConvSpec:
     )
 
 
+def lines_fetched(found: list[Prefetch], loop: int, panels: int) -> list[set[int]]:
+    """The offsets of the lines that are asked for while each panel is used, which that loop counts."""
+    fetched: list[set[int]] = [set() for _ in range(panels)]
+    for prefetch in found:
+        variables, offsets = prefetch.asked()
+        panel = variables[prefetch.loops[loop].loop_var]
+        for number in range(panels):
+            fetched[number] |= set((offsets[panel == number] // LINE_BYTES * LINE_BYTES).tolist())
+    return fetched
+
+
+@pytest.mark.parametrize("size", [7, 14])
+@pytest.mark.parametrize("taps", [3, 7])
+def test_a_depthwise_kernel_fetches_the_taps_of_its_next_channels(size: int, taps: int) -> None:
+    image = ConvSpec(batch=1, height=size, width=size, in_channels=256, out_channels=256, groups=256)
+    kernel = depthwise(replace(image, kernel=(taps, taps), padding=taps // 2), V3)
+    assert kernel is not None
+    blocks = kernel.tiles[0].blocks(256)
+    block_bytes = taps * taps * kernel.tiles[0].columns * 4
+    for number, lines in enumerate(lines_fetched(list(prefetches(kernel.func.body)), 0, blocks)):
+        start = (number + 1) * block_bytes
+        assert set(range(start, start + block_bytes, LINE_BYTES)) <= lines
+
+
 @settings(max_examples=40, deadline=None)
 @given(products(), st.sampled_from(MACHINES))
 def test_every_line_of_the_next_panel_is_fetched_while_one_is_used(spec: ConvSpec, target: Target) -> None:
     kernel = scheduled(spec, target)
-    assume(kernel.tiles)  # else its channels are summed in pairs
     tile, k = kernel.tiles[0], spec.in_channels
     panels = tile.blocks(spec.out_channels)
     panel_bytes = k * tile.columns * WEIGHT_BYTES[spec.weights]
     assert panel_bytes % LINE_BYTES == 0
+    found = list(prefetches(kernel.func.body))
     if panels * panel_bytes <= target.l1d_bytes // 2:
-        assert not list(prefetches(kernel.func.body))
+        assert not found
         return
-    found, uses = offsets(kernel), spec.out_pixels // tile.rows
-    assert len(found) == panels * uses * k
-    # In order, but for what the last steps of a panel fetch beyond it.
-    assert np.all(np.diff(found[:, 0]) >= -uses * k)
-    lines = np.arange(panel_bytes // LINE_BYTES) * LINE_BYTES
-    ahead = panel_bytes if uses > 1 else AHEAD_ONCE
-    for panel, asked in enumerate(found.reshape(panels, -1)):
-        fetched = np.unique(asked // LINE_BYTES) * LINE_BYTES
-        assert set(panel * panel_bytes + ahead + lines) <= set(fetched)
+    split = split_of(spec, target.threads)
+    bands = split.threads if split.axis == "pixels" else 1
+    pixels = split.share(spec.out_pixels, "pixels")
+    ahead = panel_bytes if pixels > tile.rows else AHEAD_ONCE
+    fetched = lines_fetched(found, 1 if bands > 1 else 0, panels)
+    steps = k * -(-pixels // tile.rows)
+    for number, lines in enumerate(fetched):
+        start = number * panel_bytes + ahead
+        assert set(range(start, start + panel_bytes, LINE_BYTES)) <= lines
         # A step fetches a whole number of bytes, so the last ones reach beyond the panel.
-        assert fetched.max() < panel * panel_bytes + ahead + panel_bytes + uses * k + LINE_BYTES
+        assert max(lines) < start + panel_bytes + steps + LINE_BYTES
+        assert min(lines) >= start
 
 
-@pytest.mark.parametrize(("channels", "any_at_all"), [(64, False), (72, True)])
+@pytest.mark.parametrize(("channels", "any_at_all"), [(64, False), (80, True)])
 def test_weights_that_fit_half_the_first_cache_are_not_fetched_ahead(channels: int, any_at_all: bool) -> None:
     spec = ConvSpec(batch=1, height=7, width=7, in_channels=64, out_channels=channels)
     kernel = scheduled(spec, V3)
@@ -146,7 +191,7 @@ def test_prefetches_are_in_the_code_and_change_no_bit(spec: ConvSpec, monkeypatc
     target = replace(get_target("x86"), l1d_bytes=32 << 10)
     fetching = scheduled(spec, target)
     assert fetching.func is not None, "made before the patch"
-    monkeypatch.setattr(sys.modules["tvm_latency.schedules.pointwise"], "prefetch_weights", lambda func, *_, **__: func)
+    monkeypatch.setattr(sys.modules["tvm_latency.schedules.pointwise"], "prefetch_weights", lambda *_, **__: None)
     plain = scheduled(spec, target)
     random = np.random.default_rng(0)
     draw = lambda *shape: random.standard_normal(shape, dtype=np.float32)  # noqa: E731

@@ -1,20 +1,25 @@
 """Tile choice is arithmetic: it must fit the registers and cover the channels, for any shape and target."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from targets.target import Target, get_target
 from tvm_latency.schedules.tiles import (
+    STACK_BYTES,
+    Product,
     Tile,
     divisors,
     even_strip,
     matmul_tiles,
+    ring_tiles,
     store_vector,
-    strip_tiles,
-    uneven_tile,
 )
 
 MACHINES = [(4, 32), (8, 16), (16, 32)]
+L1 = 32 << 10
 
 
 def distinct(tiles: tuple[Tile, ...]) -> bool:
@@ -22,30 +27,52 @@ def distinct(tiles: tuple[Tile, ...]) -> bool:
     return 0 < len(tiles) == len({tile.text for tile in tiles})
 
 
-@given(st.integers(1, 20_000), st.integers(1, 2_000), st.sampled_from(MACHINES))
-def test_a_matmul_tile_fits_the_registers_and_covers_the_output(m: int, n: int, machine: tuple[int, int]) -> None:
+def a_target(lanes: int, registers: int) -> Target:
+    return replace(get_target("x86-64-v3"), vector_bits=32 * lanes, vector_registers=registers, l1d_bytes=L1)
+
+
+@given(
+    st.integers(1, 20_000),
+    st.integers(1, 2_000),
+    st.integers(1, 2_000),
+    st.sampled_from(MACHINES),
+    st.booleans(),
+)
+def test_a_matmul_tile_fits_the_registers_and_covers_the_output(
+    m: int, k: int, n: int, machine: tuple[int, int], even: bool
+) -> None:
     lanes, registers = machine
-    tiles = matmul_tiles(m, n, lanes, registers)
+    product = Product(m, k, n, L1)
+    tiles = matmul_tiles(product, lanes, registers, even=even)
     assert distinct(tiles)
     for tile in tiles:
         vectors = tile.columns // tile.vector
         assert tile.rows * vectors + (vectors if tile.rows > 1 else 0) + 1 <= registers
-        assert m % tile.rows == 0
+        assert 1 <= tile.rows <= m
+        assert tile.rows * tile.vector * 4 < STACK_BYTES
+        assert m % tile.rows == 0 or not even
         assert n % tile.store == 0
         assert 0 <= tile.blocks(n) * tile.columns - n < tile.columns
         assert tile.store <= tile.vector <= lanes
+    assert product.cycles(tiles[0]) == min(map(product.cycles, tiles))
 
 
-@given(st.integers(1, 300), st.integers(1, 2_000), st.sampled_from(MACHINES))
-def test_a_strip_fits_the_registers_and_covers_the_output(width: int, channels: int, machine: tuple[int, int]) -> None:
+@given(st.integers(1, 300), st.integers(1, 2_000), st.integers(1, 7), st.sampled_from(MACHINES))
+def test_a_strip_fits_the_registers_and_covers_the_output(
+    width: int, channels: int, kernel: int, machine: tuple[int, int]
+) -> None:
     lanes, registers = machine
-    tiles = strip_tiles(width, channels, lanes, registers)
+    row_bytes = kernel * (width + kernel - 1) * 4
+    tiles = ring_tiles(width, channels, row_bytes, a_target(lanes, registers))
     assert distinct(tiles)
     for tile in tiles:
-        vectors = tile.columns // tile.vector
-        assert tile.rows * vectors + vectors + 1 <= registers
-        assert width % tile.rows == 0
+        assert tile.rows + 2 <= registers
+        assert 1 <= tile.rows <= width
         assert 0 <= tile.blocks(channels) * tile.columns - channels < tile.columns
+    if lanes * row_bytes <= L1 // 2:
+        assert tiles[0].columns * row_bytes <= L1 // 2, "its ring would not stay in the cache"
+    else:
+        assert tiles[0].columns == lanes
 
 
 @pytest.mark.parametrize(("n", "lanes", "expected"), [(24, 16, 8), (1432, 16, 8), (10, 16, 2), (96, 16, 16), (7, 8, 1)])
@@ -53,53 +80,40 @@ def test_the_store_vector_is_the_widest_power_of_two_that_divides(n: int, lanes:
     assert store_vector(n, lanes) == expected
 
 
-def test_channels_that_are_no_multiple_of_the_vector_still_use_whole_vectors() -> None:
-    """24 channels on 16 lanes: two whole vectors, one third of it zeros, beat three halves."""
-    tile = matmul_tiles(3136, 24, 16, 32)[0]
-    assert (tile.vector, tile.columns, tile.store) == (16, 32, 8)
-
-
 def test_few_channels_use_a_narrow_vector() -> None:
-    assert matmul_tiles(256, 8, 16, 32)[0].vector == 8
+    assert matmul_tiles(Product(256, 64, 8, L1), 16, 32)[0].vector == 8
 
 
 def test_one_row_uses_many_columns() -> None:
     """A linear layer at batch 1 has no rows to reuse a weight for: it needs enough columns to hide the latency."""
-    tile = matmul_tiles(1, 1280, 16, 32)[0]
+    tile = matmul_tiles(Product(1, 1280, 1000, L1), 16, 32)[0]
     assert tile.columns // tile.vector >= 8
+
+
+@pytest.mark.parametrize(
+    ("product", "rows", "columns"),
+    [
+        # 28 sums of 31 registers, and a panel of weights that passes the second cache for every 14 rows.
+        (Product(196, 576, 96, L1), 14, 32),
+        # 49 pixels have no divisor near 14: 13, 13, 13 and 10.
+        (Product(49, 960, 160, L1), 13, 32),
+        # Nine vectors: three times three, not four times two and one.
+        (Product(196, 64, 144, L1), 9, 48),
+    ],
+)
+def test_the_tile_that_moves_least_through_the_second_cache(product: Product, rows: int, columns: int) -> None:
+    tile = matmul_tiles(product, 16, 32)[0]
+    assert (tile.rows, tile.columns) == (rows, columns)
+
+
+def test_weights_that_stay_in_the_first_cache_let_strips_go_outermost() -> None:
+    tile = Tile(4, 96, 16, 16)
+    assert Product(12544, 16, 96, L1).strips_outermost(tile)
+    assert not Product(196, 96, 96, L1).strips_outermost(tile)
 
 
 def test_divisors() -> None:
     assert divisors(28, 14) == [1, 2, 4, 7, 14]
-
-
-@given(st.integers(1, 5_000), st.integers(1, 2_000), st.sampled_from(MACHINES))
-def test_an_uneven_tile_fits_the_registers_and_the_output(m: int, n: int, machine: tuple[int, int]) -> None:
-    """Accumulators, one vector of weights for each column of vectors, and one broadcast."""
-    lanes, registers = machine
-    tile = uneven_tile(m, n, lanes, registers)
-    vectors = tile.columns // tile.vector
-    assert tile.vector == lanes
-    assert tile.columns % lanes == 0
-    assert tile.rows * vectors + vectors + 1 <= registers
-    assert 1 <= tile.rows <= m
-    assert 0 <= tile.blocks(n) * tile.columns - n < tile.columns
-    assert n % tile.store == 0
-    assert lanes % tile.store == 0
-
-
-@pytest.mark.parametrize(
-    ("m", "n", "lanes", "registers", "rows", "columns"),
-    [
-        (56, 64, 16, 32, 6, 64),  # 112 cycles, as many as 14 x 32 without remainder, with fewer loads
-        (6, 16, 16, 32, 6, 16),  # no more rows than there are
-        (1, 1000, 16, 32, 1, 64),  # a single row: as many vectors side by side as allowed
-        (13, 24, 8, 16, 13, 8),  # 21 cycles; 4 x 24 takes 18 and 4 more to wait for its last row
-    ],
-)
-def test_the_uneven_tile_that_is_cheapest(m: int, n: int, lanes: int, registers: int, rows: int, columns: int) -> None:
-    tile = uneven_tile(m, n, lanes, registers)
-    assert (tile.rows, tile.columns) == (rows, columns)
 
 
 @given(st.integers(1, 500), st.integers(1, 32))
