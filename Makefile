@@ -15,7 +15,7 @@ demo: $(STAMP)
 	$(BIN)/netlathe run --target x86 --data digits --budget 0.6x
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

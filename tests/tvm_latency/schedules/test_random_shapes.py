@@ -7,7 +7,6 @@ An example is a list of shapes, spread over all machines and compiled as one mod
 from __future__ import annotations
 
 import itertools
-import operator
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
@@ -95,18 +94,19 @@ def affordable(spec: ConvSpec) -> bool:
     return spec.macs <= MOST_MACS and elements <= MOST_ELEMENTS
 
 
-def row_and_image_bytes(spec: BlockSpec) -> tuple[int, int]:
-    """What the expanded tensor of a block takes: the rows that one output row needs, with that row, and all of it."""
+def room_for(spec: BlockSpec, target: Target) -> Target:
+    """The machine with caches in which a block is fused: for the rows that an output row needs, and for all weights."""
     d = spec.depthwise
-    row = d.kernel[0] * (d.width + 2 * d.padding) + d.out_width
-    return 4 * d.in_channels * row, 4 * d.in_channels * d.height * d.width
+    row = 4 * d.in_channels * (d.kernel[0] * (d.width + 2 * d.padding) + d.out_width)
+    weights = 4 * d.in_channels * (spec.project.out_channels + (spec.expand.in_channels if spec.expand else 0))
+    return replace(target, l2_bytes=2 * row, l1d_bytes=max(target.l1d_bytes, 2 * weights))
 
 
 @st.composite
 def blocks(draw: Any) -> BlockSpec:
-    """An inverted residual of whole vectors on every machine, with an image of more rows than its kernel."""
-    height, width, hidden = draw(st.integers(12, 64)), draw(SIZES), 16 * draw(st.integers(1, 32))
+    """An inverted residual."""
     side, size = draw(SIDES), {"batch": draw(BATCHES), "weights": draw(WEIGHTS)}
+    height, width, hidden = max(side, draw(SIZES)), draw(SIZES), draw(CHANNELS)
     depthwise = ConvSpec(
         **size,
         height=height,
@@ -167,7 +167,7 @@ KINDS: dict[str, tuple[str | tuple[str, ...], st.SearchStrategy[Any]]] = {
     ),
     "depthwise": ("depthwise_", convolutions(SIDES, depthwise=True)),
     "dense": ("dense_conv_", convolutions(SIDES).filter(lambda spec: not spec.pointwise)),
-    "inverted residual": ("inverted_residual_", blocks().filter(lambda spec: operator.lt(*row_and_image_bytes(spec)))),
+    "inverted residual": ("inverted_residual_", blocks()),
     "mean pool": (
         "mean_pool_",
         st.builds(PoolSpec, batch=BATCHES, height=SIZES, width=SIZES, channels=CHANNELS).filter(
@@ -193,11 +193,9 @@ def two_workers() -> Iterator[Executor]:
 
 def asked(kind: str, shape: Shape, target: Target) -> tuple[Spec, Target]:
     """What a shape stands for on a machine, for kinds that only some channels or caches suit."""
-    spec, choice = shape
+    spec, _ = shape
     if isinstance(spec, BlockSpec):
-        # Blocks are fused where their image leaves the cache, and as many rows at a time as stay in it.
-        row, image = row_and_image_bytes(spec)
-        target = replace(target, l2_bytes=2 * (row + (image - 1 - row) * choice // (MOST_TILES - 1)))
+        target = room_for(spec, target)
     elif kind == "paired pointwise":
         spec = replace(spec, out_channels=spec.out_channels * target.lanes // 2)
     return spec, target
