@@ -72,7 +72,8 @@ def compile_onnx(
         lowered = finish(lowered)
     attributes = tvm.target.Target(target.tvm_attributes())
     # LLVM finds common subexpressions itself; TVM's search takes a tenth of the compile time.
-    options = tvm.transform.PassContext(config={"tirx.disable_cse_tir": True})
+    context = tvm.transform.PassContext.current()
+    options = tvm.transform.PassContext(context.opt_level, config={**context.config, "tirx.disable_cse_tir": True})
     with compiler_errors("compiled"), options:
         executable = tvm.compile(lowered.module, attributes, relax_pipeline="default_build", tir_pipeline="netlathe")
     return Compiled(executable, target, lowered.kernels, lowered.fallbacks)

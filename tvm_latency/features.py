@@ -8,7 +8,7 @@ miss: how well the shapes fill the tiles and vectors, and in which cache the ten
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import log2
+from math import ceil, log2
 
 from targets.target import Target
 from tvm_latency.latency_table import kernels
@@ -18,14 +18,18 @@ from tvm_latency.schedules.tiles import FMA_IN_FLIGHT, Product, Tile, matmul_til
 Measure = Callable[[OpSpec, Target], float]
 
 
-def _issues(outputs: int, channels: int, reduction: int, tile: Tile) -> float:
-    """Vector multiply-add slots of a tiled loop nest, those that wait for a result or compute on padding included."""
-    slots = max(tile.rows * tile.columns // tile.vector, FMA_IN_FLIGHT)
-    return outputs / tile.rows * tile.blocks(channels) * reduction * slots
+def _issues(outputs: int, channels: int, reduction: int, tile: Tile, columns: int) -> float:
+    """Vector multiply-add slots of a loop nest, those that wait for a result or compute on padding included.
+
+    columns: of the sums that are in flight at once.
+    """
+    vectors, groups = ceil(channels / tile.vector), ceil(channels / columns)
+    return outputs / tile.rows * reduction * max(tile.rows * vectors, FMA_IN_FLIGHT * groups)
 
 
 def _product(pixels: int, channels: int, reduction: int, target: Target) -> float:
-    return _issues(pixels, channels, reduction, _product_tile(pixels, reduction, channels, target))
+    tile = _product_tile(pixels, reduction, channels, target)
+    return _issues(pixels, channels, reduction, tile, tile.columns)
 
 
 def _product_tile(pixels: int, reduction: int, channels: int, target: Target) -> Tile:
@@ -33,14 +37,9 @@ def _product_tile(pixels: int, reduction: int, channels: int, target: Target) ->
     return matmul_tiles(product, target.lanes, target.vector_registers)[0]
 
 
-def _strip(op: OpSpec, channels: int, reduction: int, target: Target) -> float:
-    tile = _strip_tile(op, channels, target)
-    return _issues(_out_pixels(op), channels, reduction, tile)
-
-
-def _strip_tile(op: OpSpec, channels: int, target: Target) -> Tile:
-    row_bytes = op.kernel * (op.width + op.kernel - 1) * 4
-    return ring_tiles(op.out_width, channels, row_bytes, target)[0]
+def _strip_tile(op: OpSpec, target: Target) -> Tile:
+    row_bytes = op.kernel * (op.width + op.kernel - 1) * FLOAT_BYTES
+    return ring_tiles(op.out_width, op.hidden_channels, row_bytes, target)[0]
 
 
 def _pixels(op: OpSpec) -> int:
@@ -57,7 +56,10 @@ def _expand_issues(op: OpSpec, target: Target) -> float:
 
 
 def _depthwise_issues(op: OpSpec, target: Target) -> float:
-    return _strip(op, op.hidden_channels, op.kernel**2, target) if op.kind == "mbconv" else 0.0
+    if op.kind != "mbconv":
+        return 0.0
+    tile = _strip_tile(op, target)
+    return _issues(_out_pixels(op), op.hidden_channels, op.kernel**2, tile, tile.vector)
 
 
 def _project_issues(op: OpSpec, target: Target) -> float:
@@ -69,9 +71,7 @@ def _dense_issues(op: OpSpec, target: Target) -> float:
     """Of a dense convolution or a linear layer."""
     if op.kind not in ("conv", "linear"):
         return 0.0
-    if op.kernel == op.stride == 1:
-        return _product(_out_pixels(op), op.out_channels, op.in_channels, target)
-    return _strip(op, op.out_channels, op.kernel**2 * op.in_channels, target)
+    return _product(_out_pixels(op), op.out_channels, op.kernel**2 * op.in_channels, target)
 
 
 def _all_issues(op: OpSpec, target: Target) -> float:
@@ -134,7 +134,7 @@ _FEATURES: dict[str, Measure] = {
     "out_remainder": lambda op, t: op.out_channels % t.lanes,
     "out_width_remainder": lambda op, t: op.out_width % 4,
     "product_rows": lambda op, t: _product_tile(_out_pixels(op), op.hidden_channels, op.out_channels, t).rows,
-    "strip_rows": lambda op, t: _strip_tile(op, op.hidden_channels, t).rows,
+    "strip_rows": lambda op, t: _strip_tile(op, t).rows,
     "log_window_over_l1": lambda op, t: log2(_window_bytes(op) / t.l1d_bytes),
     "log_expanded_over_l2": lambda op, t: log2(_expanded_bytes(op) / t.l2_bytes),
     "log_weights_over_l2": lambda op, t: log2((1 + op.weight_bytes) / t.l2_bytes),

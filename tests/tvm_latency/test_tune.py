@@ -134,7 +134,7 @@ def test_kernels_without_tiles_are_left_alone(tuned: Callable[..., dict[str, Cho
     machine = Machine()
     assert tuned(machine, specs=FUSED) == {}
     assert (machine.built, machine.ran) == ([], [])
-    names = [kernel(spec, TARGET.with_tiles(4, {kernel(spec).name: "1x8v8s8"})).name for spec in FUSED]
+    names = [kernel(spec, TARGET.with_tiles(4, {kernel(spec).name: "1x8v8"})).name for spec in FUSED]
     assert names[0].startswith("paired_pointwise_")
     assert names[1].startswith("inverted_residual_")
 

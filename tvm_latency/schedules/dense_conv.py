@@ -19,7 +19,7 @@ from tvm_latency.schedules.parts import (
     zero_padded,
 )
 from tvm_latency.schedules.threads import split_of
-from tvm_latency.schedules.tiles import Product, Tile, matmul_tiles
+from tvm_latency.schedules.tiles import Product, Tile, matmul_tiles, store_vector
 
 # A stem reads its image as it comes: with fewer input channels than this, turning it into [pixels, channels] first
 # costs more than reading it once in planes.
@@ -97,7 +97,7 @@ def _scheduled(spec: ConvSpec, tile: Tile, planar: bool, threads: int) -> object
     strip, pixel = s.split(pixel, [None, tile.rows])
     s.reorder(image, channel_block, row, strip, pixel, column)
     spread_over_threads(s, split_of(spec, threads), image, row, channel_block)
-    vectorize_columns(s, column, tile.store)
+    vectorize_columns(s, column, store_vector(channels, tile.vector))
     s.unroll(pixel)
     s.compute_at(acc_block, strip, preserve_unit_loops=True)
     pixel, column, *taps_loops = s.get_loops(acc_block)[-5:]

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as build
 
 from targets.target import Target
 from tvm_latency.opspec import WEIGHT_BYTES
 from tvm_latency.schedules.kernel import ConvSpec, Kernel, Spec, bias_size
-from tvm_latency.schedules.loops import strips, vectors, whole_block
+from tvm_latency.schedules.loops import blocks, whole_block
 from tvm_latency.schedules.parts import FLOAT, clipped
 from tvm_latency.schedules.prefetch import prefetch_weights
 from tvm_latency.schedules.ring import Ring, pack_taps
@@ -52,42 +51,36 @@ def depthwise(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | 
 
 
 def _function(spec: ConvSpec, tile: Tile, threads: int) -> Any:
-    channels, blocks = spec.in_channels, tile.blocks(spec.in_channels)
+    channels = spec.in_channels
     block_bytes = spec.kernel[0] * spec.kernel[1] * tile.columns * WEIGHT_BYTES[spec.weights]
     split = split_of(spec, threads)
-    bands = min(split.threads, spec.out_height) if split.axis == "pixels" else 1
+    rows = max(1, spec.out_height // split.parts("pixels"))  # of the shortest band
     with IRBuilder() as builder, build.prim_func():
         build.func_name("main")
         x = build.arg("x", build.buffer([spec.batch * spec.height * spec.width, channels], FLOAT))
-        taps = build.arg("taps", build.buffer([blocks, *spec.kernel, tile.columns], spec.weights))
+        taps = build.arg("taps", build.buffer([tile.blocks(channels), *spec.kernel, tile.columns], spec.weights))
         bias = build.arg("bias", build.buffer([bias_size(channels)], FLOAT))
         residual = build.arg("residual", build.buffer([spec.out_pixels, channels], FLOAT)) if spec.residual else None
         y = build.arg("y", build.buffer([spec.out_pixels, channels], FLOAT))
 
-        def block_rows(image: Any, first: Any, last: Any, at: Any, width: int) -> None:
-            block, ring = tirx.floordiv(at, tile.columns), Ring(spec, tile, 1)
-
-            def copied(source: Any, column: Any, length: int, store: Any) -> None:
-                pixel = (image * spec.height + source) * spec.width + column
-                vectors(length, width, tile.vector, lambda r, c: store(r, c, x[pixel + r, at + c]))
+        def block_rows(image: Any, first: Any, last: Any, block: Any, width: int) -> None:
+            ring, at = Ring(spec, tile, 1), block * tile.columns
 
             def output_row(row: Any, full: Callable[[], Any]) -> None:
-                prefetch_weights(taps, block, block_bytes, row - first, spec.out_height // bands, once=False)
-                ring.fill(0, tile.rows, row, copied)
-
                 def store(pixel: Any, channel: Any, value: Any) -> None:
                     place = [(image * spec.out_height + row) * spec.out_width + pixel, at + channel]
                     value = value if residual is None else value + residual[place]
                     build.buffer_store(y, clipped(value, spec.clip), place)
 
+                ring.copy(0, width, image, row, x, at)
                 with full():
+                    prefetch_weights(taps, block, block_bytes, row - first, rows)
                     ring.convolve(0, block, width, row, taps, bias, store)
 
             ring.each_row(first, last, output_row)
 
         def band(image: Any, first: Any, last: Any) -> None:
-            body = partial(block_rows, image, first, last)
-            strips(channels, tile.columns, body, split.loop("channels"))
+            blocks(channels, tile.columns, partial(block_rows, image, first, last), split.loop("channels"))
 
-        row_bands(spec.batch, spec.out_height, bands, band)
+        row_bands(spec.batch, spec.out_height, split, band)
     return whole_block(builder.get())

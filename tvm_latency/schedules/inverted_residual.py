@@ -13,12 +13,12 @@ from tvm.script.ir_builder import tirx as build
 
 from targets.target import Target
 from tvm_latency.schedules.kernel import BlockSpec, Kernel, Spec, bias_size
-from tvm_latency.schedules.loops import Sums, strips, vectors, whole_block
+from tvm_latency.schedules.loops import Sums, blocks, strips, whole_block
 from tvm_latency.schedules.pairs import pack_pairs, pair_product, pair_rows, suits_pairs
 from tvm_latency.schedules.parts import FLOAT, clipped, pack_panels
 from tvm_latency.schedules.ring import Ring, pack_taps
-from tvm_latency.schedules.threads import PARALLEL_MACS, row_bands
-from tvm_latency.schedules.tiles import Product, Tile, even_strip, matmul_tiles
+from tvm_latency.schedules.threads import Split, row_bands, wakes
+from tvm_latency.schedules.tiles import Product, Tile, even_strip, matmul_tiles, most_rows
 
 # How often an image between kernels passes a cache: written, read, and its lines fetched to be written.
 WAYS = 3
@@ -79,11 +79,11 @@ class _Nest:
         self.expand = self._tile(target, d.width, e.in_channels if e else 1, self.channels)
         self.project = self._tile(target, d.out_width, self.channels, p.out_channels)
         self.paired = suits_pairs(spec.project.out_channels, self.channels, target.lanes)
-        strip = even_strip(d.out_width, target.vector_registers // 2)
+        strip = even_strip(
+            d.out_width, min(target.vector_registers // 2, most_rows(target.lanes, target.vector_registers))
+        )
         self.ring_tile = replace(self.expand, rows=strip)
-        self.expand_rows = self.expand.rows
-        parallel = target.threads > 1 and spec.macs >= PARALLEL_MACS
-        self.bands = min(d.out_height, target.threads) if parallel else 1
+        self.split = Split(wakes(spec.macs, target.threads), "pixels")
 
     @staticmethod
     def _tile(target: Target, m: int, k: int, n: int) -> Tile:
@@ -116,14 +116,14 @@ class _Nest:
             self.project_bias = parameter("project_bias", bias_size(p.out_channels))
             self.residual = parameter("residual", out_pixels, p.out_channels) if p.residual else None
             self.y = parameter("y", out_pixels, p.out_channels)
-            row_bands(d.batch, d.out_height, self.bands, self._band)
+            row_bands(d.batch, d.out_height, self.split, self._band)
         return whole_block(builder.get())
 
     def _band(self, image: Any, first: Any, last: Any) -> None:
         """Rows of the output from first to last of one image."""
-        d, blocks = self.spec.depthwise, self.ring_tile.blocks(self.channels)
-        self.ring = Ring(d, self.ring_tile, blocks)
-        self.middle = build.alloc_buffer((d.out_width, blocks * self.ring_tile.columns), FLOAT)
+        d, count = self.spec.depthwise, self.ring_tile.blocks(self.channels)
+        self.ring = Ring(d, self.ring_tile, count)
+        self.middle = build.alloc_buffer((d.out_width, count * self.ring_tile.columns), FLOAT)
 
         def output_row(row: Any, full: Callable[[], Any]) -> None:
             def block_of_row(block: Any, channels: int) -> None:
@@ -138,25 +138,16 @@ class _Nest:
                 with full():
                     self.ring.convolve(block, block, filled, row, self.taps, self.depthwise_bias, store)
 
-            self._each_block(block_of_row)
+            blocks(self.channels, self.ring_tile.columns, block_of_row)
             with full():
                 self._project(image, row)
 
         self.ring.each_row(first, last, output_row)
 
-    def _each_block(self, body: Callable[[Any, int], None]) -> None:
-        """body(block, its channels) for each block of expanded channels; the last may have fewer."""
-        columns = self.ring_tile.columns
-        strips(self.channels, columns, lambda at, n: body(tirx.floordiv(at, columns), n))
-
     def _fill(self, block: Any, channels: int, image: Any, row: Any) -> None:
         """Those rows of the ring that an output row needs, out of x."""
         e, height, width = self.spec.expand, self.spec.depthwise.height, self.spec.depthwise.width
         first = block * self.ring_tile.columns
-
-        def copied(source: Any, at: Any, length: int, store: Any) -> None:
-            pixel = (image * height + source) * width + at
-            vectors(length, channels, self.lanes, lambda r, c: store(r, c, self.x[pixel + r, first + c]))
 
         def expanded(source: Any, at: Any, length: int, store: Any) -> None:
             assert e is not None
@@ -166,7 +157,10 @@ class _Nest:
                 sums.add(lambda r, c: self.x[pixel + r, i] * self.expand_weights[block, i, c].astype(FLOAT))
             sums.each(lambda r, c, value: store(r, c, clipped(value, e.clip)))
 
-        self.ring.fill(block, self.expand_rows, row, expanded if e else copied)
+        if e:
+            self.ring.fill(block, self.expand.rows, row, expanded)
+        else:
+            self.ring.copy(block, channels, image, row, self.x, first)
 
     def _project(self, image: Any, row: Any) -> None:
         d, p, lanes = self.spec.depthwise, self.spec.project, self.lanes

@@ -28,6 +28,24 @@ def strips(extent: int, size: int, body: Callable[[Any, int], None], loop: Calla
         body(full * size, rest)
 
 
+def blocks(extent: int, size: int, body: Callable[[Any, int], None], loop: Callable[[int], Any] = build.serial) -> None:
+    """body(block, its length) for each block; the last may be shorter.
+
+    for block in ceil(extent / size): if block < the last: body(block, size) else: body(block, what is left)
+    """
+    count = -(-extent // size)
+    rest = extent - (count - 1) * size
+    with loop(count) as block:
+        if rest == size:
+            body(block, size)
+            return
+        with build.If(block < count - 1):
+            with build.Then():
+                body(block, size)
+            with build.Else():
+                body(block, rest)
+
+
 def vectors(rows: int, columns: int, lanes: int, body: Cell) -> None:
     """body(row, column) for each cell of a tile, in whole vectors and what the last columns need.
 

@@ -7,7 +7,7 @@ from tvm import te, tirx
 from targets.target import Target
 from tvm_latency.schedules.kernel import Kernel, PoolSpec, Spec
 from tvm_latency.schedules.parts import FLOAT, schedule, vectorize_columns
-from tvm_latency.schedules.tiles import Product, Tile, matmul_tiles
+from tvm_latency.schedules.tiles import Product, Tile, matmul_tiles, store_vector
 
 
 def mean_pool(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | None:
@@ -34,7 +34,7 @@ def mean_pool(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | 
     total_block, y_block = s.get_sblock("total"), s.get_sblock("y")
     _, channel = s.get_loops(y_block)
     channel_block, column = s.split(channel, [None, tile.columns])
-    vectorize_columns(s, column, tile.store)
+    vectorize_columns(s, column, store_vector(spec.channels, tile.vector))
     s.compute_at(total_block, channel_block, preserve_unit_loops=True)
     column, reduction = s.get_loops(total_block)[-2:]
     s.reorder(reduction, column)

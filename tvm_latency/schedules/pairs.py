@@ -15,7 +15,7 @@ from tvm_latency.opspec import WeightType
 from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, PackedArray, Spec, bias_size
 from tvm_latency.schedules.loops import strips, whole_block
 from tvm_latency.schedules.parts import FLOAT, epilogue, packed
-from tvm_latency.schedules.threads import split_of
+from tvm_latency.schedules.threads import Split, wakes
 from tvm_latency.schedules.tiles import Tile
 
 # Vectors of sums: with more, LLVM spills some of them.
@@ -110,7 +110,8 @@ def _function(spec: ConvSpec, target: Target) -> Any:
             pair_product(rows, n, k, lanes, lambda r, i: x[at + r, tirx.Ramp(2 * i, 1, 2)], load, store)
 
         rows = pair_rows(n, lanes)
-        split_of(spec, target.threads).bands(
+        # Few channels: threads share the pixels of any image.
+        Split(wakes(spec.macs, target.threads), "pixels").bands(
             m, lambda start, pixels: strips(pixels, rows, lambda at, length: strip(start + at, length))
         )
     return whole_block(builder.get())

@@ -12,7 +12,7 @@ from tvm.script.ir_builder import tirx as build
 from targets.target import Target
 from tvm_latency.opspec import WEIGHT_BYTES
 from tvm_latency.schedules.kernel import ConvSpec, Kernel, Spec, bias_size
-from tvm_latency.schedules.loops import Sums, strips, whole_block
+from tvm_latency.schedules.loops import Sums, blocks, strips, whole_block
 from tvm_latency.schedules.parts import FLOAT, clipped, pack_panels
 from tvm_latency.schedules.prefetch import prefetch_weights
 from tvm_latency.schedules.threads import Split, split_of
@@ -77,33 +77,24 @@ class _Nest:
         return whole_block(builder.get())
 
     def _band(self, start: Any, pixels: int) -> None:
-        rows, parallel = self.tile.rows, self.split.loop("channels")
+        rows, columns = self.tile.rows, self.tile.columns
         if self.strips_outermost:
-            strips(pixels, rows, lambda at, n: self._panels(build.serial, lambda p, c: self._tile(p, c, start + at, n)))
+
+            def panels_of(at: Any, length: int) -> None:
+                blocks(self.n, columns, lambda panel, n: self._tile(panel, n, start + at, length))
+
+            strips(pixels, rows, panels_of)
             return
-        uses = -(-pixels // rows)
 
-        def panel_of(panel: Any, columns: int) -> None:
-            def strip(at: Any, length: int) -> None:
-                self._tile(panel, columns, start + at, length, tirx.floordiv(at, rows), uses)
+        def strips_of(panel: Any, n: int) -> None:
+            uses = -(-pixels // rows)
+            strips(
+                pixels,
+                rows,
+                lambda at, length: self._tile(panel, n, start + at, length, tirx.floordiv(at, rows), uses),
+            )
 
-            strips(pixels, rows, strip)
-
-        self._panels(parallel, panel_of)
-
-    def _panels(self, loop: Any, body: Any) -> None:
-        """body(panel, its columns) for each panel; the last may have fewer."""
-        columns = self.tile.columns
-        rest = self.n - (self.panels - 1) * columns
-        with loop(self.panels) as panel:
-            if rest == columns:
-                body(panel, columns)
-                return
-            with build.If(panel < self.panels - 1):
-                with build.Then():
-                    body(panel, columns)
-                with build.Else():
-                    body(panel, rest)
+        blocks(self.n, columns, strips_of, self.split.loop("channels"))
 
     def _tile(self, panel: Any, columns: int, at: Any, rows: int, use: Any = 0, uses: int = 1) -> None:
         first = panel * self.tile.columns

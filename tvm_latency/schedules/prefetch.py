@@ -13,7 +13,7 @@ LINE_BYTES = 64
 AHEAD_ONCE = 8192
 
 
-def prefetch_weights(weights: Any, panel: Any, panel_bytes: int, step: Any, steps: int, *, once: bool) -> None:
+def prefetch_weights(weights: Any, panel: Any, panel_bytes: int, step: Any, steps: int, *, once: bool = False) -> None:
     """Fetch what is read next: as far into the next panel as this one is done, `step` of `steps`.
 
     A hardware prefetcher stops at the end of a 4 KiB page, which halves what one core gets from the level-3 cache, and

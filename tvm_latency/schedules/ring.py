@@ -68,6 +68,16 @@ class Ring:
         with build.serial(self._new) as new:
             self._fill_row(block, rows, row * self.spec.stride + self._kept + new, fill_strip)
 
+    def copy(self, block: Any, channels: int, image: Any, row: Any, x: Any, first: Any) -> None:
+        """Fill it with so many channels of an image of the matrix x, from `first`."""
+        spec = self.spec
+
+        def copied(source: Any, at: Any, length: int, store: Callable[[Any, Any, Any], None]) -> None:
+            pixel = (image * spec.height + source) * spec.width + at
+            vectors(length, channels, self.tile.vector, lambda r, c: store(r, c, x[pixel + r, first + c]))
+
+        self.fill(block, self.tile.rows, row, copied)
+
     def _fill_row(self, block: Any, rows: int, row: Any, fill_strip: Callable[..., None]) -> None:
         spec, slot = self.spec, tirx.floormod(row, self.rows)
 

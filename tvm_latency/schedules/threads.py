@@ -14,6 +14,11 @@ from tvm_latency.schedules.kernel import ConvSpec
 # Waking TVM's thread pool takes a few microseconds, as long as one core needs for this many multiply-accumulates.
 PARALLEL_MACS = 1_000_000
 
+# Of an inverted residual, where only its depthwise convolution is seen.
+EXPANSION = 6
+# Where a block moves as many bytes between threads by bands as by channels: m (c + 6 c) = 2 c 6 c for m pixels, nearly.
+PIXELS_PER_CHANNEL = 2
+
 Axis = Literal["pixels", "channels"]
 
 
@@ -24,38 +29,47 @@ class Split:
     threads: int
     axis: Axis
 
+    def parts(self, axis: Axis) -> int:
+        """How many threads share an axis."""
+        return self.threads if axis == self.axis else 1
+
     def share(self, extent: int, axis: Axis) -> int:
         """How much of an axis the busiest thread has."""
-        return -(-extent // self.threads) if axis == self.axis else extent
+        return -(-extent // self.parts(axis))
 
     def loop(self, axis: Axis) -> Any:
         """The loop over an axis: parallel over the one that is split, where there are threads to split it for."""
-        return build.parallel if axis == self.axis and self.threads > 1 else build.serial
+        return build.parallel if self.parts(axis) > 1 else build.serial
 
     def bands(self, pixels: int, body: Callable[[Any, int], None]) -> None:
         """body(start, length) for the pixels of each thread.
 
         Bands are equally long; for that the last may begin early, and two threads write the same to what they share.
         """
-        if self.threads == 1 or self.axis != "pixels":
+        band = self.share(pixels, "pixels")
+        if band == pixels:
             body(0, pixels)
             return
-        band = self.share(pixels, "pixels")
         with build.parallel(self.threads) as thread:
             start = thread * band
             body(start if pixels % self.threads == 0 else tirx.min(start, pixels - band), band)
 
 
-def row_bands(batch: int, height: int, bands: int, body: Callable[[Any, Any, Any], None]) -> None:
-    """body(image, first, last) for bands of rows, each on a thread of its own."""
+def row_bands(batch: int, height: int, split: Split, body: Callable[[Any, Any, Any], None]) -> None:
+    """body(image, first, last) for bands of rows: one for each thread where pixels are split, else all of an image."""
+    bands = min(height, split.parts("pixels"))
     if batch * bands == 1:
         body(0, 0, height)
         return
-    loop = build.parallel if bands > 1 else build.serial
-    with loop(batch * bands) as index:
+    with split.loop("pixels")(batch * bands) as index:
         image, band = tirx.floordiv(index, bands), tirx.floormod(index, bands)
         first, last = (tirx.floordiv(b * height, bands) for b in (band, band + 1))
         body(image, first, last)
+
+
+def wakes(macs: int, threads: int) -> int:
+    """How many threads share so much work."""
+    return threads if macs >= PARALLEL_MACS else 1
 
 
 def split_of(spec: ConvSpec, threads: int) -> Split:
@@ -63,10 +77,10 @@ def split_of(spec: ConvSpec, threads: int) -> Split:
 
     Threads with bands of pixels read what they have written themselves, from one kernel to the next, and all weights.
     Threads with channels read each its own weights, and pixels that others have written. So bands suit the large images
-    at the beginning of a network, channels the small ones at its end. In an inverted residual the numbers are the same
-    for images of about twice as many pixels as it has channels outside, and all its kernels are split alike.
+    at the beginning of a network, channels the small ones at its end. In an inverted residual the bytes are the same
+    for images of about twice as many pixels as it has channels outside; a depthwise convolution takes a sixth of its
+    own for those, as MobileNetV2 expands, so that the kernels of a block mostly change over together.
     """
-    outside = spec.in_channels // 6 if spec.groups > 1 else min(spec.in_channels, spec.out_channels)
-    wakes = threads > 1 and spec.macs >= PARALLEL_MACS
-    bands = spec.out_pixels >= max(2 * outside, threads)
-    return Split(threads if wakes else 1, "pixels" if bands else "channels")
+    outside = spec.in_channels // EXPANSION if spec.groups > 1 else min(spec.in_channels, spec.out_channels)
+    bands = spec.out_pixels >= PIXELS_PER_CHANNEL * outside and spec.batch * spec.out_height >= threads
+    return Split(wakes(spec.macs, threads), "pixels" if bands else "channels")

@@ -15,33 +15,31 @@ LOADS_PER_CYCLE = 2
 L2_BYTES_PER_CYCLE = 64
 # What it takes to fill and empty a tile of sums: for each vector of it, and for the loops around it.
 CYCLES_PER_SUM, CYCLES_PER_TILE = 2, 16
-# TVM keeps larger buffers on the heap, where LLVM loses sight of them.
-STACK_BYTES = 1024
+# TVM keeps buffers of so many bytes and more on the heap, where LLVM loses sight of them.
+HEAP_BYTES = 1024
 # A fused multiply-add takes 4 cycles; this many must be in flight to keep two units busy.
 FMA_IN_FLIGHT = 4 * FMA_PER_CYCLE
 # More vectors side by side than this make longer code, not faster.
 MAX_VECTORS = 16
-# What it takes to begin and end a strip of a depthwise convolution.
-CYCLES_PER_STRIP = 4
+# What it takes to begin and end a strip of a depthwise convolution, for each tap in half cycles.
+STRIP_OVERHEAD = 4
 
 
 @dataclass(frozen=True)
 class Tile:
     """`rows` x `columns` accumulators of `vector` lanes each, so rows * columns / vector registers.
 
-    Columns need not divide the channels: the last block computes on zero weights and `store`, the widest vector that
-    divides the channels, is what its results are written with.
+    Columns need not divide the channels: what is past the last one is computed with zero weights and not stored.
     """
 
     rows: int
     columns: int
     vector: int
-    store: int
 
     @property
     def text(self) -> str:
-        """What it is called in the database and in manifests: `14x32v16s8`."""
-        return f"{self.rows}x{self.columns}v{self.vector}s{self.store}"
+        """What it is called in the database and in manifests: `14x32v16`."""
+        return f"{self.rows}x{self.columns}v{self.vector}"
 
     def blocks(self, channels: int) -> int:
         """Blocks of columns that cover the channels."""
@@ -51,6 +49,11 @@ class Tile:
 def divisors(n: int, limit: int) -> list[int]:
     """The divisors of n up to limit, ascending."""
     return [d for d in range(1, min(n, limit) + 1) if n % d == 0]
+
+
+def most_rows(vector: int, registers: int) -> int:
+    """Of a tile of sums, each column of vectors a buffer of its own: as many as fit the registers and the stack."""
+    return min(registers, (HEAP_BYTES - 1) // (4 * vector))
 
 
 def store_vector(channels: int, lanes: int) -> int:
@@ -101,16 +104,16 @@ def matmul_tiles(product: Product, lanes: int, registers: int, *, even: bool = F
     Accumulators, weight vectors and one broadcast must fit the registers; a single row uses each weight vector once,
     straight from memory. The last rows may be fewer than the others, unless they have to be `even`.
     """
-    store = store_vector(product.n, lanes)
+    narrowest = store_vector(product.n, lanes)
 
     def candidates() -> Iterator[Tile]:
         vector = lanes
-        while vector >= store:
-            most = min(registers, STACK_BYTES // 4 // vector - 1)
+        while vector >= narrowest:
+            most = most_rows(vector, registers)
             for rows in divisors(product.m, most) if even else _even_strips(product.m, most):
                 for vectors in range(1, min(MAX_VECTORS, -(-product.n // vector)) + 1):
                     if rows * vectors + (vectors if rows > 1 else 0) + 1 <= registers:
-                        yield Tile(rows, vectors * vector, vector, store)
+                        yield Tile(rows, vectors * vector, vector)
             vector //= 2
 
     return tuple(sorted(candidates(), key=lambda tile: (product.cycles(tile), tile.columns)))
@@ -130,17 +133,16 @@ def ring_tiles(width: int, channels: int, row_bytes: int, target: Target) -> tup
     lanes, registers = target.lanes, target.vector_registers
     blocks = [vectors for vectors in (4, 2, 1) if vectors == 1 or (vectors - 1) * lanes < channels]
 
-    def cycles(rows: int) -> float:
-        strips = _pieces(width, rows)
-        return sum(n * (max(r, FMA_IN_FLIGHT, r + 1) + CYCLES_PER_STRIP) for r, n in strips)
+    def cycles(rows: int) -> int:
+        """For a tap of a row, in half cycles."""
+        return sum(n * (max(FMA_IN_FLIGHT, r + 1) + STRIP_OVERHEAD) for r, n in _pieces(width, rows))
 
     def cost(tile: Tile) -> tuple[bool, float, int]:
         fits = tile.columns * row_bytes <= target.l1d_bytes // 2
         return not fits, cycles(tile.rows), -tile.columns if fits else tile.columns
 
-    store = store_vector(channels, lanes)
-    strips = _even_strips(width, registers // 2)
-    return tuple(sorted((Tile(r, v * lanes, lanes, store) for r in strips for v in blocks), key=cost))
+    strips = _even_strips(width, min(registers // 2, most_rows(lanes, registers)))
+    return tuple(sorted((Tile(r, v * lanes, lanes) for r in strips for v in blocks), key=cost))
 
 
 def even_strip(width: int, limit: int) -> int:

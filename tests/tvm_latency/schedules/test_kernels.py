@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import pytest
@@ -11,7 +13,8 @@ import tvm
 
 from targets.target import Target, get_target
 from tvm_latency.schedules import schedule_kernel
-from tvm_latency.schedules.kernel import ConvSpec, Kernel, PoolSpec, Spec
+from tvm_latency.schedules.kernel import BlockSpec, ConvSpec, Kernel, PoolSpec, Spec
+from tvm_latency.schedules.tiles import HEAP_BYTES
 
 pytestmark = pytest.mark.compiles
 
@@ -29,22 +32,56 @@ def assert_right(kernel: Kernel, target: Target, case: Any) -> None:
 LARGE = ConvSpec(batch=2, height=28, width=28, in_channels=64, out_channels=64, residual=True)
 
 
+SMALL = ConvSpec(batch=1, height=7, width=7, in_channels=320, out_channels=160, clip=(0.0, 6.0))
+DEPTHWISE = replace(SMALL, in_channels=960, out_channels=960, groups=960, kernel=(7, 7), padding=3)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
 @pytest.mark.parametrize(
     "spec",
     [
         LARGE,
+        replace(LARGE, height=27, width=29, batch=1),  # no number of threads divides its pixels
+        replace(LARGE, out_channels=24),
+        SMALL,  # threads share its channels, as those of all below but the two last
+        replace(SMALL, out_channels=40, in_channels=640),
+        DEPTHWISE,
+        replace(DEPTHWISE, in_channels=968, out_channels=968, groups=968),  # the last block is narrower
+        replace(LARGE, height=1, width=4096, batch=1, groups=64, kernel=(1, 9), padding=0),
         replace(LARGE, kernel=(5, 5), padding=2, groups=64),
         replace(LARGE, kernel=(3, 3), padding=1, stride=2),
         ConvSpec(batch=1, height=65, width=65, in_channels=3, out_channels=40, kernel=(3, 3), stride=2, padding=1),
     ],
-    ids=["pointwise", "depthwise", "dense", "stem"],
+    ids=lambda spec: spec.suffix,
 )
-def test_threads_share_the_work_and_not_the_result(spec: ConvSpec, make_case: MakeCase) -> None:
-    target = replace(get_target("x86"), threads=2)
+def test_threads_share_the_work_and_not_the_result(spec: ConvSpec, threads: int, make_case: MakeCase) -> None:
+    target = replace(get_target("x86"), threads=threads)
     kernel = schedule_kernel(spec, target)
     assert kernel is not None
     assert "T.parallel(" in kernel.func.script()
     assert_right(kernel, target, make_case(spec, kernel))
+
+
+@pytest.mark.parametrize("width", [14, 16, 32, 56, 64, 112])
+@pytest.mark.parametrize("outside", [24, 32])
+def test_sums_lie_on_the_stack(width: int, outside: int) -> None:
+    """A ring has four axes, and the row between depthwise and project is 96 wide."""
+    target = replace(get_target("x86-64-v4"), l1d_bytes=32 << 10, l2_bytes=1 << 20)
+    depthwise = ConvSpec(
+        batch=1, height=width, width=width, in_channels=96, out_channels=96, kernel=(3, 3), padding=1, groups=96
+    )
+    image = replace(depthwise, kernel=(1, 1), padding=0, groups=1)
+    expand, project = replace(image, in_channels=outside), replace(image, out_channels=outside)
+    for spec in (depthwise, expand, project, BlockSpec(expand=expand, depthwise=depthwise, project=project)):
+        kernel = schedule_kernel(spec, target)
+        assert kernel is not None
+        shapes = [
+            [int(size) for size in sizes.split(",")]
+            for sizes in re.findall(r"alloc_buffer\(\(([\d, ]+)\)", kernel.func.script())
+        ]
+        sums = [shape for shape in shapes if len(shape) == 2 and shape[1] == target.lanes]
+        assert sums
+        assert all(4 * prod(shape) < HEAP_BYTES for shape in sums)
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ def scheduled(spec: ConvSpec, target: Target) -> Kernel:
 Index = np.ndarray
 ARITHMETIC: dict[type, Callable[[Index, Index], Index]] = {
     tirx.LT: np.less,
+    tirx.GE: np.greater_equal,
     tirx.Add: np.add,
     tirx.Sub: np.subtract,
     tirx.Mul: np.multiply,
@@ -143,6 +144,8 @@ def test_a_depthwise_kernel_fetches_the_taps_of_its_next_channels(size: int, tap
     for number, lines in enumerate(lines_fetched(list(prefetches(kernel.func.body)), 0, blocks)):
         start = (number + 1) * block_bytes
         assert set(range(start, start + block_bytes, LINE_BYTES)) <= lines
+        assert min(lines) >= start
+        assert max(lines) < start + block_bytes + size + LINE_BYTES
 
 
 @settings(max_examples=40, deadline=None)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from targets.target import Target, get_target
 from tvm_latency.schedules.tiles import (
-    STACK_BYTES,
+    HEAP_BYTES,
     Product,
     Tile,
     divisors,
@@ -49,11 +49,10 @@ def test_a_matmul_tile_fits_the_registers_and_covers_the_output(
         vectors = tile.columns // tile.vector
         assert tile.rows * vectors + (vectors if tile.rows > 1 else 0) + 1 <= registers
         assert 1 <= tile.rows <= m
-        assert tile.rows * tile.vector * 4 < STACK_BYTES
+        assert tile.rows * tile.vector * 4 < HEAP_BYTES
         assert m % tile.rows == 0 or not even
-        assert n % tile.store == 0
         assert 0 <= tile.blocks(n) * tile.columns - n < tile.columns
-        assert tile.store <= tile.vector <= lanes
+        assert store_vector(n, lanes) <= tile.vector <= lanes
     assert product.cycles(tiles[0]) == min(map(product.cycles, tiles))
 
 
@@ -67,6 +66,7 @@ def test_a_strip_fits_the_registers_and_covers_the_output(
     assert distinct(tiles)
     for tile in tiles:
         assert tile.rows + 2 <= registers
+        assert tile.rows * tile.vector * 4 < HEAP_BYTES
         assert 1 <= tile.rows <= width
         assert 0 <= tile.blocks(channels) * tile.columns - channels < tile.columns
     if lanes * row_bytes <= L1 // 2:
@@ -107,7 +107,7 @@ def test_the_tile_that_moves_least_through_the_second_cache(product: Product, ro
 
 
 def test_weights_that_stay_in_the_first_cache_let_strips_go_outermost() -> None:
-    tile = Tile(4, 96, 16, 16)
+    tile = Tile(4, 96, 16)
     assert Product(12544, 16, 96, L1).strips_outermost(tile)
     assert not Product(196, 96, 96, L1).strips_outermost(tile)
 
