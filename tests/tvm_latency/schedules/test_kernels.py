@@ -66,7 +66,7 @@ def test_threads_share_the_work_and_not_the_result(spec: ConvSpec, threads: int,
 @pytest.mark.parametrize("outside", [24, 32])
 def test_sums_lie_on_the_stack(width: int, outside: int) -> None:
     """A ring has four axes, and the row between depthwise and project is 96 wide."""
-    target = replace(get_target("x86-64-v4"), l1d_bytes=32 << 10, l2_bytes=1 << 20)
+    target = replace(get_target("x86-64-v4"), l1d_bytes=64 << 10, l2_bytes=1 << 20)  # blocks of any width are fused
     depthwise = ConvSpec(
         batch=1, height=width, width=width, in_channels=96, out_channels=96, kernel=(3, 3), padding=1, groups=96
     )
