@@ -49,6 +49,8 @@ EVEN = ConvSpec(batch=2, height=14, width=14, in_channels=32, out_channels=48)
 DEPTHWISE = ConvSpec(batch=1, height=15, width=13, in_channels=24, out_channels=24, groups=24, kernel=(3, 3), padding=1)
 SPECS: dict[str, list[Spec]] = {
     "pointwise": [ODD, EVEN, replace(ODD, clip=None, residual=True)],
+    # Half a vector of four is left over.
+    "paired pointwise": [replace(EVEN, out_channels=6), replace(EVEN, out_channels=10, residual=True)],
     "linear": [
         ConvSpec(batch=1, height=1, width=1, in_channels=64, out_channels=100),
         ConvSpec(batch=3, height=1, width=1, in_channels=17, out_channels=1, clip=(-1.0, 1.0)),
