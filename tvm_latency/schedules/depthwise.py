@@ -12,7 +12,7 @@ from tvm.script.ir_builder import tirx as build
 from targets.target import Target
 from tvm_latency.opspec import WEIGHT_BYTES
 from tvm_latency.schedules.kernel import ConvSpec, Kernel, Spec, bias_size
-from tvm_latency.schedules.loops import blocks, whole_block
+from tvm_latency.schedules.loops import blocks, in_float, whole_block
 from tvm_latency.schedules.parts import FLOAT, clipped
 from tvm_latency.schedules.prefetch import prefetch_weights
 from tvm_latency.schedules.ring import Ring, pack_taps
@@ -65,6 +65,7 @@ def _function(spec: ConvSpec, tile: Tile, threads: int) -> Any:
 
         def block_rows(image: Any, first: Any, last: Any, block: Any, width: int) -> None:
             ring, at = Ring(spec, tile, 1), block * tile.columns
+            of_block = in_float(taps, tile.vector, block)
 
             def output_row(row: Any, full: Callable[[], Any]) -> None:
                 def store(pixel: Any, channel: Any, value: Any) -> None:
@@ -75,7 +76,7 @@ def _function(spec: ConvSpec, tile: Tile, threads: int) -> Any:
                 ring.copy(0, width, image, row, x, at)
                 with full():
                     prefetch_weights(taps, block, block_bytes, row - first, rows)
-                    ring.convolve(0, block, width, row, taps, bias, store)
+                    ring.convolve(0, block, width, row, of_block, bias, store)
 
             ring.each_row(first, last, output_row)
 

@@ -13,7 +13,7 @@ from tvm.script.ir_builder import tirx as build
 
 from targets.target import Target
 from tvm_latency.schedules.kernel import BlockSpec, Kernel, Spec, bias_size
-from tvm_latency.schedules.loops import Sums, blocks, strips, whole_block
+from tvm_latency.schedules.loops import Part, Sums, blocks, in_float, strips, whole_block
 from tvm_latency.schedules.pairs import pack_pairs, pair_product, pair_rows, suits_pairs
 from tvm_latency.schedules.parts import FLOAT, clipped, pack_panels
 from tvm_latency.schedules.ring import Ring, pack_taps
@@ -124,6 +124,9 @@ class _Nest:
         d, count = self.spec.depthwise, self.ring_tile.blocks(self.channels)
         self.ring = Ring(d, self.ring_tile, count)
         self.middle = build.alloc_buffer((d.out_width, count * self.ring_tile.columns), FLOAT)
+        taps, self.project_panels = in_float(self.taps, self.lanes), in_float(self.project_weights, self.lanes)
+        if self.spec.expand:
+            self.expand_panels = in_float(self.expand_weights, self.lanes)
 
         def output_row(row: Any, full: Callable[[], Any]) -> None:
             def block_of_row(block: Any, channels: int) -> None:
@@ -136,7 +139,7 @@ class _Nest:
                 # Whole vectors: `middle` has room for what is past the last channel.
                 filled = -(-channels // self.lanes) * self.lanes
                 with full():
-                    self.ring.convolve(block, block, filled, row, self.taps, self.depthwise_bias, store)
+                    self.ring.convolve(block, block, filled, row, Part(taps, (block,)), self.depthwise_bias, store)
 
             blocks(self.channels, self.ring_tile.columns, block_of_row)
             with full():
@@ -154,7 +157,7 @@ class _Nest:
             pixel = (image * height + source) * width + at
             sums = Sums(length, channels, self.lanes, lambda c: self.expand_bias[first + c])
             with build.serial(e.in_channels) as i:
-                sums.add(lambda r, c: self.x[pixel + r, i] * self.expand_weights[block, i, c].astype(FLOAT))
+                sums.add(lambda r, c: self.x[pixel + r, i] * self.expand_panels[block, i, c])
             sums.each(lambda r, c, value: store(r, c, clipped(value, e.clip)))
 
         if e:
@@ -172,7 +175,7 @@ class _Nest:
 
         def paired(at: Any, length: int) -> None:
             def weights(i: Any, c: Any) -> Any:
-                return self.project_weights[i, c].astype(f"{FLOAT}x{lanes}")
+                return self.project_panels[i, c]
 
             def pair(r: Any, i: Any) -> Any:
                 return self.middle[at + r, tirx.Ramp(2 * i, 1, 2)]
@@ -188,7 +191,7 @@ class _Nest:
 
             sums = Sums(length, columns, lanes, lambda c: self.project_bias[channel + c])
             with build.serial(self.channels) as i:
-                sums.add(lambda r, c: self.middle[at + r, i] * self.project_weights[panel, i, c].astype(FLOAT))
+                sums.add(lambda r, c: self.middle[at + r, i] * self.project_panels[panel, i, c])
             sums.each(lambda r, c, value: store(at + r, channel + c, value))
 
         if self.paired:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from tvm.s_tir import SBlock, SBlockRealize
@@ -63,6 +64,44 @@ def _vectors_of(columns: int, lanes: int) -> Iterator[tuple[int, int]]:
         rest = min(lanes, columns - first)
         vector = store_vector(rest, lanes)
         yield from ((first + lane, vector) for lane in range(0, rest, vector))
+
+
+def in_float(weights: Any, lanes: int, *index: Any) -> Any:
+    """weights[index] in float32: themselves, or a copy of them where they are stored in half.
+
+    A conversion takes the units that multiply and add; a weight is converted once, not each time that it is used.
+    """
+    shape = [int(size) for size in weights.shape[len(index) :]]
+    if weights.dtype == FLOAT:
+        return weights if not index else Part(weights, index)
+    copy = build.alloc_buffer(shape, FLOAT)
+
+    def convert(*outer: Any) -> None:
+        if len(outer) < len(shape) - 1:
+            with build.serial(shape[len(outer)]) as i:
+                convert(*outer, i)
+            return
+
+        def cell(_: Any, c: Any) -> None:
+            place = (*index, *outer, c)
+            build.buffer_store(copy, weights[place].astype(FLOAT), [*outer, c])
+
+        vectors(1, shape[-1], lanes, cell)
+
+    convert()
+    return copy
+
+
+@dataclass(frozen=True)
+class Part:
+    """Of a buffer: part[i] is buffer[index, i]."""
+
+    buffer: Any
+    index: tuple[Any, ...]
+
+    def __getitem__(self, inner: tuple[Any, ...]) -> Any:
+        place = (*self.index, *inner)
+        return self.buffer[place]
 
 
 class Sums:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from tvm.script.ir_builder import tirx as build
 from targets.target import Target
 from tvm_latency.opspec import WEIGHT_BYTES
 from tvm_latency.schedules.kernel import ConvSpec, Kernel, Spec, bias_size
-from tvm_latency.schedules.loops import Sums, blocks, strips, whole_block
+from tvm_latency.schedules.loops import Sums, blocks, in_float, strips, whole_block
 from tvm_latency.schedules.parts import FLOAT, clipped, pack_panels
 from tvm_latency.schedules.prefetch import prefetch_weights
 from tvm_latency.schedules.threads import Split, split_of
@@ -77,32 +78,43 @@ class _Nest:
         return whole_block(builder.get())
 
     def _band(self, start: Any, pixels: int) -> None:
-        rows, columns = self.tile.rows, self.tile.columns
+        rows, columns, lanes = self.tile.rows, self.tile.columns, self.tile.vector
         if self.strips_outermost:
+            weights = in_float(self.weights, lanes)
 
             def panels_of(at: Any, length: int) -> None:
-                blocks(self.n, columns, lambda panel, n: self._tile(panel, n, start + at, length))
+                def tile(panel: Any, n: int) -> None:
+                    self._tile(lambda i, c: weights[panel, i, c], panel, n, start + at, length)
+
+                blocks(self.n, columns, tile)
 
             strips(pixels, rows, panels_of)
             return
+        uses = -(-pixels // rows)
 
         def strips_of(panel: Any, n: int) -> None:
-            uses = -(-pixels // rows)
-            strips(
-                pixels,
-                rows,
-                lambda at, length: self._tile(panel, n, start + at, length, tirx.floordiv(at, rows), uses),
-            )
+            # What is used once is converted where it is used.
+            weights = in_float(self.weights, lanes, panel) if uses > 1 else None
+
+            def weight(i: Any, c: Any) -> Any:
+                return weights[i, c] if weights is not None else self.weights[panel, i, c].astype(FLOAT)
+
+            def tile(at: Any, length: int) -> None:
+                self._tile(weight, panel, n, start + at, length, tirx.floordiv(at, rows), uses)
+
+            strips(pixels, rows, tile)
 
         blocks(self.n, columns, strips_of, self.split.loop("channels"))
 
-    def _tile(self, panel: Any, columns: int, at: Any, rows: int, use: Any = 0, uses: int = 1) -> None:
+    def _tile(
+        self, weight: Callable[..., Any], panel: Any, columns: int, at: Any, rows: int, use: Any = 0, uses: int = 1
+    ) -> None:
         first = panel * self.tile.columns
         sums = Sums(rows, columns, self.tile.vector, lambda c: self.bias[first + c])
         with build.serial(self.k) as i:
             if self.fetches:
                 prefetch_weights(self.weights, panel, self.panel_bytes, use * self.k + i, uses * self.k, once=uses == 1)
-            sums.add(lambda r, c: self.x[at + r, i] * self.weights[panel, i, c].astype(FLOAT))
+            sums.add(lambda r, c: self.x[at + r, i] * weight(i, c))
 
         def store(r: Any, c: Any, value: Any) -> None:
             value = value if self.residual is None else value + self.residual[at + r, first + c]

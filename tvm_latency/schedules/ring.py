@@ -108,7 +108,7 @@ class Ring:
                 acc[s] += ring[(row * stride + ky) % k, s * stride + kx, vector] * taps[ky, kx, vector]
             store(strip, vector, acc)
 
-        place: of the block in the ring; taps and bias know it by its number.
+        place: of the block in the ring. taps: those of the block, in float32.
         """
         spec, tile, lanes = self.spec, self.tile, self.tile.vector
 
@@ -120,7 +120,7 @@ class Ring:
 
                 def product(r: Any, c: Any) -> Any:
                     pixel = (at + r) * spec.stride + kx
-                    return self.buffer[place, slot, pixel, first + c] * taps[block, ky, kx, first + c].astype(FLOAT)
+                    return self.buffer[place, slot, pixel, first + c] * taps[ky, kx, first + c]
 
                 sums.add(product)
             sums.each(lambda r, c, value: store(at + r, first + c, value))
