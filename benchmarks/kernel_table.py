@@ -9,6 +9,7 @@ import argparse
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from statistics import median
 from typing import Any
 from unittest.mock import patch
@@ -19,7 +20,7 @@ from tvm import relax, tirx
 
 from benchmarks.networks import network_model
 from benchmarks.pinned import pinned
-from benchmarks.roofline import Roofline, measure_roofline, time_function
+from benchmarks.roofline import SAMPLES, Roofline, TimedFunction, fma_loop, measure_roofline
 from targets.target import Target, get_target
 from tvm_latency.lower import lower
 from tvm_latency.schedules import schedule_kernel
@@ -33,20 +34,26 @@ def kernel_rows(model: onnx.ModelProto, target: Target, roofline: Roofline) -> l
 
     Runs in this process, which must be pinned to `target.threads` cores and use as many threads. `calls` is how often
     the network calls it, `warm_s` one call with data where the last call left them, `traffic` the bytes of all its
-    arguments, `flops` those of its multiply-adds (None for TVM's own loops).
+    arguments, `flops` those of its multiply-adds (None for TVM's own loops). Clocks move by more than kernels differ from
+    their bounds, so the peak is measured again for each, in turns with it: `peak_flops`.
     """
     with _taken_apart() as specs:
         lowered = lower(model, target)
+    peak, peak_arrays, peak_flops = fma_loop(target, roofline.chains)
+    peak_loop = TimedFunction(peak, peak_arrays, target)
     rows = []
     for name, calls in _calls(lowered.module["main"]).items():
         func = lowered.module[name]
         if relax.analysis.has_reshape_pattern(func):
             continue
         arrays = [_random(parameter) for parameter in func.params]
-        seconds, _ = time_function(func, arrays, target)
-        spec, traffic, warm_s = specs.get(name), sum(array.nbytes for array in arrays), median(seconds)
+        kernel = TimedFunction(func, arrays, target)
+        turns = [(kernel.sample(), peak_loop.sample()) for _ in range(SAMPLES)]
+        warm_s, peak_s = (median(samples) for samples in zip(*turns))
+        now = replace(roofline, flops=peak_flops / peak_s)
+        spec, traffic = specs.get(name), sum(array.nbytes for array in arrays)
         flops = None if spec is None else _flops(spec)
-        bound_s = roofline.bound_s(flops or 0, traffic, target.l2_bytes)
+        bound_s = now.bound_s(flops or 0, traffic, target.l2_bytes)
         rows.append(
             {
                 "kernel": name,
@@ -56,6 +63,7 @@ def kernel_rows(model: onnx.ModelProto, target: Target, roofline: Roofline) -> l
                 "warm_s": warm_s,
                 "flops": flops,
                 "traffic": traffic,
+                "peak_flops": now.flops,
                 "bound_s": bound_s,
                 "share_of_bound": bound_s / warm_s,
             }

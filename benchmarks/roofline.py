@@ -32,11 +32,13 @@ class RooflineError(RuntimeError):
 class Roofline:
     """Floating-point operations and bytes read a second, by all threads together.
 
+    chains: how many sums in flight gave the most operations.
     bytes_s: by level; each level is read from buffers of half its size, `memory` from four times the last level.
     """
 
     threads: int
     vector_bits: int
+    chains: int
     flops: float
     bytes_s: dict[str, float]
 
@@ -62,23 +64,32 @@ def measure_roofline(target: Target) -> Roofline:
         "l3": target.l3_bytes // 2 // target.threads,
         "memory": target.l3_bytes * 4 // target.threads,
     }
+    rates = {chains: _fma_rate(target, chains) for chains in CHAINS if chains < target.vector_registers}
+    chains = max(rates, key=lambda count: rates[count])
     return Roofline(
         threads=target.threads,
         vector_bits=target.vector_bits,
-        flops=max(_fma_rate(target, chains) for chains in CHAINS if chains < target.vector_registers),
+        chains=chains,
+        flops=rates[chains],
         bytes_s={level: _read_rate(target, size) for level, size in sizes.items()},
     )
 
 
-def _fma_rate(target: Target, chains: int) -> float:
+def fma_loop(target: Target, chains: int) -> tuple[Any, list[np.ndarray], int]:
+    """A function that does nothing but multiply-adds, its arguments and its floating-point operations."""
     lanes, threads = target.lanes, target.threads
     size = lanes * chains
     arrays = [np.full(shape, 1, np.float32) for shape in ((lanes,), (size,), (threads, size))]
-    seconds, out = best_seconds(fma_chains(lanes, chains, threads), arrays, target)
+    return fma_chains(lanes, chains, threads), arrays, 2 * threads * size * STEPS
+
+
+def _fma_rate(target: Target, chains: int) -> float:
+    func, arrays, flops = fma_loop(target, chains)
+    seconds, out = best_seconds(func, arrays, target)
     # 1 * 1 + 1, and so on: below 2**24 every step counts one.
     _check_result(out, 1 + STEPS)
-    rate = 2 * threads * size * STEPS / seconds
-    most = 2 * lanes * MOST_UNITS * MOST_HERTZ * threads
+    rate = flops / seconds
+    most = 2 * target.lanes * MOST_UNITS * MOST_HERTZ * target.threads
     if rate > most:
         raise RooflineError(f"{rate / 1e9:.0f} GFLOP/s are more than any core can do: the loop was not run as written.")
     return rate
@@ -102,19 +113,33 @@ def _check_result(out: np.ndarray, expected: int) -> None:
 
 def best_seconds(func: Any, arrays: list[np.ndarray], target: Target) -> tuple[float, np.ndarray]:
     """The fastest of some samples of a function's call, each a mean of many; and what it wrote to its last argument."""
-    samples, out = time_function(func, arrays, target)
-    return min(samples), out
+    timed = TimedFunction(func, arrays, target)
+    return min(timed.sample() for _ in range(SAMPLES)), timed.output
 
 
-def time_function(func: Any, arrays: list[np.ndarray], target: Target) -> tuple[list[float], np.ndarray]:
-    """Seconds of a call of a scheduled function, warm: every sample is the mean over enough calls to be measurable."""
-    attributes = tvm.target.Target(target.tvm_attributes())
-    compiled = tvm.compile(tvm.IRModule({"main": func.with_attr("global_symbol", "main")}), attributes)
-    tensors = [tvm.runtime.tensor(array) for array in arrays]
-    once = compiled.mod.time_evaluator("main", tvm.cpu(), number=1, repeat=2)(*tensors).results[-1]
-    number = max(1, round(SAMPLE_S / once))
-    found = compiled.mod.time_evaluator("main", tvm.cpu(), number=number, repeat=SAMPLES)(*tensors)
-    return list(found.results), tensors[-1].numpy()
+class TimedFunction:
+    """A compiled function with its arguments, warm: every sample is the mean over enough calls to be measurable."""
+
+    def __init__(self, func: Any, arrays: list[np.ndarray], target: Target) -> None:
+        attributes = tvm.target.Target(target.tvm_attributes())
+        module = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
+        self._module = tvm.compile(module, attributes).mod
+        self._tensors = [tvm.runtime.tensor(array) for array in arrays]
+        once = self._evaluator(1, 2).results[-1]
+        self._number = max(1, round(SAMPLE_S / once))
+
+    def _evaluator(self, number: int, repeat: int) -> Any:
+        return self._module.time_evaluator("main", tvm.cpu(), number=number, repeat=repeat)(*self._tensors)
+
+    def sample(self) -> float:
+        """Seconds of a call."""
+        return float(self._evaluator(self._number, 1).results[0])
+
+    @property
+    def output(self) -> np.ndarray:
+        """What the last call wrote to its last argument."""
+        result: np.ndarray = self._tensors[-1].numpy()
+        return result
 
 
 def main() -> None:

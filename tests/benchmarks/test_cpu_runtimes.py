@@ -9,7 +9,7 @@ from benchmarks.roofline import Roofline
 from pipeline.bench import BenchTiming
 
 ROOFLINE = Roofline(
-    threads=1, vector_bits=512, flops=200e9, bytes_s={"l1": 400e9, "l2": 200e9, "l3": 100e9, "memory": 20e9}
+    threads=1, vector_bits=512, chains=12, flops=200e9, bytes_s={"l1": 400e9, "l2": 200e9, "l3": 100e9, "memory": 20e9}
 )
 
 

@@ -8,13 +8,15 @@ import pytest
 from benchmarks import roofline
 from benchmarks.kernel_table import kernel_rows, shape_of
 from benchmarks.loops import LOADS, STEPS, fma_chains, repeated_sum
-from benchmarks.roofline import Roofline, RooflineError, time_function
+from benchmarks.roofline import Roofline, RooflineError, TimedFunction
 from supernet.space import DIGITS
 from targets.target import Target, get_target
 from tvm_latency.onnx_graph import network_graph
 from tvm_latency.schedules.kernel import BlockSpec, ConvSpec, PoolSpec
 
-BOUNDS = Roofline(threads=1, vector_bits=256, flops=1e11, bytes_s={"l1": 1e11, "l2": 1e11, "l3": 1e11, "memory": 1e10})
+BOUNDS = Roofline(
+    threads=1, vector_bits=256, chains=8, flops=1e11, bytes_s={"l1": 1e11, "l2": 1e11, "l3": 1e11, "memory": 1e10}
+)
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +28,11 @@ def target() -> Target:
 def test_every_step_of_the_measuring_loops_is_done(target: Target) -> None:
     lanes = target.lanes
     arrays = [np.ones(shape, np.float32) for shape in ((lanes,), (lanes * 8,), (1, lanes * 8))]
-    _, out = time_function(fma_chains(lanes, 8, 1), arrays, target)
+    out = TimedFunction(fma_chains(lanes, 8, 1), arrays, target).output
     assert (out == 1 + STEPS).all()
     row = lanes * LOADS
     arrays = [np.ones(shape, np.float32) for shape in ((1, 5, row), (1, row))]
-    _, out = time_function(repeated_sum(lanes, 5, 3, 1), arrays, target)
+    out = TimedFunction(repeated_sum(lanes, 5, 3, 1), arrays, target).output
     assert (out == 15).all()
 
 
