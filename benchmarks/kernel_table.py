@@ -34,8 +34,8 @@ def kernel_rows(model: onnx.ModelProto, target: Target, roofline: Roofline) -> l
 
     Runs in this process, which must be pinned to `target.threads` cores and use as many threads. `calls` is how often
     the network calls it, `warm_s` one call with data where the last call left them, `traffic` the bytes of all its
-    arguments, `flops` those of its multiply-adds (None for TVM's own loops). Clocks move by more than kernels differ from
-    their bounds, so the peak is measured again for each, in turns with it: `peak_flops`.
+    arguments, `flops` those of its multiply-adds (None for TVM's own loops). A clock moves by more than kernels differ
+    from their bounds, so the peak is measured again for each, in turns with it: `peak_flops`.
     """
     with _taken_apart() as specs:
         lowered = lower(model, target)
