@@ -75,17 +75,13 @@ def calibrate(
     *,
     threads: int = 1,
     weights: WeightType = "float32",
-    tune: int = 0,
     database: Path | None = None,
     progress: Progress = silent,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Measure a space on a target, fit the cost model, and judge it by blocks and networks it has not seen.
-
-    tune: so many tiles of each kernel are measured first, and everything with the fastest of them; 0 for none.
-    """
+    """Measure a space on a target, fit the cost model, and judge it by blocks and networks it has not seen."""
     database = database or default_database()
-    machine = get_target(target).with_threads(threads).with_tiles(tune)
+    machine = get_target(target).with_threads(threads)
     with closing(MeasurementDatabase(database)) as rows:
         if rows.recovered:
             say(rows.recovered)
@@ -99,7 +95,6 @@ def calibrate(
         "measured": found.calibration.measured,
         "reused": found.calibration.reused,
         "failures": dict(found.calibration.failures),
-        "tuned": len(found.target.tiles),
         **asdict(found.calibration.accuracy),
         "folder": str(folder),
     }
@@ -112,7 +107,6 @@ def predict(
     space: str | None = None,
     threads: int = 1,
     weights: WeightType = "float32",
-    tune: int = 0,
     database: Path | None = None,
 ) -> dict[str, Any]:
     """The latency of a network by the calibration of its space, without compiling it.
@@ -124,7 +118,7 @@ def predict(
     found = resolve_net(net)
     architecture = found.require_architecture("a prediction")
     chosen = preset(space).name if space else space_of(architecture, hint=" Name one with --space.")
-    machine = get_target(target).with_threads(threads).with_tiles(tune)
+    machine = get_target(target).with_threads(threads)
     folder = calibration_folder(database or default_database(), machine, chosen, weights)
     table, model = load_calibration(folder, machine, weights)
     ops = stored_as(architecture.op_specs(), weights)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,7 +20,6 @@ from pipeline.report import render
 from pipeline.run_folder import RESULT, RunFolderError, claim_folder
 from pipeline.runtimes import BenchModel, find_peers
 from pipeline.stages import STAGES
-from pipeline.tuning import tuned_here, with_fallbacks
 from supernet.data import load_data
 from supernet.network import Network
 from supernet.settings import Progress
@@ -27,8 +27,10 @@ from supernet.space import SpaceError
 from supernet.train import load_network
 from targets.target import TARGETS, Target, TargetError, get_target
 from tvm_latency.cost_model import CostModelError
+from tvm_latency.fallback import FallbackSettings, tune_fallbacks
 from tvm_latency.latency_table import LatencyTableError
 from tvm_latency.loaded import LoadedNetwork
+from tvm_latency.lower import Lowered
 from tvm_latency.opspec import WeightType, stored_as
 
 RANDOM_IMAGES, REAL_IMAGES = 4, 100
@@ -46,7 +48,6 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
     data: str | None = None,
     threads: int = 1,
     weights: WeightType = "float32",
-    tune: int = 0,
     tune_fallback: int = 0,
     database: Path | None = None,
     progress: Progress = silent,
@@ -57,7 +58,6 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
 
     data: verify on its test images instead of random ones.
     weights: how the library stores them. The reference it is verified against has the network's own, in float32.
-    tune: measure so many tiles of each kernel, as far as the database lacks them, and compile with the fastest.
     tune_fallback: trials of MetaSchedule for each operator that none of our kernels covers.
 
     Raises:
@@ -73,8 +73,7 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
     shape = input_shape_of(found.model)
     folder = out or Path(f"{found.name}-{target}")
     claim_folder(folder, "compile")
-    machine = tuned_here(machine.with_tiles(tune), [found.model], database, progress, say, weights)
-    finish = with_fallbacks(machine, tune_fallback, progress, say)
+    finish = _with_fallbacks(machine, tune_fallback, progress, say)
     built = deploy.build(found.model, machine, folder, weights, finish)
     network = _network(found)
     against = "the ONNX reference" if network is None else "PyTorch"
@@ -89,6 +88,16 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
     predicted_s = _predicted_s(found, machine, weights, database)
     manifest = deploy.write_manifest(built, machine, verification, measured_s, predicted_s)
     return {"folder": str(built.folder), **manifest}
+
+
+def _with_fallbacks(
+    target: Target, trials: int, progress: Progress, say: Callable[[str], None]
+) -> Callable[[Lowered], Lowered] | None:
+    """What `deploy.build` does between lowering and compiling: so many trials for what no kind covers, or nothing."""
+    if not trials:
+        return None
+    settings = FallbackSettings(trials=trials)
+    return partial(tune_fallbacks, target=target, settings=settings, progress=progress, say=say)
 
 
 def _network(net: Net) -> Network | None:
@@ -126,10 +135,6 @@ def bench(
     *,
     threads: int = 1,
     weights: WeightType = "float32",
-    tune: int = 0,
-    database: Path | None = None,
-    progress: Progress = silent,
-    say: Callable[[str], None] = print,
     rounds: int = ROUNDS,
     calls: int = CALLS,
 ) -> dict[str, Any]:
@@ -137,7 +142,6 @@ def bench(
 
     against: comma-separated names of runtimes; empty to time ours alone.
     weights: how our library stores them; the other runtimes have float32.
-    tune: as for `compile`.
 
     Raises:
         RuntimeUnavailableError: a runtime is unknown or not installed.
@@ -149,9 +153,8 @@ def bench(
     names = ["netlathe", *(peer.name for peer in peers)]
     tables = []
     for net in map(resolve_net, nets):
-        tuned = tuned_here(machine.with_tiles(tune), [net.model], database, progress, say, weights)
         with TemporaryDirectory() as folder:
-            model = _bench_model(net, tuned, Path(folder), weights, "torch" in names)
+            model = _bench_model(net, machine, Path(folder), weights, "torch" in names)
             entries = [BenchEntry(net.name, name, model) for name in names]
             timings = time_interleaved(entries, input_shape_of(net.model), threads, rounds=rounds, calls=calls)
         macs = net.architecture.macs if net.architecture else None

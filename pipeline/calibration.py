@@ -12,7 +12,6 @@ from typing import Any
 
 from pipeline.files import read_json, write_json
 from pipeline.measure import MeasureError, code_versions
-from pipeline.tuning import tuned
 from supernet.latency import PathLatency
 from supernet.settings import Progress
 from supernet.space import SearchSpace
@@ -27,7 +26,6 @@ from tvm_latency.cost_model import CostModel
 from tvm_latency.database import Context, MeasurementDatabase
 from tvm_latency.latency_table import LatencyTable
 from tvm_latency.lower import LoweringError
-from tvm_latency.onnx_graph import network_graph
 from tvm_latency.opspec import OpSpec, WeightType, stored_as
 
 # Networks that the correction from blocks to networks is fitted to, and others that it is judged by.
@@ -46,14 +44,10 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class SpaceCalibration:
-    """A calibration, and prediction beside measurement for each network it was judged by.
-
-    target: with the tiles that everything was measured with.
-    """
+    """A calibration, and prediction beside measurement for each network it was judged by."""
 
     calibration: Calibration
     held_out: tuple[HeldOut, ...]
-    target: Target
 
 
 def calibrate_space(
@@ -69,8 +63,6 @@ def calibrate_space(
 ) -> SpaceCalibration:
     """Measure every operator of the space and random networks of it, as far as the database does not have them.
 
-    A target with `alternatives` is tuned first, and all that follows is measured with the tiles that won.
-
     weights: how those of every operator are stored; each type has rows of its own.
 
     Raises:
@@ -80,7 +72,6 @@ def calibrate_space(
     drawn = dict.fromkeys(space.random_architecture(random) for _ in range(fit_networks + test_networks))
     networks = [stored_as(net.op_specs(), weights) for net in drawn]
     versions = code_versions()
-    target = tuned(target, (network_graph([op]) for op in space.op_specs()), database, progress, weights)
     with TemporaryDirectory() as workspace:
         found = calibrating.calibrate(
             stored_as(space.op_specs(), weights),
@@ -101,7 +92,7 @@ def calibrate_space(
         row = database.find(network_key(ops), Context(target.fingerprint, *versions, evict_bytes=0))
         if row is not None and row.samples_s:
             held_out.append(HeldOut(net.text, found.table.network_seconds(ops), median(row.samples_s)))
-    return SpaceCalibration(found, tuple(held_out), target)
+    return SpaceCalibration(found, tuple(held_out))
 
 
 def evict_bytes(space: SearchSpace, weights: WeightType = "float32") -> int:
@@ -161,8 +152,7 @@ def load_calibration(folder: Path, target: Target, weights: WeightType = "float3
         MeasureError: nothing was calibrated for this target, or on another machine, or with other versions.
         LatencyTableError, CostModelError: a file is damaged.
     """
-    options = f" --tune {target.alternatives}" if target.alternatives else ""
-    options += "" if weights == "float32" else f" --weights {weights}"
+    options = "" if weights == "float32" else f" --weights {weights}"
     command = f"`netlathe calibrate --target {target.name} --space {folder.name} --threads {target.threads}{options}`"
     saved = read_json(folder / VERSIONS) if (folder / VERSIONS).exists() else None
     if saved is None:

@@ -19,7 +19,6 @@ def calibrate(
     space: options.Space = "imagenet",
     threads: options.Threads = 1,
     weights: options.Weights = "float32",
-    tune: options.Tune = 0,
     database: options.Database = None,
     json: options.Json = False,
 ) -> None:
@@ -32,7 +31,6 @@ def calibrate(
             space,
             threads=threads,
             weights=weights,
-            tune=tune,
             database=database,
             progress=progress,
             say=console.say,
@@ -46,14 +44,13 @@ def predict(
     space: options.RunSpace = None,
     threads: options.Threads = 1,
     weights: options.Weights = "float32",
-    tune: options.Tune = 0,
     database: options.Database = None,
     json: options.Json = False,
 ) -> None:
     """Predict the latency of a network from a calibration, without compiling it."""
     from pipeline import api
 
-    found = api.predict(net, target, space=space, threads=threads, weights=weights, tune=tune, database=database)
+    found = api.predict(net, target, space=space, threads=threads, weights=weights, database=database)
     console.show(found, as_json=json)
 
 
@@ -76,14 +73,12 @@ def train(
 
 
 def compile(
-    ctx: typer.Context,
     net: options.Net,
     target: options.Target = "x86",
     out: options.Out = None,
     data: options.RunData = None,
     threads: options.Threads = 1,
     weights: options.Weights = "float32",
-    tune: options.Tune = 0,
     tune_fallback: options.TuneFallback = 0,
     database: options.Database = None,
     json: options.Json = False,
@@ -91,8 +86,6 @@ def compile(
     """Compile a network, verify it against PyTorch, measure it, and leave the artefact in --out."""
     from pipeline import api
 
-    if tune:
-        ctx.find_root().meta[options.RESUME_KEY] = "the same command"
     with console.ProgressView() as progress:
         found = api.compile(
             net,
@@ -101,7 +94,6 @@ def compile(
             data=data,
             threads=threads,
             weights=weights,
-            tune=tune,
             tune_fallback=tune_fallback,
             database=database,
             progress=progress,
@@ -116,25 +108,12 @@ def bench(
     against: options.Against = "onnxruntime",
     threads: options.Threads = 1,
     weights: options.Weights = "float32",
-    tune: options.Tune = 0,
-    database: options.Database = None,
     json: options.Json = False,
 ) -> None:
     """Time networks on several runtimes in turn, in one pinned process."""
     from pipeline import api
 
-    with console.ProgressView() as progress:
-        found = api.bench(
-            nets,
-            target,
-            against,
-            threads=threads,
-            weights=weights,
-            tune=tune,
-            database=database,
-            progress=progress,
-            say=console.say,
-        )
+    found = api.bench(nets, target, against, threads=threads, weights=weights)
     if json:
         console.show(found, as_json=True)
         return

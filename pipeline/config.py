@@ -16,10 +16,6 @@ from tvm_latency.opspec import WeightType
 _BUDGET = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(x|ms)?", re.IGNORECASE)
 
 
-# A kernel has a few dozen tiles that fit the registers; the last of them win nothing.
-MOST_TILES = 64
-
-
 class ConfigError(ValueError):
     """An option is unknown or has a value it cannot have."""
 
@@ -73,7 +69,6 @@ class RunConfig(BaseModel):
     space: str | None = None
     seed: int = Field(default=0, ge=0, lt=2**31)
     threads: int = Field(default=1, ge=1, le=1024)
-    tune: int = Field(default=0, ge=0, le=MOST_TILES)
     search_epochs: int | None = Field(default=None, ge=1)
     train_epochs: int | None = Field(default=None, ge=1)
     weights: WeightType = "float32"

@@ -35,17 +35,13 @@ class RunContext:
         self.results: dict[str, Result] = {}
 
     @cached_property
-    def _machine(self) -> Target:
-        return get_target(self.config.target).with_threads(self.config.threads)
-
-    @property
     def target(self) -> Target:
-        """The machine, with the threads of the config and, after the calibration, the tiles that it tuned.
+        """The machine, with the threads of the config.
 
         Raises:
             TargetError: there is no such target.
         """
-        return self._machine.with_tiles(self.config.tune, self.results.get("calibrate", {}).get("tiles"))
+        return get_target(self.config.target).with_threads(self.config.threads)
 
     @cached_property
     def data(self) -> ImageData:

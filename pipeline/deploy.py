@@ -97,7 +97,6 @@ def write_manifest(
         },
         "verification": asdict(verification),
         "kernels": list(built.kernels),
-        "tuned": {name: target.tuned_tiles[name] for name in built.kernels if name in target.tuned_tiles},
         "fallbacks": list(built.fallbacks),
         "files": {name: sha256(built.folder / name) for name in (LIBRARY, MODEL, REFERENCE)},
     }

@@ -86,7 +86,6 @@ def calibrate(context: RunContext, folder: Path) -> Result:
         "measured": found.calibration.measured,
         "reused": found.calibration.reused,
         "failures": dict(found.calibration.failures),
-        "tiles": dict(found.target.tiles),
         "networks": [asdict(net) for net in found.held_out],
         "cost_model": calibration.accuracy_summary(found.calibration.accuracy.model),
         "latency_table": calibration.accuracy_summary(found.calibration.accuracy.networks),

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from pipeline.config import MOST_TILES
 from tvm_latency.opspec import WeightType
 
 JSON_KEY, RESUME_KEY = "netlathe.json", "netlathe.resume"
@@ -25,10 +24,6 @@ Nets = Annotated[list[str], typer.Argument(help="Names, architecture.json files,
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.")]
 
 Target = Annotated[str, typer.Option(help="The machine to build for: see `netlathe targets`.")]
-Tune = Annotated[
-    int,
-    typer.Option(min=0, max=MOST_TILES, help="Measure so many tiles of each kernel and take the fastest."),
-]
 TuneFallback = Annotated[
     int, typer.Option(min=0, help="Trials of TVM's MetaSchedule for each operator that has none of our kernels.")
 ]
@@ -52,6 +47,5 @@ RunSpace = Annotated[str | None, typer.Option("--space", help="Search space. [de
 RunSeed = Annotated[int | None, typer.Option("--seed", help="Seed of everything. [default: 0]")]
 RunThreads = Annotated[int | None, typer.Option("--threads", help="Threads of the network. [default: 1]")]
 RunWeights = Annotated[WeightType | None, typer.Option("--weights", help="As for `compile`. [default: float32]")]
-RunTune = Annotated[int | None, typer.Option("--tune", help="As for `compile`. [default: 0]")]
 SearchEpochs = Annotated[int | None, typer.Option(help="Epochs of the search.")]
 TrainEpochs = Annotated[int | None, typer.Option(help="Epochs of both trainings.")]

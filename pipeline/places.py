@@ -19,6 +19,5 @@ def default_database() -> Path:
 
 def calibration_folder(database: Path, target: Target, space_name: str, weights: WeightType = "float32") -> Path:
     """Where `netlathe calibrate` leaves the table and the cost model of a space: beside the database."""
-    options = f"-tune{target.alternatives}" if target.alternatives else ""
-    options += "" if weights == "float32" else f"-{weights}"
+    options = "" if weights == "float32" else f"-{weights}"
     return database.parent / "calibrations" / f"{target.name}-t{target.threads}{options}" / space_name

@@ -28,7 +28,7 @@ STAGES: dict[str, Stage] = {
     "derive": Stage(finding.derive, ("setup", "calibrate", "baseline", "search")),
     "train": Stage(shipping.train, ("setup", "derive")),
     "export": Stage(shipping.export, ("derive", "train")),
-    "compile": Stage(shipping.compile, ("calibrate", "export")),
+    "compile": Stage(shipping.compile, ("export",)),
     "verify": Stage(shipping.verify, ("derive", "train", "compile")),
     "bench": Stage(shipping.bench, ("derive", "compile")),
     "deploy": Stage(shipping.deploy, ("derive", "compile", "verify")),

@@ -88,9 +88,7 @@ class LocalRunner:
         child.send(
             {
                 "module": str(job.module.resolve()),
-                "function": job.function,
                 "input_shapes": job.input_shapes,
-                "input_types": job.input_types or ["float32"] * len(job.input_shapes),
                 "repeats": job.repeats,
                 "warmup": job.warmup,
                 "evict_bytes": job.evict_bytes,

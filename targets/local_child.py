@@ -45,14 +45,11 @@ def evictor(cpus: set[int], evict_bytes: int) -> Callable[..., None]:
 
 
 def measure(job: dict[str, Any], cpus: set[int]) -> list[float]:
-    """Seconds of each timed call of the job's function on random inputs of a fixed seed."""
+    """Seconds of each timed call of `main` on random inputs of a fixed seed."""
     rng = np.random.default_rng(0)
     machine = VirtualMachine(tvm.runtime.load_module(job["module"]), tvm.cpu())
-    inputs = [
-        tvm.runtime.tensor(rng.standard_normal(shape, dtype=np.float32).astype(dtype))
-        for shape, dtype in zip(job["input_shapes"], job["input_types"])
-    ]
-    machine.set_input(job["function"], *inputs)
+    inputs = [tvm.runtime.tensor(rng.standard_normal(shape, dtype=np.float32)) for shape in job["input_shapes"]]
+    machine.set_input("main", *inputs)
     if job["evict_bytes"]:
         tvm.register_global_func(EVICT, evictor(cpus, job["evict_bytes"]), override=True)
     # `invoke_stateful` keeps one result and frees the one before; a function that answers its result would have every
@@ -64,7 +61,7 @@ def measure(job: dict[str, Any], cpus: set[int]) -> list[float]:
         repeat=job["warmup"] + job["repeats"],
         f_preproc=EVICT if job["evict_bytes"] else "",
     )
-    return [float(sample) for sample in time(job["function"]).results[job["warmup"] :]]
+    return [float(sample) for sample in time("main").results[job["warmup"] :]]
 
 
 def serve(jobs: TextIO, replies: TextIO, cpus: set[int]) -> None:

@@ -14,11 +14,10 @@ class RunnerError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One timing to take: a function of a Relax VM module, `main` unless another is named.
+    """One timing to take: of `main` of a Relax VM module, on float32 inputs.
 
     Before each timed call `evict_bytes` of memory are read and written, so that weights are as cold as inside a
-    network; 0 leaves the caches warm. The first `warmup` calls are not reported. Inputs are float32 where `input_types`
-    names no others, one for each.
+    network; 0 leaves the caches warm. The first `warmup` calls are not reported.
     """
 
     key: str
@@ -27,8 +26,6 @@ class Job:
     repeats: int = 20
     warmup: int = 2
     evict_bytes: int = 0
-    function: str = "main"
-    input_types: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Literal
 
 from targets.host import Host, detect_host
@@ -27,8 +26,7 @@ class Target:
     """A machine: what code for it looks like and what it has. Frozen data; importing it loads no TVM.
 
     features are LLVM attributes beyond what mcpu implies (`-avx512fp16`); sizes are bytes as one core sees them;
-    threads is how many cores the compiled network may use. alternatives is how many tiles of each kernel are tried by
-    measuring, 0 for the analytic choice alone; tiles are the outcome, by kernel, where it is another than that choice.
+    threads is how many cores the compiled network may use.
     """
 
     name: str
@@ -46,8 +44,6 @@ class Target:
     threads: int = 1
     toolchain: str = "host"
     runner: str = "local"
-    alternatives: int = 0
-    tiles: tuple[tuple[str, str], ...] = ()
 
     @property
     def lanes(self) -> int:
@@ -59,25 +55,13 @@ class Target:
         """One printable line that differs wherever measured times must not mix.
 
         `x86 AMD EPYC (2 cores, 48/1024/32768 KiB) code znver5 threads 1`: the machine, the code built for it with
-        the features that differ from its mcpu's, and the threads. Another runner than `local` is named at the end, and
-        so is the number of tiles that were tried for each kernel: which of them won is in the same database.
+        the features that differ from its mcpu's, and the threads. Another runner than `local` is named at the end.
         """
         caches = "/".join(str(size >> 10) for size in (self.l1d_bytes, self.l2_bytes, self.l3_bytes))
         machine = f"{self.kind} {self.cpu_model} ({self.cores} cores, {caches} KiB)"
         code = f"code {self.mcpu}{''.join(self.features)} threads {self.threads}"
         via = f" via {self.runner}" if self.runner != "local" else ""
-        return f"{machine} {code}{via}" + (f" tuned {self.alternatives}" if self.alternatives else "")
-
-    @cached_property
-    def tuned_tiles(self) -> Mapping[str, str]:
-        """`tiles` for looking up."""
-        return dict(self.tiles)
-
-    def with_tiles(self, alternatives: int, tiles: Mapping[str, str] | None = None) -> Target:
-        """The same machine with so many tiles of each kernel tried, and by kernel those that won. One is no choice."""
-        return replace(
-            self, alternatives=alternatives if alternatives > 1 else 0, tiles=tuple(sorted((tiles or {}).items()))
-        )
+        return f"{machine} {code}{via}"
 
     def with_threads(self, threads: int) -> Target:
         """The same machine with another number of threads.

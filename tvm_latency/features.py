@@ -13,7 +13,7 @@ from math import ceil, log2
 from targets.target import Target
 from tvm_latency.latency_table import kernels
 from tvm_latency.opspec import FLOAT_BYTES, OpSpec
-from tvm_latency.schedules.tiles import FMA_IN_FLIGHT, Product, Tile, matmul_tiles, ring_tiles
+from tvm_latency.schedules.tiles import FMA_IN_FLIGHT, Product, Tile, matmul_tile, ring_tile
 
 Measure = Callable[[OpSpec, Target], float]
 
@@ -34,12 +34,12 @@ def _product(pixels: int, channels: int, reduction: int, target: Target) -> floa
 
 def _product_tile(pixels: int, reduction: int, channels: int, target: Target) -> Tile:
     product = Product(pixels, reduction, channels, target.l1d_bytes)
-    return matmul_tiles(product, target.lanes, target.vector_registers)[0]
+    return matmul_tile(product, target.lanes, target.vector_registers)
 
 
 def _strip_tile(op: OpSpec, target: Target) -> Tile:
     row_bytes = op.kernel * (op.width + op.kernel - 1) * FLOAT_BYTES
-    return ring_tiles(op.out_width, op.hidden_channels, row_bytes, target)[0]
+    return ring_tile(op.out_width, op.hidden_channels, row_bytes, target)
 
 
 def _pixels(op: OpSpec) -> int:

@@ -64,12 +64,10 @@ def expect(result: Result, code: ExitCode, message: str) -> None:
         ("run --budget-ms -3", ExitCode.USAGE, "The budget must be above zero"),
         ("run --budget-ms 3 --budget 0.5x", ExitCode.USAGE, "The budget was given twice"),
         ("run --seed -1", ExitCode.USAGE, "Option 'seed' cannot be -1"),
-        ("run --tune -1", ExitCode.USAGE, "Option 'tune' cannot be -1"),
-        ("run --tune 65", ExitCode.USAGE, "Option 'tune' cannot be 65"),
         (
-            "predict mobilenet_v2 --tune 8 --database d/m.sqlite",
+            "predict mobilenet_v2 --weights float16 --database d/m.sqlite",
             ExitCode.MEASUREMENT,
-            "--space imagenet --threads 1 --tune 8`",
+            "--space imagenet --threads 1 --weights float16`",
         ),
         ("run --threads 1000", ExitCode.TARGET, "number of threads must be between 1 and"),
         ("run --data digit", ExitCode.DATA, "Unknown data 'digit'. Did you mean digits?"),
@@ -215,7 +213,7 @@ def test_a_file_that_is_no_model(invoke: Callable[..., Result], tmp_path: Path) 
     expect(invoke("compile", "a.onnx"), ExitCode.USAGE, "a.onnx is not a valid ONNX model")
 
 
-def test_a_compilation_gets_what_is_to_be_tuned(
+def test_a_compilation_gets_its_trials_and_its_database(
     invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     given: dict[str, object] = {}
@@ -225,20 +223,9 @@ def test_a_compilation_gets_what_is_to_be_tuned(
         return {"net": net}
 
     monkeypatch.setattr("pipeline.api.compile", compile_nothing)
-    words = "compile mobilenet_v2 --tune 8 --tune-fallback 32 --database m.sqlite"
+    words = "compile mobilenet_v2 --tune-fallback 32 --database m.sqlite"
     assert invoke(*words.split()).exit_code == ExitCode.OK
-    assert (given["tune"], given["tune_fallback"], given["database"]) == (8, 32, Path("m.sqlite"))
-
-
-def test_a_stopped_tuning_says_that_the_same_command_goes_on(
-    invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("pipeline.api.compile", interrupt)
-    result = invoke("compile", "mobilenet_v2", "--tune", 8)
-    expect(result, ExitCode.INTERRUPTED, "Stopped. To go on: the same command")
+    assert (given["tune_fallback"], given["database"]) == (32, Path("m.sqlite"))
 
 
 def test_targets_as_json(invoke: Callable[..., Result]) -> None:

@@ -155,9 +155,7 @@ def test_each_timed_call_is_a_call_of_main_with_an_eviction_before(
     module = compiled(tmp_path / "main.so", lambda x: relax.Call(call, [x], ty_args=[x.ty]))
     message = {
         "module": str(module),
-        "function": "main",
         "input_shapes": [[4, 8]],
-        "input_types": ["float32"],
         "repeats": 3,
         "warmup": 2,
     }

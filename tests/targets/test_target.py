@@ -111,16 +111,8 @@ def test_fingerprints_differ_where_rows_must_not_mix() -> None:
         TARGETS["x86-64-v4"](ZEN5),
         native.with_threads(2),
         replace(native, runner="emulator"),
-        native.with_tiles(8),
-        native.with_tiles(12),
     ]
     assert len({target.fingerprint for target in [native, *others]}) == 1 + len(others)
-
-
-def test_a_choice_of_one_tile_is_the_analytic_choice() -> None:
-    native = TARGETS["x86"](ZEN5)
-    assert native.with_tiles(1) == native
-    assert native.with_tiles(8, {"b": "1x8v8", "a": "2x8v8"}).tiles == (("a", "2x8v8"), ("b", "1x8v8"))
 
 
 def test_a_fingerprint_reads_as_a_line() -> None:

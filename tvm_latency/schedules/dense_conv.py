@@ -19,7 +19,7 @@ from tvm_latency.schedules.parts import (
     zero_padded,
 )
 from tvm_latency.schedules.threads import split_of
-from tvm_latency.schedules.tiles import Product, Tile, matmul_tiles, store_vector
+from tvm_latency.schedules.tiles import Product, Tile, matmul_tile, store_vector
 
 # A stem reads its image as it comes: with fewer input channels than this, turning it into [pixels, channels] first
 # costs more than reading it once in planes.
@@ -28,7 +28,7 @@ PLANAR_CHANNELS = 8
 MAX_SHORT_SUMS = 16
 
 
-def dense_conv(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | None:
+def dense_conv(spec: Spec, target: Target) -> Kernel | None:
     """k x k convolution, one group, any stride and padding.
 
     padded = x with zeros around                                     # whole image
@@ -47,10 +47,8 @@ def dense_conv(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel |
     planar = spec.in_channels < PLANAR_CHANNELS
     k = spec.in_channels * spec.kernel[0] * spec.kernel[1]
     product = Product(spec.out_width, k, spec.out_channels, target.l1d_bytes)
-    tiles = matmul_tiles(product, target.lanes, target.vector_registers, even=True)
-    if planar:
-        tiles = tuple(t for t in tiles if t.rows * t.columns <= MAX_SHORT_SUMS * t.vector)
-    tile = tile or tiles[0]
+    most_sums = MAX_SHORT_SUMS if planar else None
+    tile = matmul_tile(product, target.lanes, target.vector_registers, even=True, most_sums=most_sums)
 
     def pack(weights: FloatArray) -> PackedArray:
         panels = zero_padded(weights, tile).reshape(-1, tile.columns, *weights.shape[1:])
@@ -59,7 +57,6 @@ def dense_conv(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel |
     return Kernel(
         name=f"dense_conv_{spec.suffix}",
         make=lambda: _scheduled(spec, tile, planar, target.threads),
-        tiles=tiles,
         packs=(pack,),
         input_layout="NCHW" if planar else "pixels",
     )

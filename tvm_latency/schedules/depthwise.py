@@ -17,10 +17,10 @@ from tvm_latency.schedules.parts import FLOAT, clipped
 from tvm_latency.schedules.prefetch import prefetch_weights
 from tvm_latency.schedules.ring import Ring, pack_taps
 from tvm_latency.schedules.threads import row_bands, split_of
-from tvm_latency.schedules.tiles import Tile, ring_tiles
+from tvm_latency.schedules.tiles import Tile, ring_tile
 
 
-def depthwise(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | None:
+def depthwise(spec: Spec, target: Target) -> Kernel | None:
     """k x k convolution with one group for each channel.
 
     for band of rows:                                                     # one for each thread
@@ -39,15 +39,18 @@ def depthwise(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | 
         return None
     if spec.in_channels != spec.out_channels:
         return None
-    row_bytes = spec.kernel[0] * (spec.width + 2 * spec.padding) * 4
-    tiles = ring_tiles(spec.out_width, spec.in_channels, row_bytes, target)
-    tile = tile or tiles[0]
+    tile = tile_of(spec, target)
     return Kernel(
         name=f"depthwise_{spec.suffix}",
         make=lambda: _function(spec, tile, target.threads),
-        tiles=tiles,
         packs=(partial(pack_taps, tile=tile, stored=spec.weights),),
     )
+
+
+def tile_of(spec: ConvSpec, target: Target) -> Tile:
+    """The strip x block of a convolution, by what a row of its ring takes."""
+    row_bytes = spec.kernel[0] * (spec.width + 2 * spec.padding) * 4
+    return ring_tile(spec.out_width, spec.in_channels, row_bytes, target)
 
 
 def _function(spec: ConvSpec, tile: Tile, threads: int) -> Any:

@@ -18,7 +18,7 @@ from tvm_latency.schedules.pairs import pack_pairs, pair_product, pair_rows, sui
 from tvm_latency.schedules.parts import FLOAT, clipped, pack_panels
 from tvm_latency.schedules.ring import Ring, pack_taps
 from tvm_latency.schedules.threads import Split, row_bands, wakes
-from tvm_latency.schedules.tiles import Product, Tile, even_strip, matmul_tiles, most_rows
+from tvm_latency.schedules.tiles import Product, Tile, even_strip, matmul_tile, most_rows
 
 # How often an image between kernels passes a cache: written, read, and its lines fetched to be written.
 WAYS = 3
@@ -26,7 +26,7 @@ WAYS = 3
 L3_FACTOR = 4
 
 
-def inverted_residual(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | None:
+def inverted_residual(spec: Spec, target: Target) -> Kernel | None:
     """[Pointwise expand,] depthwise and pointwise project, where the tensor between them is too large for the cache.
 
     for band:                                                              # on all threads
@@ -88,8 +88,7 @@ class _Nest:
     @staticmethod
     def _tile(target: Target, m: int, k: int, n: int) -> Tile:
         """Of a stage's product; its sums fill whole vectors, those past the last channel are not stored."""
-        tiles = matmul_tiles(Product(m, k, n, target.l1d_bytes), target.lanes, target.vector_registers)
-        return next(tile for tile in tiles if tile.vector == target.lanes)
+        return matmul_tile(Product(m, k, n, target.l1d_bytes), target.lanes, target.vector_registers, full=True)
 
     def function(self) -> Any:
         """func(x, [expand weights and bias], depthwise's, project's, [residual], y)."""

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_latency.opspec import WeightType
-from tvm_latency.schedules.tiles import Tile
 
 FloatArray = npt.NDArray[np.float32]
 PackedArray = npt.NDArray[np.float32] | npt.NDArray[np.float16]
@@ -155,14 +154,12 @@ class Kernel:
     func: parameters (input, [weights and `pack_bias` of each convolution], [residual], output); tensors are
         [pixels, channels] unless `input_layout` says that the function reads the image as it stands,
         [batch, channels, height, width].
-    tiles: what its tile may be, the analytic choice first; `func` has that one unless another was asked for.
     packs: for each convolution, from OIHW weights (after folding) to the function's layout and type; done once, at
         compile time. What float16 cannot hold comes out infinite.
     """
 
     name: str
     make: Callable[[], Any]
-    tiles: tuple[Tile, ...] = ()
     packs: tuple[Pack, ...] = ()
     input_layout: Literal["pixels", "NCHW"] = "pixels"
 

@@ -7,10 +7,10 @@ from tvm import te, tirx
 from targets.target import Target
 from tvm_latency.schedules.kernel import Kernel, PoolSpec, Spec
 from tvm_latency.schedules.parts import FLOAT, schedule, vectorize_columns
-from tvm_latency.schedules.tiles import Product, Tile, matmul_tiles, store_vector
+from tvm_latency.schedules.tiles import Product, matmul_tile, store_vector
 
 
-def mean_pool(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | None:
+def mean_pool(spec: Spec, target: Target) -> Kernel | None:
     """Mean over the pixels of each image.
 
     for n, channel_block:
@@ -23,8 +23,7 @@ def mean_pool(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | 
         return None
     pixels = spec.height * spec.width
     product = Product(1, pixels, spec.channels, target.l1d_bytes)
-    tiles = matmul_tiles(product, target.lanes, target.vector_registers)
-    tile = tile or tiles[0]
+    tile = matmul_tile(product, target.lanes, target.vector_registers)
     x = te.placeholder((spec.batch * pixels, spec.channels), FLOAT, "x")
     p = te.reduce_axis((0, pixels), "p")
     shape = (spec.batch, spec.channels)
@@ -40,4 +39,4 @@ def mean_pool(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | 
     s.reorder(reduction, column)
     vectorize_columns(s, column, tile.vector)
     s.decompose_reduction(total_block, reduction)
-    return Kernel(name=f"mean_pool_{spec.suffix}", make=lambda: s.mod["main"], tiles=tiles)
+    return Kernel(name=f"mean_pool_{spec.suffix}", make=lambda: s.mod["main"])

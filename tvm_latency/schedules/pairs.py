@@ -16,7 +16,6 @@ from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, PackedArr
 from tvm_latency.schedules.loops import strips, whole_block
 from tvm_latency.schedules.parts import FLOAT, epilogue, packed
 from tvm_latency.schedules.threads import Split, wakes
-from tvm_latency.schedules.tiles import Tile
 
 # Vectors of sums: with more, LLVM spills some of them.
 MAX_SUMS = 15
@@ -74,7 +73,7 @@ def pair_product(
             store(r, tirx.Ramp(v * half, 1, half), even + odd)
 
 
-def paired_pointwise(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | None:
+def paired_pointwise(spec: Spec, target: Target) -> Kernel | None:
     """Pointwise convolution whose channels leave half a vector over: 24 or 40 of them where 16 fill one.
 
     for strip:                                                                # on all threads

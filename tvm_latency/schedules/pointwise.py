@@ -17,10 +17,10 @@ from tvm_latency.schedules.loops import Sums, blocks, in_float, strips, whole_bl
 from tvm_latency.schedules.parts import FLOAT, clipped, pack_panels
 from tvm_latency.schedules.prefetch import prefetch_weights
 from tvm_latency.schedules.threads import Split, split_of
-from tvm_latency.schedules.tiles import Product, Tile, matmul_tiles
+from tvm_latency.schedules.tiles import Product, Tile, matmul_tile
 
 
-def pointwise(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | None:
+def pointwise(spec: Spec, target: Target) -> Kernel | None:
     """1x1 convolution, stride 1, no padding, one group; a linear layer is one over a single pixel.
 
     The weights are packed in panels [blocks, in, columns]; zeros fill up the last one:
@@ -39,17 +39,21 @@ def pointwise(spec: Spec, target: Target, tile: Tile | None = None) -> Kernel | 
     """
     if not isinstance(spec, ConvSpec) or not spec.pointwise:
         return None
-    split, k, n = split_of(spec, target.threads), spec.in_channels, spec.out_channels
-    product = Product(split.share(spec.out_pixels, "pixels"), k, split.share(n, "channels"), target.l1d_bytes)
-    tiles = matmul_tiles(product, target.lanes, target.vector_registers)
-    tile = tile or tiles[0]
+    split = split_of(spec, target.threads)
+    product = share_of(spec, split, target)
+    tile = matmul_tile(product, target.lanes, target.vector_registers)
 
     return Kernel(
         name=f"pointwise_{spec.suffix}",
         make=lambda: _Nest(spec, tile, split, product, target).function(),
-        tiles=tiles,
         packs=(partial(pack_panels, tile=tile, stored=spec.weights),),
     )
+
+
+def share_of(spec: ConvSpec, split: Split, target: Target) -> Product:
+    """The product that one thread computes, whose tile all take."""
+    m, n = split.share(spec.out_pixels, "pixels"), split.share(spec.out_channels, "channels")
+    return Product(m, spec.in_channels, n, target.l1d_bytes)
 
 
 class _Nest:

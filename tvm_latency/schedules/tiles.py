@@ -36,11 +36,6 @@ class Tile:
     columns: int
     vector: int
 
-    @property
-    def text(self) -> str:
-        """What it is called in the database and in manifests: `14x32v16`."""
-        return f"{self.rows}x{self.columns}v{self.vector}"
-
     def blocks(self, channels: int) -> int:
         """Blocks of columns that cover the channels."""
         return -(-channels // self.columns)
@@ -98,13 +93,24 @@ class Product:
         return tile.blocks(self.n) * ((x if x > self.l1d_bytes // 2 else 0) + uses * panel)
 
 
-def matmul_tiles(product: Product, lanes: int, registers: int, *, even: bool = False) -> tuple[Tile, ...]:
-    """Accumulator tiles of a matrix product, the one with the fewest cycles first.
+def matmul_tile(
+    product: Product,
+    lanes: int,
+    registers: int,
+    *,
+    even: bool = False,
+    full: bool = False,
+    most_sums: int | None = None,
+) -> Tile:
+    """The accumulator tile of a matrix product with the fewest cycles.
 
     Accumulators, weight vectors and one broadcast must fit the registers; a single row uses each weight vector once,
-    straight from memory. The last rows may be fewer than the others, unless they have to be `even`.
+    straight from memory. The last rows may be fewer than the others, unless they have to be `even`. A vector may be
+    narrower than the machine's where channels would be left over, unless it has to be `full`.
+
+    most_sums: vectors of accumulators, at most; None for as many as fit.
     """
-    narrowest = store_vector(product.n, lanes)
+    narrowest = lanes if full else store_vector(product.n, lanes)
 
     def candidates() -> Iterator[Tile]:
         vector = lanes
@@ -112,11 +118,12 @@ def matmul_tiles(product: Product, lanes: int, registers: int, *, even: bool = F
             most = most_rows(vector, registers)
             for rows in divisors(product.m, most) if even else _even_strips(product.m, most):
                 for vectors in range(1, min(MAX_VECTORS, -(-product.n // vector)) + 1):
-                    if rows * vectors + (vectors if rows > 1 else 0) + 1 <= registers:
+                    needed = rows * vectors + (vectors if rows > 1 else 0) + 1
+                    if needed <= registers and rows * vectors <= (most_sums or registers):
                         yield Tile(rows, vectors * vector, vector)
             vector //= 2
 
-    return tuple(sorted(candidates(), key=lambda tile: (product.cycles(tile), tile.columns)))
+    return min(candidates(), key=lambda tile: (product.cycles(tile), tile.columns))
 
 
 def _even_strips(extent: int, limit: int) -> list[int]:
@@ -124,8 +131,8 @@ def _even_strips(extent: int, limit: int) -> list[int]:
     return list(dict.fromkeys(even_strip(extent, size) for size in range(1, limit + 1)))
 
 
-def ring_tiles(width: int, channels: int, row_bytes: int, target: Target) -> tuple[Tile, ...]:
-    """Strips of output pixels x blocks of channels for depthwise convolution out of a ring; the best first.
+def ring_tile(width: int, channels: int, row_bytes: int, target: Target) -> Tile:
+    """The strip of output pixels x block of channels for depthwise convolution out of a ring.
 
     Each multiply-add reads its input from memory, so long strips save little; a block is as wide as lets its ring stay
     in half the level-1 cache. row_bytes: of the ring, for one channel.
@@ -142,7 +149,7 @@ def ring_tiles(width: int, channels: int, row_bytes: int, target: Target) -> tup
         return not fits, cycles(tile.rows), -tile.columns if fits else tile.columns
 
     strips = _even_strips(width, min(registers // 2, most_rows(lanes, registers)))
-    return tuple(sorted((Tile(r, v * lanes, lanes) for r in strips for v in blocks), key=cost))
+    return min((Tile(r, v * lanes, lanes) for r in strips for v in blocks), key=cost)
 
 
 def even_strip(width: int, limit: int) -> int:

@@ -84,33 +84,6 @@ def test_sums_lie_on_the_stack(width: int, outside: int) -> None:
         assert all(4 * prod(shape) < HEAP_BYTES for shape in sums)
 
 
-@pytest.mark.parametrize(
-    "spec",
-    [
-        replace(LARGE, batch=1, height=6, width=6, out_channels=24),
-        replace(LARGE, batch=1, height=6, width=6, kernel=(3, 3), padding=1, groups=64),
-        ConvSpec(batch=1, height=13, width=13, in_channels=3, out_channels=40, kernel=(3, 3), stride=2, padding=1),
-    ],
-    ids=["pointwise", "depthwise", "stem"],
-)
-def test_every_tile_computes_the_same_and_the_first_is_the_default(spec: ConvSpec, make_case: MakeCase) -> None:
-    target = get_target("x86-64-v3")
-    default = schedule_kernel(spec, target)
-    assert default is not None
-    codes = []
-    for tile in default.tiles:
-        kernel = schedule_kernel(spec, target, tile)
-        assert kernel is not None
-        assert (kernel.name, kernel.tiles) == (default.name, default.tiles)
-        codes.append(kernel.func.script())
-    assert codes[0] == default.func.script()
-    assert len(set(codes)) == len(codes)
-    for tile in default.tiles[:: max(1, len(default.tiles) // 6)]:
-        kernel = schedule_kernel(spec, target, tile)
-        assert kernel is not None
-        assert_right(kernel, target, make_case(spec, kernel))
-
-
 def test_little_work_wakes_no_thread() -> None:
     kernel = schedule_kernel(replace(LARGE, height=7, width=7), replace(get_target("x86"), threads=2))
     assert kernel is not None

@@ -17,11 +17,12 @@ from tvm.s_tir import SBlockRealize
 
 from targets.target import Target, get_target
 from tvm_latency.opspec import WEIGHT_BYTES
-from tvm_latency.schedules.depthwise import depthwise
+from tvm_latency.schedules.depthwise import depthwise, tile_of
 from tvm_latency.schedules.kernel import ConvSpec, Kernel, pack_bias
-from tvm_latency.schedules.pointwise import pointwise
+from tvm_latency.schedules.pointwise import pointwise, share_of
 from tvm_latency.schedules.prefetch import AHEAD_ONCE, LINE_BYTES
 from tvm_latency.schedules.threads import split_of
+from tvm_latency.schedules.tiles import Tile, matmul_tile
 
 pytestmark = pytest.mark.compiles
 
@@ -33,6 +34,11 @@ def scheduled(spec: ConvSpec, target: Target) -> Kernel:
     kernel = pointwise(spec, target)
     assert kernel is not None
     return kernel
+
+
+def tile_of_product(spec: ConvSpec, target: Target) -> Tile:
+    product = share_of(spec, split_of(spec, target.threads), target)
+    return matmul_tile(product, target.lanes, target.vector_registers)
 
 
 Index = np.ndarray
@@ -137,10 +143,11 @@ def lines_fetched(found: list[Prefetch], loop: int, panels: int) -> list[set[int
 @pytest.mark.parametrize("taps", [3, 7])
 def test_a_depthwise_kernel_fetches_the_taps_of_its_next_channels(size: int, taps: int) -> None:
     image = ConvSpec(batch=1, height=size, width=size, in_channels=256, out_channels=256, groups=256)
-    kernel = depthwise(replace(image, kernel=(taps, taps), padding=taps // 2), V3)
+    spec = replace(image, kernel=(taps, taps), padding=taps // 2)
+    kernel, tile = depthwise(spec, V3), tile_of(spec, V3)
     assert kernel is not None
-    blocks = kernel.tiles[0].blocks(256)
-    block_bytes = taps * taps * kernel.tiles[0].columns * 4
+    blocks = tile.blocks(256)
+    block_bytes = taps * taps * tile.columns * 4
     for number, lines in enumerate(lines_fetched(list(prefetches(kernel.func.body)), 0, blocks)):
         start = (number + 1) * block_bytes
         assert set(range(start, start + block_bytes, LINE_BYTES)) <= lines
@@ -152,7 +159,7 @@ def test_a_depthwise_kernel_fetches_the_taps_of_its_next_channels(size: int, tap
 @given(products(), st.sampled_from(MACHINES))
 def test_every_line_of_the_next_panel_is_fetched_while_one_is_used(spec: ConvSpec, target: Target) -> None:
     kernel = scheduled(spec, target)
-    tile, k = kernel.tiles[0], spec.in_channels
+    tile, k = tile_of_product(spec, target), spec.in_channels
     panels = tile.blocks(spec.out_channels)
     panel_bytes = k * tile.columns * WEIGHT_BYTES[spec.weights]
     assert panel_bytes % LINE_BYTES == 0
@@ -177,8 +184,8 @@ def test_every_line_of_the_next_panel_is_fetched_while_one_is_used(spec: ConvSpe
 @pytest.mark.parametrize(("channels", "any_at_all"), [(64, False), (80, True)])
 def test_weights_that_fit_half_the_first_cache_are_not_fetched_ahead(channels: int, any_at_all: bool) -> None:
     spec = ConvSpec(batch=1, height=7, width=7, in_channels=64, out_channels=channels)
-    kernel = scheduled(spec, V3)
-    assert kernel.tiles[0].blocks(channels) * kernel.tiles[0].columns == channels
+    kernel, tile = scheduled(spec, V3), tile_of_product(spec, V3)
+    assert tile.blocks(channels) * tile.columns == channels
     assert bool(list(prefetches(kernel.func.body))) == any_at_all
 
 

@@ -22,8 +22,6 @@ from targets.target import Target, get_target
 from tvm_latency.schedules import schedule_kernel
 from tvm_latency.schedules.kernel import BlockSpec, ConvSpec, Kernel, PoolSpec, Spec
 
-Shape = tuple[Spec, int]
-
 pytestmark = [pytest.mark.compiles, pytest.mark.slow]
 
 SHAPES = 500
@@ -31,9 +29,6 @@ SHAPES_AT_ONCE = 24
 # PyTorch's float64 convolution, twice, takes a few hundredths of a second on what is below this.
 MOST_MACS = 16_000_000
 MOST_ELEMENTS = 1_500_000
-
-# The first of a kernel's tiles are those that measuring would try.
-MOST_TILES = 6
 
 CHANNELS = st.integers(1, 512) | st.integers(1, 40) | st.sampled_from([8, 16, 24, 32, 64, 96, 144, 256, 512])
 SIZES = st.integers(1, 64)
@@ -191,9 +186,8 @@ def two_workers() -> Iterator[Executor]:
         yield executor
 
 
-def asked(kind: str, shape: Shape, target: Target) -> tuple[Spec, Target]:
+def asked(kind: str, spec: Spec, target: Target) -> tuple[Spec, Target]:
     """What a shape stands for on a machine, for kinds that only some channels or caches suit."""
-    spec, _ = shape
     if isinstance(spec, BlockSpec):
         target = room_for(spec, target)
     elif kind == "paired pointwise":
@@ -201,14 +195,10 @@ def asked(kind: str, shape: Shape, target: Target) -> tuple[Spec, Target]:
     return spec, target
 
 
-def scheduled(kind: str, spec: Spec, target: Target, choice: int) -> Kernel:
-    """The kernel with the tile that the choice means, where its kind has more than one."""
+def scheduled(kind: str, spec: Spec, target: Target) -> Kernel:
     kernel = schedule_kernel(spec, target)
     assert kernel is not None, f"no kind takes {spec}"
     assert kernel.name.startswith(KINDS[kind][0]), f"{kernel.name} took {spec}"
-    if kernel.tiles:
-        kernel = schedule_kernel(spec, target, kernel.tiles[choice % len(kernel.tiles)])
-        assert kernel is not None
     return kernel
 
 
@@ -229,14 +219,14 @@ def test_a_kernel_of_any_shape_is_right(
     kind: str, make_case: Callable[[Spec, Kernel], Any], two_workers: Executor
 ) -> None:
     # What was tried already, so that shrinking compiles what is new: empty if right, else a line that names it.
-    wrong: dict[tuple[Shape, Target], str] = {}
+    wrong: dict[tuple[Spec, Target], str] = {}
 
-    def try_out(shapes: list[Shape], target: Target) -> None:
+    def try_out(shapes: list[Spec], target: Target) -> None:
         specs = [asked(kind, shape, target) for shape in shapes]
-        kernels = [scheduled(kind, *spec, choice) for spec, (_, choice) in zip(specs, shapes)]
+        kernels = [scheduled(kind, *spec) for spec in specs]
         cases = [make_case(spec, kernel) for (spec, _), kernel in zip(specs, kernels)]
         for shape, (spec, machine), right in zip(shapes, specs, rights(kernels, cases, target)):
-            line = f"{spec!r} with tile {shape[1]} on {machine.name}, threads={machine.threads}, l2={machine.l2_bytes}"
+            line = f"{spec!r} on {machine.name}, threads={machine.threads}, l2={machine.l2_bytes}"
             wrong[shape, target] = "" if right else line
 
     @settings(
@@ -247,13 +237,13 @@ def test_a_kernel_of_any_shape_is_right(
     )
     @given(
         st.lists(
-            st.tuples(KINDS[kind][1], st.integers(0, MOST_TILES - 1)),
+            KINDS[kind][1],
             min_size=SHAPES_AT_ONCE,
             max_size=SHAPES_AT_ONCE,
-            unique_by=lambda shape: shape[0],
+            unique=True,
         )
     )
-    def check(shapes: list[Shape]) -> None:
+    def check(shapes: list[Spec]) -> None:
         tried = list(zip(shapes, itertools.cycle(machines())))
         for target in machines():
             if new := [shape for shape, where in tried if where == target and (shape, target) not in wrong]:
@@ -262,4 +252,4 @@ def test_a_kernel_of_any_shape_is_right(
         assert not failed, "wrong results of\n" + "\n".join(failed)
 
     check()
-    assert len({spec for (spec, _), _ in wrong}) >= SHAPES
+    assert len({spec for spec, _ in wrong}) >= SHAPES

@@ -13,18 +13,13 @@ from tvm_latency.schedules.tiles import (
     Tile,
     divisors,
     even_strip,
-    matmul_tiles,
-    ring_tiles,
+    matmul_tile,
+    ring_tile,
     store_vector,
 )
 
 MACHINES = [(4, 32), (8, 16), (16, 32)]
 L1 = 32 << 10
-
-
-def distinct(tiles: tuple[Tile, ...]) -> bool:
-    """No tile twice, and no two of one name."""
-    return 0 < len(tiles) == len({tile.text for tile in tiles})
 
 
 def a_target(lanes: int, registers: int) -> Target:
@@ -37,23 +32,24 @@ def a_target(lanes: int, registers: int) -> Target:
     st.integers(1, 2_000),
     st.sampled_from(MACHINES),
     st.booleans(),
+    st.booleans(),
+    st.none() | st.integers(1, 32),
 )
 def test_a_matmul_tile_fits_the_registers_and_covers_the_output(
-    m: int, k: int, n: int, machine: tuple[int, int], even: bool
+    m: int, k: int, n: int, machine: tuple[int, int], even: bool, full: bool, most_sums: int | None
 ) -> None:
     lanes, registers = machine
     product = Product(m, k, n, L1)
-    tiles = matmul_tiles(product, lanes, registers, even=even)
-    assert distinct(tiles)
-    for tile in tiles:
-        vectors = tile.columns // tile.vector
-        assert tile.rows * vectors + (vectors if tile.rows > 1 else 0) + 1 <= registers
-        assert 1 <= tile.rows <= m
-        assert tile.rows * tile.vector * 4 < HEAP_BYTES
-        assert m % tile.rows == 0 or not even
-        assert 0 <= tile.blocks(n) * tile.columns - n < tile.columns
-        assert store_vector(n, lanes) <= tile.vector <= lanes
-    assert product.cycles(tiles[0]) == min(map(product.cycles, tiles))
+    tile = matmul_tile(product, lanes, registers, even=even, full=full, most_sums=most_sums)
+    vectors = tile.columns // tile.vector
+    assert tile.rows * vectors + (vectors if tile.rows > 1 else 0) + 1 <= registers
+    assert tile.rows * vectors <= (most_sums or registers)
+    assert 1 <= tile.rows <= m
+    assert tile.rows * tile.vector * 4 < HEAP_BYTES
+    assert m % tile.rows == 0 or not even
+    assert 0 <= tile.blocks(n) * tile.columns - n < tile.columns
+    assert (lanes if full else store_vector(n, lanes)) <= tile.vector <= lanes
+    assert product.cycles(matmul_tile(product, lanes, registers)) <= product.cycles(tile)
 
 
 @given(st.integers(1, 300), st.integers(1, 2_000), st.integers(1, 7), st.sampled_from(MACHINES))
@@ -62,17 +58,15 @@ def test_a_strip_fits_the_registers_and_covers_the_output(
 ) -> None:
     lanes, registers = machine
     row_bytes = kernel * (width + kernel - 1) * 4
-    tiles = ring_tiles(width, channels, row_bytes, a_target(lanes, registers))
-    assert distinct(tiles)
-    for tile in tiles:
-        assert tile.rows + 2 <= registers
-        assert tile.rows * tile.vector * 4 < HEAP_BYTES
-        assert 1 <= tile.rows <= width
-        assert 0 <= tile.blocks(channels) * tile.columns - channels < tile.columns
+    tile = ring_tile(width, channels, row_bytes, a_target(lanes, registers))
+    assert tile.rows + 2 <= registers
+    assert tile.rows * tile.vector * 4 < HEAP_BYTES
+    assert 1 <= tile.rows <= width
+    assert 0 <= tile.blocks(channels) * tile.columns - channels < tile.columns
     if lanes * row_bytes <= L1 // 2:
-        assert tiles[0].columns * row_bytes <= L1 // 2, "its ring would not stay in the cache"
+        assert tile.columns * row_bytes <= L1 // 2, "its ring would not stay in the cache"
     else:
-        assert tiles[0].columns == lanes
+        assert tile.columns == lanes
 
 
 @pytest.mark.parametrize(("n", "lanes", "expected"), [(24, 16, 8), (1432, 16, 8), (10, 16, 2), (96, 16, 16), (7, 8, 1)])
@@ -81,12 +75,12 @@ def test_the_store_vector_is_the_widest_power_of_two_that_divides(n: int, lanes:
 
 
 def test_few_channels_use_a_narrow_vector() -> None:
-    assert matmul_tiles(Product(256, 64, 8, L1), 16, 32)[0].vector == 8
+    assert matmul_tile(Product(256, 64, 8, L1), 16, 32).vector == 8
 
 
 def test_one_row_uses_many_columns() -> None:
     """A linear layer at batch 1 has no rows to reuse a weight for: it needs enough columns to hide the latency."""
-    tile = matmul_tiles(Product(1, 1280, 1000, L1), 16, 32)[0]
+    tile = matmul_tile(Product(1, 1280, 1000, L1), 16, 32)
     assert tile.columns // tile.vector >= 8
 
 
@@ -102,7 +96,7 @@ def test_one_row_uses_many_columns() -> None:
     ],
 )
 def test_the_tile_that_moves_least_through_the_second_cache(product: Product, rows: int, columns: int) -> None:
-    tile = matmul_tiles(product, 16, 32)[0]
+    tile = matmul_tile(product, 16, 32)
     assert (tile.rows, tile.columns) == (rows, columns)
 
 
