@@ -64,11 +64,6 @@ def expect(result: Result, code: ExitCode, message: str) -> None:
         ("run --budget-ms -3", ExitCode.USAGE, "The budget must be above zero"),
         ("run --budget-ms 3 --budget 0.5x", ExitCode.USAGE, "The budget was given twice"),
         ("run --seed -1", ExitCode.USAGE, "Option 'seed' cannot be -1"),
-        (
-            "predict mobilenet_v2 --weights float16 --database d/m.sqlite",
-            ExitCode.MEASUREMENT,
-            "--space imagenet --threads 1 --weights float16`",
-        ),
         ("run --threads 1000", ExitCode.TARGET, "number of threads must be between 1 and"),
         ("run --data digit", ExitCode.DATA, "Unknown data 'digit'. Did you mean digits?"),
         ("run --data ./nowhere", ExitCode.DATA, "There is no file or folder nowhere"),
