@@ -70,6 +70,9 @@ def _scheduled(spec: ConvSpec, tile: Tile, planar: bool, threads: int) -> object
     x = te.placeholder(x_shape, FLOAT, "x")
     taps = (channels_in, kh, kw) if planar else (kh, kw, channels_in)
     weights = te.placeholder((tile.blocks(channels), *taps, tile.columns), spec.weights, "weights")
+    singles = weights
+    if spec.weights != FLOAT:  # once, before all else
+        singles = te.compute(weights.shape, lambda *i: weights[i].astype(FLOAT), name="singles")
     bias = te.placeholder((bias_size(channels),), FLOAT, "bias")
     out_shape = (spec.batch, spec.out_height, spec.out_width, channels)
     residual = te.placeholder(out_shape, FLOAT, "residual")
@@ -82,7 +85,7 @@ def _scheduled(spec: ConvSpec, tile: Tile, planar: bool, threads: int) -> object
         row, column = y * spec.stride + ky, q * spec.stride + kx
         value = source[n, i, row, column] if planar else source[n, row, column, i]
         index = (c // tile.columns, *order, c % tile.columns)
-        return te.sum(value * weights[index].astype(FLOAT), axis=order)
+        return te.sum(value * singles[index], axis=order)
 
     acc = te.compute((*out_shape[:3], tile.blocks(channels) * tile.columns), product, name="acc")
     s = schedule_image(spec, x, weights, bias, residual, acc)
@@ -103,5 +106,7 @@ def _scheduled(spec: ConvSpec, tile: Tile, planar: bool, threads: int) -> object
     s.unroll(pixel)
     if planar:
         s.unroll(taps_loops[-1])
+    if singles is not weights:
+        vectorize_columns(s, s.get_loops(s.get_sblock("singles"))[-1], tile.vector)
     s.decompose_reduction(acc_block, taps_loops[0])
     return s.mod["main"]

@@ -13,7 +13,7 @@ from tvm.script.ir_builder import tirx as build
 from targets.target import Target
 from tvm_latency.opspec import WeightType
 from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, PackedArray, Spec, bias_size
-from tvm_latency.schedules.loops import strips, whole_block
+from tvm_latency.schedules.loops import in_float, strips, whole_block
 from tvm_latency.schedules.parts import FLOAT, epilogue, packed
 from tvm_latency.schedules.threads import Split, wakes
 
@@ -98,19 +98,19 @@ def _function(spec: ConvSpec, target: Target) -> Any:
         residual = build.arg("residual", build.buffer([m, n], FLOAT)) if spec.residual else None
         y = build.arg("y", build.buffer([m, n], FLOAT))
 
-        def strip(at: Any, rows: int) -> None:
+        def strip(panel: Any, at: Any, rows: int) -> None:
             def store(r: Any, c: Any, value: Any) -> None:
                 added = None if residual is None else residual[at + r, c]
                 build.buffer_store(y, epilogue(value, bias[c], added, spec.clip), [at + r, c])
 
-            def load(i: Any, c: Any) -> Any:
-                return weights[i, c].astype(f"{FLOAT}x{lanes}")
+            pair_product(
+                rows, n, k, lanes, lambda r, i: x[at + r, tirx.Ramp(2 * i, 1, 2)], lambda i, c: panel[i, c], store
+            )
 
-            pair_product(rows, n, k, lanes, lambda r, i: x[at + r, tirx.Ramp(2 * i, 1, 2)], load, store)
+        def band(start: Any, pixels: int) -> None:
+            panel = in_float(weights, lanes)
+            strips(pixels, pair_rows(n, lanes), lambda at, length: strip(panel, start + at, length))
 
-        rows = pair_rows(n, lanes)
         # Few channels: threads share the pixels of any image.
-        Split(wakes(spec.macs, target.threads), "pixels").bands(
-            m, lambda start, pixels: strips(pixels, rows, lambda at, length: strip(start + at, length))
-        )
+        Split(wakes(spec.macs, target.threads), "pixels").bands(m, band)
     return whole_block(builder.get())
