@@ -40,7 +40,7 @@ def as_svg(figures: dict[str, Any]) -> str:
 
 
 def _lines(figures: dict[str, Any]) -> Iterator[str]:
-    yield "| threads | FMA peak | L1 | L2 | L3 | memory |"
+    yield "| threads | FMA peak at the beginning | L1 | L2 | L3 | memory |"
     yield "|---|---|---|---|---|---|"
     for roofline in figures["rooflines"]:
         rates = (f"{roofline['bytes_s'][level] / 1e9:.0f} GB/s" for level in ("l1", "l2", "l3", "memory"))

@@ -71,7 +71,7 @@ def _scheduled(spec: ConvSpec, tile: Tile, planar: bool, threads: int) -> object
     taps = (channels_in, kh, kw) if planar else (kh, kw, channels_in)
     weights = te.placeholder((tile.blocks(channels), *taps, tile.columns), spec.weights, "weights")
     singles = weights
-    if spec.weights != FLOAT:  # once, before all else
+    if planar and spec.weights != FLOAT:  # a stem's few, once, before all else
         singles = te.compute(weights.shape, lambda *i: weights[i].astype(FLOAT), name="singles")
     bias = te.placeholder((bias_size(channels),), FLOAT, "bias")
     out_shape = (spec.batch, spec.out_height, spec.out_width, channels)
@@ -85,7 +85,7 @@ def _scheduled(spec: ConvSpec, tile: Tile, planar: bool, threads: int) -> object
         row, column = y * spec.stride + ky, q * spec.stride + kx
         value = source[n, i, row, column] if planar else source[n, row, column, i]
         index = (c // tile.columns, *order, c % tile.columns)
-        return te.sum(value * singles[index], axis=order)
+        return te.sum(value * singles[index].astype(FLOAT), axis=order)
 
     acc = te.compute((*out_shape[:3], tile.blocks(channels) * tile.columns), product, name="acc")
     s = schedule_image(spec, x, weights, bias, residual, acc)
