@@ -49,7 +49,7 @@ def kernel_rows(model: onnx.ModelProto, target: Target, roofline: Roofline) -> l
         arrays = [_random(parameter) for parameter in func.params]
         kernel = TimedFunction(func, arrays, target)
         turns = [(kernel.sample(), peak_loop.sample()) for _ in range(SAMPLES)]
-        warm_s, peak_s = (median(samples) for samples in zip(*turns))
+        warm_s, peak_s = median(warm for warm, _ in turns), min(peak for _, peak in turns)
         now = replace(roofline, flops=peak_flops / peak_s)
         spec, traffic = specs.get(name), sum(array.nbytes for array in arrays)
         flops = None if spec is None else _flops(spec)

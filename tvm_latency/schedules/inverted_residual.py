@@ -18,7 +18,7 @@ from tvm_latency.schedules.pairs import pack_pairs, pair_product, pair_rows, sui
 from tvm_latency.schedules.parts import FLOAT, clipped, pack_panels
 from tvm_latency.schedules.ring import Ring, pack_taps
 from tvm_latency.schedules.threads import Split, row_bands, wakes
-from tvm_latency.schedules.tiles import Product, Tile, even_strip, matmul_tile, most_rows
+from tvm_latency.schedules.tiles import Product, Tile, even_strip, longest_strip, matmul_tile
 
 # How often an image between kernels passes a cache: written, read, and its lines fetched to be written.
 WAYS = 3
@@ -33,7 +33,7 @@ def inverted_residual(spec: Spec, target: Target) -> Kernel | None:
         ring[blocks, k, width + 2 p, columns] = 0                          # stays in the level-2 cache, as `middle`
         for row of the output:
             for block:
-                for the rows of the input that it needs and the ring does not hold:        # none is computed twice
+                for the rows of the input that it needs and the ring does not hold:   # each once for a band
                     for strip: ring[block, row % k, strip] = clip(expand(x[row, strip]))
                 for strip, vector: middle[strip, vector] = clip(depthwise(ring[block, all rows, strip, vector]))
             for panel, strip: y[row, strip, panel] = clip(project(middle[strip]) + residual)
@@ -79,10 +79,7 @@ class _Nest:
         self.expand = self._tile(target, d.width, e.in_channels if e else 1, self.channels)
         self.project = self._tile(target, d.out_width, self.channels, p.out_channels)
         self.paired = suits_pairs(spec.project.out_channels, self.channels, target.lanes)
-        strip = even_strip(
-            d.out_width, min(target.vector_registers // 2, most_rows(target.lanes, target.vector_registers))
-        )
-        self.ring_tile = replace(self.expand, rows=strip)
+        self.ring_tile = replace(self.expand, rows=even_strip(d.out_width, longest_strip(target)))
         self.split = Split(wakes(spec.macs, target.threads), "pixels")
 
     @staticmethod
@@ -173,16 +170,14 @@ class _Nest:
             build.buffer_store(self.y, clipped(result, p.clip), [first + pixel, channel])
 
         def paired(at: Any, length: int) -> None:
-            def weights(i: Any, c: Any) -> Any:
-                return self.project_panels[i, c]
-
             def pair(r: Any, i: Any) -> Any:
                 return self.middle[at + r, tirx.Ramp(2 * i, 1, 2)]
 
             def biased(r: Any, c: Any, value: Any) -> None:
                 store(at + r, c, value + self.project_bias[c])
 
-            pair_product(length, p.out_channels, self.channels, lanes, pair, weights, biased)
+            weights = self.project_panels
+            pair_product(length, p.out_channels, self.channels, lanes, pair, lambda i, c: weights[i, c], biased)
 
         def tile(panel: int, at: Any, length: int) -> None:
             channel = panel * self.project.columns

@@ -15,7 +15,7 @@ from tvm_latency.schedules.tiles import store_vector
 Cell = Callable[[Any, Any], None]
 
 
-def strips(extent: int, size: int, body: Callable[[Any, int], None], loop: Callable[[int], Any] = build.serial) -> None:
+def strips(extent: int, size: int, body: Callable[[Any, int], None]) -> None:
     """body(start, length) for consecutive strips; the last may be shorter.
 
     for strip in extent / size: body(strip * size, size)
@@ -23,7 +23,7 @@ def strips(extent: int, size: int, body: Callable[[Any, int], None], loop: Calla
     """
     full, rest = divmod(extent, size)
     if full:
-        with loop(full) as strip:
+        with build.serial(full) as strip:
             body(strip * size, size)
     if rest:
         body(full * size, rest)

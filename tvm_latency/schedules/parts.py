@@ -86,33 +86,25 @@ def schedule_image(
     return schedule([x, weights, bias, *([residual] if spec.residual else []), y])
 
 
-def vectorize_columns(s: Schedule, loop: Any, vector: int) -> Any:
+def vectorize_columns(s: Schedule, loop: Any, vector: int) -> None:
     """Split a loop over channels into unrolled vectors.
 
     for c in columns:  -->  for v in unrolled(columns / vector): for lane in vectorized(vector)
-
-    Returns the unrolled loop.
     """
     outer, lanes = s.split(loop, [None, vector])
     s.vectorize(lanes)
     s.unroll(outer)
-    return outer
 
 
-def spread_over_threads(s: Schedule, split: Split, image: Any, rows: Any, channels: Any) -> Any:
+def spread_over_threads(s: Schedule, split: Split, image: Any, rows: Any, channels: Any) -> None:
     """Put the loops over images, rows and channels outermost and divide their iterations among threads.
 
     for image: for rows: for channels:  -->  for part in parallel(image * rows * channels)
-
-    Returns the innermost loop that is left.
     """
     order = (image, rows, channels) if split.axis == "pixels" else (image, channels, rows)
     s.reorder(*order)
-    if split.threads == 1:
-        return order[-1]
-    outer = s.fuse(*order)
-    s.parallel(outer)
-    return outer
+    if split.threads > 1:
+        s.parallel(s.fuse(*order))
 
 
 def pixels_last(s: Schedule, spec: ConvSpec, readers: Any) -> None:

@@ -137,7 +137,7 @@ def ring_tile(width: int, channels: int, row_bytes: int, target: Target) -> Tile
     Each multiply-add reads its input from memory, so long strips save little; a block is as wide as lets its ring stay
     in half the level-1 cache. row_bytes: of the ring, for one channel.
     """
-    lanes, registers = target.lanes, target.vector_registers
+    lanes = target.lanes
     blocks = [vectors for vectors in (4, 2, 1) if vectors == 1 or (vectors - 1) * lanes < channels]
 
     def cycles(rows: int) -> int:
@@ -148,8 +148,13 @@ def ring_tile(width: int, channels: int, row_bytes: int, target: Target) -> Tile
         fits = tile.columns * row_bytes <= target.l1d_bytes // 2
         return not fits, cycles(tile.rows), -tile.columns if fits else tile.columns
 
-    strips = _even_strips(width, min(registers // 2, most_rows(lanes, registers)))
+    strips = _even_strips(width, longest_strip(target))
     return min((Tile(r, v * lanes, lanes) for r in strips for v in blocks), key=cost)
+
+
+def longest_strip(target: Target) -> int:
+    """Pixels whose sums for one vector of channels take half the registers."""
+    return min(target.vector_registers // 2, most_rows(target.lanes, target.vector_registers))
 
 
 def even_strip(width: int, limit: int) -> int:
