@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from tvm import te
@@ -18,7 +19,7 @@ from tvm_latency.schedules.parts import (
     vectorize_columns,
     zero_padded,
 )
-from tvm_latency.schedules.threads import split_of
+from tvm_latency.schedules.threads import Split, split_of
 from tvm_latency.schedules.tiles import Product, Tile, matmul_tile, store_vector
 
 # A stem reads its image as it comes: with fewer input channels than this, turning it into [pixels, channels] first
@@ -56,13 +57,19 @@ def dense_conv(spec: Spec, target: Target) -> Kernel | None:
 
     return Kernel(
         name=f"dense_conv_{spec.suffix}",
-        make=lambda: _scheduled(spec, tile, planar, target.threads),
+        make=lambda: _scheduled(spec, tile, planar, dense_split(spec, target)),
         packs=(pack,),
         input_layout="NCHW" if planar else "pixels",
     )
 
 
-def _scheduled(spec: ConvSpec, tile: Tile, planar: bool, threads: int) -> object:
+def dense_split(spec: ConvSpec, target: Target) -> Split:
+    """Bands go through all weights for every row: where these do not stay in the cache, threads share the channels."""
+    split, weights = split_of(spec, target.threads), 4 * spec.macs // spec.out_pixels
+    return split if weights <= target.l2_bytes // 2 else replace(split, axis="channels")
+
+
+def _scheduled(spec: ConvSpec, tile: Tile, planar: bool, split: Split) -> object:
     kh, kw = spec.kernel
     channels_in, channels = spec.in_channels, spec.out_channels
     image_shape = (spec.height, spec.width)
@@ -96,7 +103,7 @@ def _scheduled(spec: ConvSpec, tile: Tile, planar: bool, threads: int) -> object
     channel_block, column = s.split(channel, [None, tile.columns])
     strip, pixel = s.split(pixel, [None, tile.rows])
     s.reorder(image, channel_block, row, strip, pixel, column)
-    spread_over_threads(s, split_of(spec, threads), image, row, channel_block)
+    spread_over_threads(s, split, image, row, channel_block)
     vectorize_columns(s, column, store_vector(channels, tile.vector))
     s.unroll(pixel)
     s.compute_at(acc_block, strip, preserve_unit_loops=True)

@@ -15,18 +15,18 @@ from tvm_latency.schedules.tiles import store_vector
 Cell = Callable[[Any, Any], None]
 
 
-def strips(extent: int, size: int, body: Callable[[Any, int], None]) -> None:
-    """body(start, length) for consecutive strips; the last may be shorter.
+def strips(extent: int, size: int, body: Callable[[Any, int], None], start: int = 0) -> None:
+    """body(start, length) for consecutive strips up to extent; the last may be shorter.
 
-    for strip in extent / size: body(strip * size, size)
+    for strip in (extent - start) / size: body(start + strip * size, size)
     body(what is left)
     """
-    full, rest = divmod(extent, size)
+    full, rest = divmod(extent - start, size)
     if full:
         with build.serial(full) as strip:
-            body(strip * size, size)
+            body(start + strip * size, size)
     if rest:
-        body(full * size, rest)
+        body(extent - rest, rest)
 
 
 def blocks(extent: int, size: int, body: Callable[[Any, int], None], loop: Callable[[int], Any] = build.serial) -> None:

@@ -13,11 +13,15 @@ from tvm.script.ir_builder import tirx as build
 from targets.target import Target
 from tvm_latency.opspec import WEIGHT_BYTES
 from tvm_latency.schedules.kernel import ConvSpec, Kernel, Spec, bias_size
-from tvm_latency.schedules.loops import Sums, blocks, in_float, strips, whole_block
+from tvm_latency.schedules.loops import Sums, blocks, in_float, strips, vectors, whole_block
 from tvm_latency.schedules.parts import FLOAT, clipped, pack_panels
 from tvm_latency.schedules.prefetch import prefetch_weights
 from tvm_latency.schedules.threads import Split, split_of
 from tvm_latency.schedules.tiles import Product, Tile, matmul_tile
+
+Weight = Callable[[Any, Any], Any]
+# What a step of the product begins with.
+Step = Callable[[Any], None]
 
 
 def pointwise(spec: Spec, target: Target) -> Kernel | None:
@@ -56,6 +60,10 @@ def share_of(spec: ConvSpec, split: Split, target: Target) -> Product:
     return Product(m, spec.in_channels, n, target.l1d_bytes)
 
 
+def _nothing(_: Any) -> None:
+    pass
+
+
 class _Nest:
     """The loop nest of one product."""
 
@@ -82,42 +90,62 @@ class _Nest:
         return whole_block(builder.get())
 
     def _band(self, start: Any, pixels: int) -> None:
-        rows, columns, lanes = self.tile.rows, self.tile.columns, self.tile.vector
-        if self.strips_outermost:
-            weights = in_float(self.weights, lanes)
+        (self._strips_outermost if self.strips_outermost else self._panels_outermost)(start, pixels)
 
-            def panels_of(at: Any, length: int) -> None:
-                def tile(panel: Any, n: int) -> None:
-                    self._tile(lambda i, c: weights[panel, i, c], panel, n, start + at, length)
+    def _strips_outermost(self, start: Any, pixels: int) -> None:
+        weights = in_float(self.weights, self.tile.vector)
 
-                blocks(self.n, columns, tile)
+        def panels_of(at: Any, rows: int) -> None:
+            def tile(panel: Any, columns: int) -> None:
+                self._tile(lambda i, c: weights[panel, i, c], panel, columns, start + at, rows)
 
-            strips(pixels, rows, panels_of)
-            return
-        uses = -(-pixels // rows)
+            blocks(self.n, self.tile.columns, tile)
 
-        def strips_of(panel: Any, n: int) -> None:
-            # What is used once is converted where it is used.
-            weights = in_float(self.weights, lanes, panel) if uses > 1 else None
+        strips(pixels, self.tile.rows, panels_of)
 
-            def weight(i: Any, c: Any) -> Any:
-                return weights[i, c] if weights is not None else self.weights[panel, i, c].astype(FLOAT)
+    def _panels_outermost(self, start: Any, pixels: int) -> None:
+        tile_rows, uses = self.tile.rows, -(-pixels // self.tile.rows)
 
-            def tile(at: Any, length: int) -> None:
-                self._tile(weight, panel, n, start + at, length, tirx.floordiv(at, rows), uses)
+        def strips_of(panel: Any, columns: int) -> None:
+            def stored(i: Any, c: Any) -> Any:
+                return self.weights[panel, i, c].astype(FLOAT)
 
-            strips(pixels, rows, tile)
+            def tile(weight: Weight, at: Any, rows: int, convert: Step = _nothing) -> None:
+                def before(i: Any) -> None:
+                    self._prefetch(panel, tirx.floordiv(at, tile_rows), i, uses)
+                    convert(i)
 
-        blocks(self.n, columns, strips_of, self.split.loop("channels"))
+                self._tile(weight, panel, columns, start + at, rows, before)
 
-    def _tile(
-        self, weight: Callable[..., Any], panel: Any, columns: int, at: Any, rows: int, use: Any = 0, uses: int = 1
-    ) -> None:
+            if self.spec.weights == FLOAT or uses == 1:  # what is used once is converted where it is used
+                strips(pixels, tile_rows, partial(tile, stored))
+                return
+            copy = build.alloc_buffer([self.k, self.tile.columns], FLOAT)
+
+            def convert(i: Any) -> None:
+                def cell(_: Any, c: Any) -> None:
+                    build.buffer_store(copy, stored(i, c), [i, c])
+
+                vectors(1, self.tile.columns, self.tile.vector, cell)
+
+            def copied(i: Any, c: Any) -> Any:
+                return copy[i, c]
+
+            # The first strip converts as it goes: beside its multiply-adds that takes hardly any time.
+            tile(copied, 0, tile_rows, convert)
+            strips(pixels, tile_rows, partial(tile, copied), tile_rows)
+
+        blocks(self.n, self.tile.columns, strips_of, self.split.loop("channels"))
+
+    def _prefetch(self, panel: Any, use: Any, i: Any, uses: int) -> None:
+        if self.fetches:
+            prefetch_weights(self.weights, panel, self.panel_bytes, use * self.k + i, uses * self.k, once=uses == 1)
+
+    def _tile(self, weight: Weight, panel: Any, columns: int, at: Any, rows: int, before: Step = _nothing) -> None:
         first = panel * self.tile.columns
         sums = Sums(rows, columns, self.tile.vector, lambda c: self.bias[first + c])
         with build.serial(self.k) as i:
-            if self.fetches:
-                prefetch_weights(self.weights, panel, self.panel_bytes, use * self.k + i, uses * self.k, once=uses == 1)
+            before(i)
             sums.add(lambda r, c: self.x[at + r, i] * weight(i, c))
 
         def store(r: Any, c: Any, value: Any) -> None:

@@ -11,13 +11,9 @@ from tvm.script.ir_builder import tirx as build
 
 from tvm_latency.schedules.kernel import ConvSpec
 
-# Waking TVM's thread pool takes a few microseconds, as long as one core needs for this many multiply-accumulates.
-PARALLEL_MACS = 1_000_000
-
-# Of an inverted residual, where only its depthwise convolution is seen.
-EXPANSION = 6
-# Where a block moves as many bytes between threads by bands as by channels: m (c + 6 c) = 2 c 6 c for m pixels, nearly.
-PIXELS_PER_CHANNEL = 2
+# Waking TVM's thread pool takes a few microseconds. A depthwise convolution needs as long for so few
+# multiply-accumulates; and what one thread alone computes, the other must fetch from its cache afterwards.
+PARALLEL_MACS = 200_000
 
 Axis = Literal["pixels", "channels"]
 
@@ -75,12 +71,10 @@ def wakes(macs: int, threads: int) -> int:
 def split_of(spec: ConvSpec, threads: int) -> Split:
     """How to share a convolution, such that threads find what they read in their own caches.
 
-    Threads with bands of pixels read what they have written themselves, from one kernel to the next, and all weights.
-    Threads with channels read each its own weights, and pixels that others have written. So bands suit the large images
-    at the beginning of a network, channels the small ones at its end. In an inverted residual the bytes are the same
-    for images of about twice as many pixels as it has channels outside; a depthwise convolution takes a sixth of its
-    own for those, as MobileNetV2 expands, so that the kernels of a block mostly change over together.
+    A thread with a band of rows reads what it wrote itself, from one kernel to the next, and all weights, which are
+    fetched ahead; one with some channels reads its own weights alone, and pixels out of the others' caches. Bands are
+    faster as far as there are rows for all, and a band has more of them than its kernel makes it share with the next.
     """
-    outside = spec.in_channels // EXPANSION if spec.groups > 1 else min(spec.in_channels, spec.out_channels)
-    bands = spec.out_pixels >= PIXELS_PER_CHANNEL * outside and spec.batch * spec.out_height >= threads
-    return Split(wakes(spec.macs, threads), "pixels" if bands else "channels")
+    shared = spec.kernel[0] - spec.stride
+    enough = spec.batch * spec.out_height >= threads and spec.out_height * spec.stride >= shared * threads
+    return Split(wakes(spec.macs, threads), "pixels" if enough else "channels")

@@ -43,6 +43,10 @@ SPECS: dict[str, Spec] = {
     "dense": replace(BLOCK, kernel=(3, 3), padding=1),
     "large": replace(BLOCK, height=28, width=28, in_channels=96, out_channels=96),
     "half weights": replace(BLOCK, weights="float16"),
+    "large, half weights": replace(BLOCK, height=28, width=28, in_channels=96, out_channels=96, weights="float16"),
+    "few rows for their taps": ConvSpec(
+        batch=1, height=7, width=7, in_channels=96, out_channels=96, kernel=(7, 7), padding=3, groups=96
+    ),
     "inverted residual": block(56),
     "pool": PoolSpec(batch=1, height=7, width=7, channels=40),
 }

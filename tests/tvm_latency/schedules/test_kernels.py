@@ -13,7 +13,9 @@ import tvm
 
 from targets.target import Target, get_target
 from tvm_latency.schedules import schedule_kernel
+from tvm_latency.schedules.dense_conv import dense_split
 from tvm_latency.schedules.kernel import BlockSpec, ConvSpec, Kernel, PoolSpec, Spec
+from tvm_latency.schedules.threads import split_of
 from tvm_latency.schedules.tiles import HEAP_BYTES
 
 pytestmark = pytest.mark.compiles
@@ -36,29 +38,43 @@ SMALL = ConvSpec(batch=1, height=7, width=7, in_channels=320, out_channels=160, 
 DEPTHWISE = replace(SMALL, in_channels=960, out_channels=960, groups=960, kernel=(7, 7), padding=3)
 
 
+LINEAR = ConvSpec(batch=1, height=1, width=1, in_channels=640, out_channels=1000)
+BANDS = [
+    LARGE,
+    replace(LARGE, height=27, width=29, batch=1),  # no number of threads divides its pixels
+    replace(LARGE, out_channels=24),
+    SMALL,
+    replace(SMALL, out_channels=40, in_channels=640),
+    replace(DEPTHWISE, kernel=(3, 3), padding=1),
+    replace(LARGE, kernel=(5, 5), padding=2, groups=64),
+    replace(LARGE, kernel=(3, 3), padding=1, stride=2),
+    ConvSpec(batch=1, height=65, width=65, in_channels=3, out_channels=40, kernel=(3, 3), stride=2, padding=1),
+]
+CHANNELS = [
+    LINEAR,
+    replace(LINEAR, out_channels=1001),
+    DEPTHWISE,
+    replace(DEPTHWISE, in_channels=968, out_channels=968, groups=968),  # the last block is narrower
+    replace(LARGE, height=1, width=4096, batch=1, groups=64, kernel=(1, 9), padding=0),
+    ConvSpec(batch=1, height=7, width=7, in_channels=256, out_channels=300, kernel=(3, 3), padding=1),  # many weights
+]
+
+
 @pytest.mark.parametrize("threads", [2, 3])
 @pytest.mark.parametrize(
-    "spec",
-    [
-        LARGE,
-        replace(LARGE, height=27, width=29, batch=1),  # no number of threads divides its pixels
-        replace(LARGE, out_channels=24),
-        SMALL,  # threads share its channels, as those of all below but the two last
-        replace(SMALL, out_channels=40, in_channels=640),
-        DEPTHWISE,
-        replace(DEPTHWISE, in_channels=968, out_channels=968, groups=968),  # the last block is narrower
-        replace(LARGE, height=1, width=4096, batch=1, groups=64, kernel=(1, 9), padding=0),
-        replace(LARGE, kernel=(5, 5), padding=2, groups=64),
-        replace(LARGE, kernel=(3, 3), padding=1, stride=2),
-        ConvSpec(batch=1, height=65, width=65, in_channels=3, out_channels=40, kernel=(3, 3), stride=2, padding=1),
-    ],
-    ids=lambda spec: spec.suffix,
+    ("spec", "axis"),
+    [(spec, axis) for axis, specs in (("pixels", BANDS), ("channels", CHANNELS)) for spec in specs],
+    ids=lambda value: value if isinstance(value, str) else value.suffix,
 )
-def test_threads_share_the_work_and_not_the_result(spec: ConvSpec, threads: int, make_case: MakeCase) -> None:
+def test_threads_share_the_work_and_not_the_result(
+    spec: ConvSpec, axis: str, threads: int, make_case: MakeCase
+) -> None:
     target = replace(get_target("x86"), threads=threads)
     kernel = schedule_kernel(spec, target)
     assert kernel is not None
     assert "T.parallel(" in kernel.func.script()
+    split = dense_split(spec, target) if spec.groups == 1 and spec.kernel != (1, 1) else split_of(spec, threads)
+    assert split.axis == axis
     assert_right(kernel, target, make_case(spec, kernel))
 
 
@@ -85,7 +101,7 @@ def test_sums_lie_on_the_stack(width: int, outside: int) -> None:
 
 
 def test_little_work_wakes_no_thread() -> None:
-    kernel = schedule_kernel(replace(LARGE, height=7, width=7), replace(get_target("x86"), threads=2))
+    kernel = schedule_kernel(replace(LARGE, height=4, width=4), replace(get_target("x86"), threads=2))
     assert kernel is not None
     assert "T.parallel(" not in kernel.func.script()
 
