@@ -28,8 +28,10 @@ from pipeline.nets import input_shape_of
 from pipeline.runtimes import RUNTIMES, BenchModel, find_peers
 from targets.target import Target, get_target
 from tvm_latency.build import compile_onnx
+from tvm_latency.schedules import SCHEDULE_VERSION
 
 OURS = "netlathe"
+AGAINST = ("onnxruntime", "openvino", "ncnn", "litert", "torch.compile")
 # torch.compile alone takes a minute for a network.
 DEADLINE_S = 3600.0
 
@@ -65,7 +67,13 @@ def figures_of(timings: dict[str, BenchTiming], flops: int, peak_flops: float) -
 
 
 def compare(
-    net: str, threads: int, isa: Isa, peers: Sequence[str], roofline: Roofline, rounds: int, calls: int
+    net: str,
+    threads: int,
+    isa: Isa,
+    peers: Sequence[str],
+    roofline: Roofline,
+    rounds: int,
+    calls: int,
 ) -> dict[str, Any]:
     """Compile, time and take apart one network.
 
@@ -86,7 +94,7 @@ def compare(
             rounds=rounds,
             calls=calls,
             deadline_s=DEADLINE_S,
-            environment=isa.environment,
+            environment=isa.environment(Path(folder)),
         )
     kernels = pinned(threads, kernel_rows, model, targets[0], roofline)
     # As it was a moment after the networks, not when the benchmark began.
@@ -129,14 +137,14 @@ def main() -> None:
     """Measure, print, save the figures, their tables and their plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nets", default=",".join((*PUBLISHED, RESNET)))
-    parser.add_argument("--against", help="[default: every peer, with --isa every peer that it can restrict]")
+    parser.add_argument("--against", default=",".join(AGAINST))
     parser.add_argument("--threads", default="1,2")
-    parser.add_argument("--isa", choices=(AVX2.name,), help="compare code for this instruction set")
+    parser.add_argument("--isa", choices=(AVX2.name,), help="let every runtime see a CPU with no more than this")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--calls", type=int, default=CALLS)
     options = parser.parse_args()
     isa = AVX2 if options.isa else FULL
-    peers = isa.permitted([peer.name for peer in find_peers(options.against or ",".join(isa.peers))])
+    peers = [peer.name for peer in find_peers(options.against)]
     counts = [int(count) for count in options.threads.split(",")]
     targets = [get_target(isa.targets[0]).with_threads(threads) for threads in counts]
     rooflines = {target.threads: pinned(target.threads, measure_roofline, target) for target in targets}
@@ -148,8 +156,7 @@ def main() -> None:
             print_comparison(tables[-1])
     figures = {
         "isa": isa.name,
-        "restricted_by": {peer: isa.restrictions[peer] for peer in peers if peer in isa.restrictions},
-        "left_out": isa.left_out,
+        "schedule_version": SCHEDULE_VERSION,
         "peers": peer_versions(peers),
         "rooflines": [asdict(roofline) for roofline in rooflines.values()],
         "nets": tables,

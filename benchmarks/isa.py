@@ -1,11 +1,23 @@
-"""Instruction sets to compare for, and how each runtime is held to one."""
+"""Instruction sets to compare for, and how every runtime is held to one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
-from pipeline.runtimes import RuntimeUnavailableError
+from targets.target import get_target
+from targets.toolchain import find_toolchain
+
+_MASK = Path(__file__).with_name("cpuid_mask.c")
+_ASK = "import torch; print(torch.backends.cpu.get_cpu_capability())"
+
+
+class IsaError(RuntimeError):
+    """Programs on this machine cannot be made to see another CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,67 +25,43 @@ class Isa:
     """An instruction set.
 
     targets: ours; the first is what is compared, the others stand beside it.
-    peers: the runtimes that it is compared with by default.
-    restrictions: the environment variables that hold a peer to the instruction set.
-    left_out: why the other peers cannot be held to it.
+    capability: what PyTorch calls it, where runtimes have to be held to it; None for all that the machine has.
     """
 
     name: str
     targets: tuple[str, ...]
-    peers: tuple[str, ...]
-    restrictions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    left_out: Mapping[str, str] = field(default_factory=dict)
+    capability: str | None = None
 
     @property
     def suffix(self) -> str:
         """Of the files with its results."""
-        return "" if self is FULL else f"_{self.name}"
+        return f"_{self.name}" if self.capability else ""
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """All restrictions together."""
-        return {name: value for variables in self.restrictions.values() for name, value in variables.items()}
+    def environment(self, folder: Path) -> Mapping[str, str]:
+        """The variables with which every runtime takes this for the CPU's instruction set.
 
-    def permitted(self, peers: Sequence[str]) -> Sequence[str]:
-        """The same peers.
+        folder: where the library that they name is built.
 
         Raises:
-            RuntimeUnavailableError: one of them cannot be held to the instruction set.
+            IsaError: PyTorch, asked in a process with these variables, sees another.
         """
-        for peer in peers:
-            if peer in self.left_out:
-                raise RuntimeUnavailableError(
-                    f"{peer} cannot be compared for {self.name}: {self.left_out[peer]}. Leave it out of --against."
-                )
-        return peers
+        if self.capability is None:
+            return {}
+        library = folder / "cpuid_mask.so"
+        find_toolchain(get_target("x86"))(str(library), [str(_MASK)], ["-O2"])
+        variables = {"LD_PRELOAD": str(library)}
+        done = subprocess.run(
+            [sys.executable, "-c", _ASK], env={**os.environ, **variables}, capture_output=True, text=True, check=False
+        )
+        seen = done.stdout.strip() or done.stderr
+        if seen != self.capability:
+            raise IsaError(
+                f"Runtimes cannot be held to {self.name} here: PyTorch still sees {seen!r}. "
+                "Usually the CPU or the hypervisor does not let CPUID fault (no `cpuid_fault` in /proc/cpuinfo); "
+                "use an Intel machine."
+            )
+        return variables
 
 
-_CHECKS_THE_CPU = "it chooses its kernels by what the CPU can do, and nothing that a user can set changes that"
-
-FULL = Isa(
-    name="all that the machine has",
-    targets=("x86",),
-    peers=("onnxruntime", "openvino", "ncnn", "litert", "torch.compile"),
-)
-AVX2 = Isa(
-    name="avx2",
-    targets=("x86-64-v3", "x86"),
-    peers=("openvino", "torch.compile"),
-    restrictions={
-        # The first for oneDNN inside, the second for kernels of OpenVINO's own. Its matrix product looks at the CPU.
-        "openvino": {"ONEDNN_MAX_CPU_ISA": "AVX2", "OV_CPU_MAX_ISA": "AVX2"},
-        # oneDNN's kernels, ATen's and Inductor's vectors, what g++ may use, and MKL on Intel's CPUs.
-        "torch.compile": {
-            "ONEDNN_MAX_CPU_ISA": "AVX2",
-            "ATEN_CPU_CAPABILITY": "avx2",
-            "TORCHINDUCTOR_CPP_MARCH": "x86-64-v3",
-            "MKL_ENABLE_INSTRUCTIONS": "AVX2",
-        },
-    },
-    left_out={
-        "onnxruntime": _CHECKS_THE_CPU,
-        "ncnn": _CHECKS_THE_CPU,
-        "litert": _CHECKS_THE_CPU,
-        "torch": "networks come as ONNX files here",
-    },
-)
+FULL = Isa(name="all that the machine has", targets=("x86",))
+AVX2 = Isa(name="avx2", targets=("x86-64-v3", "x86"), capability="AVX2")
