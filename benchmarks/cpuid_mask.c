@@ -4,6 +4,7 @@ Every runtime asks the instruction CPUID what the CPU can do. Linux can make it 
 it answers is then given here, less the feature bits of what comes after AVX2. Threads and programs that are started
 inherit this, programs because LD_PRELOAD is inherited. Where CPUID cannot fault nothing is hidden. */
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <signal.h>
 #include <stddef.h>
 #include <sys/syscall.h>
@@ -51,8 +52,23 @@ static void on_fault(int signal_number, siginfo_t *info, void *context) {
     saved[REG_RIP] += 2;
 }
 
+/* What follows takes the place of libc's functions: a library that wants to report crashes (TVM's does) must not take the
+signal away. */
+typedef int set_action(int, const struct sigaction *, struct sigaction *);
+typedef sighandler_t set_handler(int, sighandler_t);
+
+int sigaction(int number, const struct sigaction *action, struct sigaction *old) {
+    set_action *libc = (set_action *)dlsym(RTLD_NEXT, "sigaction");
+    return libc(number, number == SIGSEGV ? NULL : action, old);
+}
+
+sighandler_t signal(int number, sighandler_t handler) {
+    set_handler *libc = (set_handler *)dlsym(RTLD_NEXT, "signal");
+    return number == SIGSEGV && handler != SIG_DFL ? SIG_DFL : libc(number, handler);
+}
+
 __attribute__((constructor)) static void mask_cpuid(void) {
     struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK};
-    sigaction(SIGSEGV, &action, NULL);
+    ((set_action *)dlsym(RTLD_NEXT, "sigaction"))(SIGSEGV, &action, NULL);
     answer_cpuid(0);
 }
