@@ -12,7 +12,7 @@ from tvm.script.ir_builder import tirx as build
 from targets.target import Target
 from tvm_latency.opspec import WEIGHT_BYTES
 from tvm_latency.schedules.kernel import ConvSpec, Kernel, Spec, bias_size
-from tvm_latency.schedules.loops import blocks, in_float, whole_block
+from tvm_latency.schedules.loops import in_float, whole_block
 from tvm_latency.schedules.parts import FLOAT, clipped
 from tvm_latency.schedules.prefetch import prefetch_weights
 from tvm_latency.schedules.ring import Ring, pack_taps
@@ -66,25 +66,25 @@ def _function(spec: ConvSpec, tile: Tile, threads: int) -> Any:
         residual = build.arg("residual", build.buffer([spec.out_pixels, channels], FLOAT)) if spec.residual else None
         y = build.arg("y", build.buffer([spec.out_pixels, channels], FLOAT))
 
-        def block_rows(image: Any, first: Any, last: Any, block: Any, width: int) -> None:
-            ring, at = Ring(spec, tile, 1), block * tile.columns
-            of_block = in_float(taps, tile.vector, block)
+        def block_rows(image: Any, first: Any, last: Any, block: Any) -> None:
+            ring, of_block = Ring(spec, tile, 1), in_float(taps, tile.vector, block)
 
             def output_row(row: Any, full: Callable[[], Any]) -> None:
                 def store(pixel: Any, channel: Any, value: Any) -> None:
-                    place = [(image * spec.out_height + row) * spec.out_width + pixel, at + channel]
+                    place = [(image * spec.out_height + row) * spec.out_width + pixel, channel]
                     value = value if residual is None else value + residual[place]
                     build.buffer_store(y, clipped(value, spec.clip), place)
 
-                ring.copy(0, width, image, row, x, at)
+                ring.copy(block, image, row, x)
                 with full():
                     prefetch_weights(taps, block, block_bytes, row - first, rows)
-                    ring.convolve(0, block, width, row, of_block, bias, store)
+                    ring.convolve(block, row, of_block, bias, store)
 
             ring.each_row(first, last, output_row)
 
         def band(image: Any, first: Any, last: Any) -> None:
-            blocks(channels, tile.columns, partial(block_rows, image, first, last), split.loop("channels"))
+            with split.loop("channels")(tile.blocks(channels)) as block:
+                block_rows(image, first, last, block)
 
         row_bands(spec.batch, spec.out_height, split, band)
     return whole_block(builder.get())

@@ -13,7 +13,7 @@ from tvm.script.ir_builder import tirx as build
 
 from targets.target import Target
 from tvm_latency.schedules.kernel import BlockSpec, Kernel, Spec, bias_size
-from tvm_latency.schedules.loops import Part, Sums, blocks, in_float, strips, whole_block
+from tvm_latency.schedules.loops import Part, Sums, in_float, strips, whole_block, within
 from tvm_latency.schedules.pairs import pack_pairs, pair_product, pair_rows, suits_pairs
 from tvm_latency.schedules.parts import FLOAT, clipped, pack_panels
 from tvm_latency.schedules.ring import Ring, pack_taps
@@ -125,41 +125,40 @@ class _Nest:
             self.expand_panels = in_float(self.expand_weights, self.lanes)
 
         def output_row(row: Any, full: Callable[[], Any]) -> None:
-            def block_of_row(block: Any, channels: int) -> None:
-                self._fill(block, channels, image, row)
+            def store(pixel: Any, channel: Any, value: Any) -> None:
+                build.buffer_store(self.middle, clipped(value, d.clip), [pixel, channel])
 
-                def store(pixel: Any, channel: Any, value: Any) -> None:
-                    place = [pixel, block * self.ring_tile.columns + channel]
-                    build.buffer_store(self.middle, clipped(value, self.spec.depthwise.clip), place)
-
-                # Whole vectors: `middle` has room for what is past the last channel.
-                filled = -(-channels // self.lanes) * self.lanes
+            with build.serial(count) as block:
+                self._fill(block, image, row)
                 with full():
-                    self.ring.convolve(block, block, filled, row, Part(taps, (block,)), self.depthwise_bias, store)
-
-            blocks(self.channels, self.ring_tile.columns, block_of_row)
+                    # `middle` has room for what is past the last channel.
+                    of_block = Part(taps, (block,))
+                    self.ring.convolve(block, row, of_block, self.depthwise_bias, store, whole=True)
             with full():
                 self._project(image, row)
 
         self.ring.each_row(first, last, output_row)
 
-    def _fill(self, block: Any, channels: int, image: Any, row: Any) -> None:
+    def _fill(self, block: Any, image: Any, row: Any) -> None:
         """Those rows of the ring that an output row needs, out of x."""
         e, height, width = self.spec.expand, self.spec.depthwise.height, self.spec.depthwise.width
+        if e is None:
+            self.ring.copy(block, image, row, self.x)
+            return
         first = block * self.ring_tile.columns
 
         def expanded(source: Any, at: Any, length: int, store: Any) -> None:
-            assert e is not None
             pixel = (image * height + source) * width + at
-            sums = Sums(length, channels, self.lanes, lambda c: self.expand_bias[first + c])
-            with build.serial(e.in_channels) as i:
-                sums.add(lambda r, c: self.x[pixel + r, i] * self.expand_panels[block, i, c])
-            sums.each(lambda r, c, value: store(r, c, clipped(value, e.clip)))
 
-        if e:
-            self.ring.fill(block, self.expand.rows, row, expanded)
-        else:
-            self.ring.copy(block, channels, image, row, self.x, first)
+            def tile(channels: int) -> None:
+                sums = Sums(length, channels, self.lanes, lambda c: self.expand_bias[first + c])
+                with build.serial(e.in_channels) as i:
+                    sums.add(lambda r, c: self.x[pixel + r, i] * self.expand_panels[block, i, c])
+                sums.each(lambda r, c, value: store(r, c, clipped(value, e.clip)))
+
+            within(block, self.channels, self.ring_tile.columns, tile)
+
+        self.ring.fill(block, self.expand.rows, row, expanded)
 
     def _project(self, image: Any, row: Any) -> None:
         d, p, lanes = self.spec.depthwise, self.spec.project, self.lanes

@@ -32,19 +32,27 @@ def strips(extent: int, size: int, body: Callable[[Any, int], None], start: int 
 def blocks(extent: int, size: int, body: Callable[[Any, int], None], loop: Callable[[int], Any] = build.serial) -> None:
     """body(block, its length) for each block; the last may be shorter.
 
-    for block in ceil(extent / size): if block < the last: body(block, size) else: body(block, what is left)
+    for block in ceil(extent / size): within(block, ...)
+    """
+    with loop(-(-extent // size)) as block:
+        within(block, extent, size, lambda length: body(block, length))
+
+
+def within(block: Any, extent: int, size: int, body: Callable[[int], None]) -> None:
+    """body(length of a block), of which the last may be shorter.
+
+    if block < the last: body(size) else: body(what is left)
     """
     count = -(-extent // size)
     rest = extent - (count - 1) * size
-    with loop(count) as block:
-        if rest == size:
-            body(block, size)
-            return
-        with build.If(block < count - 1):
-            with build.Then():
-                body(block, size)
-            with build.Else():
-                body(block, rest)
+    if rest == size:
+        body(size)
+        return
+    with build.If(block < count - 1):
+        with build.Then():
+            body(size)
+        with build.Else():
+            body(rest)
 
 
 def vectors(rows: int, columns: int, lanes: int, body: Cell) -> None:
@@ -121,10 +129,10 @@ class Sums:
         """Add product(row, column) to each, those past the last channel included."""
         self._set(lambda r, c, value: value + product(r, c))
 
-    def each(self, body: Callable[[Any, Any, Any], None]) -> None:
-        """body(row, column, sum) for each, in whole vectors and what the last column needs."""
+    def each(self, body: Callable[[Any, Any, Any], None], columns: int | None = None) -> None:
+        """body(row, column, sum) for each up to `columns`, in whole vectors and what the last column needs."""
         with build.unroll(self.rows) as row:
-            for first, length in _vectors_of(self.columns, self.lanes):
+            for first, length in _vectors_of(columns or self.columns, self.lanes):
                 part, lane_0 = self._parts[first // self.lanes], first % self.lanes
                 with build.vectorized(length) as lane:
                     body(row, first + lane, part[row, lane_0 + lane])

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as build
+from tvm.sym import Analyzer
 
 from tvm_latency.opspec import WeightType
 from tvm_latency.schedules.kernel import ConvSpec, FloatArray, PackedArray
-from tvm_latency.schedules.loops import Sums, strips, vectors
+from tvm_latency.schedules.loops import Sums, strips, vectors, within
 from tvm_latency.schedules.parts import FLOAT, packed, zero_padded
 from tvm_latency.schedules.tiles import Tile
 
@@ -35,7 +37,7 @@ class Ring:
     """
 
     def __init__(self, spec: ConvSpec, tile: Tile, blocks: int) -> None:
-        self.spec, self.tile = spec, tile
+        self.spec, self.tile, self.blocks = spec, tile, blocks
         self.rows = spec.kernel[0]
         self.width = spec.width + 2 * spec.padding
         # What an output row finds in the ring, what has to be added, and how many rows earlier to begin.
@@ -43,19 +45,19 @@ class Ring:
         self._new = self.rows - self._kept
         self._early = -(-self._kept // self._new)
         self.buffer = build.alloc_buffer((blocks, self.rows, self.width, tile.columns), FLOAT)
-        with build.serial(blocks) as block, build.serial(self.rows) as slot:
+        with build.serial(blocks) as place, build.serial(self.rows) as slot:
             if spec.in_channels % tile.vector:  # a fill may write the channels there are, and no more
-                self._clear(block, slot, 0, self.width)
+                self._clear(place, slot, 0, self.width)
             elif spec.padding:
-                self._clear(block, slot, 0, spec.padding)
-                self._clear(block, slot, spec.width + spec.padding, spec.padding)
+                self._clear(place, slot, 0, spec.padding)
+                self._clear(place, slot, spec.width + spec.padding, spec.padding)
 
     def each_row(self, first: Any, last: Any, body: Callable[[Any, Callable[[], Any]], None]) -> None:
         """body(row, full) for the rows of the output, and for some before them for which the ring is only filled.
 
         What reads the ring stands in `with full():`.
         """
-        with build.serial(last - first + self._early) as index:
+        with build.serial(Analyzer().simplify(last - first + self._early)) as index:
             row = first + index - self._early
             body(row, (lambda: _when(index >= self._early)) if self._early else nullcontext)
 
@@ -68,15 +70,28 @@ class Ring:
         with build.serial(self._new) as new:
             self._fill_row(block, rows, row * self.spec.stride + self._kept + new, fill_strip)
 
-    def copy(self, block: Any, channels: int, image: Any, row: Any, x: Any, first: Any) -> None:
-        """Fill it with so many channels of an image of the matrix x, from `first`."""
-        spec = self.spec
+    def copy(self, block: Any, image: Any, row: Any, x: Any) -> None:
+        """Fill it with the channels of a block of an image of the matrix x."""
+        spec, lanes = self.spec, self.tile.vector
 
         def copied(source: Any, at: Any, length: int, store: Callable[[Any, Any, Any], None]) -> None:
             pixel = (image * spec.height + source) * spec.width + at
-            vectors(length, channels, self.tile.vector, lambda r, c: store(r, c, x[pixel + r, first + c]))
+
+            def vector_of(vector: Any, number: Any) -> None:
+                def cell(r: Any, c: Any) -> None:
+                    store(r, vector * lanes + c, x[pixel + r, number * lanes + c])
+
+                within(number, spec.in_channels, lanes, lambda channels: vectors(length, channels, lanes, cell))
+
+            self._each_vector(block, vector_of)
 
         self.fill(block, self.tile.rows, row, copied)
+
+    def _each_vector(self, block: Any, body: Callable[[Any, Any], None]) -> None:
+        """body(vector, its number among those of all channels) for the vectors of a block."""
+        total, most = -(-self.spec.in_channels // self.tile.vector), self.tile.columns // self.tile.vector
+        with build.serial(most if total % most == 0 else tirx.min(most, total - block * most)) as vector:
+            body(vector, block * most + vector)
 
     def _fill_row(self, block: Any, rows: int, row: Any, fill_strip: Callable[..., None]) -> None:
         spec, slot = self.spec, tirx.floormod(row, self.rows)
@@ -84,7 +99,7 @@ class Ring:
         def inside() -> None:
             def strip(at: Any, length: int) -> None:
                 def store(r: Any, c: Any, value: Any) -> None:
-                    build.buffer_store(self.buffer, value, [block, slot, spec.padding + at + r, c])
+                    build.buffer_store(self.buffer, value, [self._place(block), slot, spec.padding + at + r, c])
 
                 fill_strip(row - spec.padding, at, length, store)
 
@@ -97,42 +112,52 @@ class Ring:
             with build.Then():
                 inside()
             with build.Else():
-                self._clear(block, slot, spec.padding, spec.width)
+                self._clear(self._place(block), slot, spec.padding, spec.width)
 
-    def convolve(self, place: Any, block: Any, channels: int, row: Any, taps: Any, bias: Any, store: Any) -> None:
-        """One row of the output for so many channels of a block.
+    def convolve(self, block: Any, row: Any, taps: Any, bias: Any, store: Any, *, whole: bool = False) -> None:
+        """One row of the output for the channels of a block.
 
         for vector: for strip:
             acc[strip] = bias                                                 # registers
             for ky in k: for kx in k: for s in unrolled(strip):
                 acc[s] += ring[(row * stride + ky) % k, s * stride + kx, vector] * taps[ky, kx, vector]
-            store(strip, vector, acc)
+            store(strip, channel, acc)
 
-        place: of the block in the ring. taps: those of the block, in float32.
+        taps: those of the block, in float32. whole: store takes whole vectors, past the last channel too.
         """
         spec, tile, lanes = self.spec, self.tile, self.tile.vector
 
-        def strip(vector: Any, width: int, at: Any, length: int) -> None:
-            first = vector * lanes
-            sums = Sums(length, width, lanes, lambda c: bias[block * tile.columns + first + c])
+        def strip(vector: Any, number: Any, at: Any, length: int) -> None:
+            sums = Sums(length, lanes, lanes, lambda c: bias[number * lanes + c])
             with build.serial(self.rows) as ky, build.serial(spec.kernel[1]) as kx:
                 slot = tirx.floormod(row * spec.stride + ky, self.rows)
 
                 def product(r: Any, c: Any) -> Any:
-                    pixel = (at + r) * spec.stride + kx
-                    return self.buffer[place, slot, pixel, first + c] * taps[ky, kx, first + c]
+                    pixel, channel = (at + r) * spec.stride + kx, vector * lanes + c
+                    return self.buffer[self._place(block), slot, pixel, channel] * taps[ky, kx, channel]
 
                 sums.add(product)
-            sums.each(lambda r, c, value: store(at + r, first + c, value))
 
-        def strips_of(vector: Any, width: int) -> None:
-            strips(spec.out_width, tile.rows, lambda at, length: strip(vector, width, at, length))
+            def write(channels: int) -> None:
+                sums.each(lambda r, c, value: store(at + r, number * lanes + c, value), channels)
 
-        strips(channels, lanes, lambda at, n: strips_of(tirx.floordiv(at, lanes), n))
+            if whole:
+                write(lanes)
+            else:
+                within(number, spec.in_channels, lanes, write)
 
-    def _clear(self, block: Any, slot: Any, first: int, length: int) -> None:
+        def vector_of(vector: Any, number: Any) -> None:
+            strips(spec.out_width, tile.rows, partial(strip, vector, number))
+
+        self._each_vector(block, vector_of)
+
+    def _place(self, block: Any) -> Any:
+        """Where a block lies: one after the other takes the place of the only one."""
+        return block if self.blocks > 1 else 0
+
+    def _clear(self, place: Any, slot: Any, first: int, length: int) -> None:
         def zero(_: Any, c: Any) -> None:
-            build.buffer_store(self.buffer, tirx.const(0, FLOAT), [block, slot, first + pixel, c])
+            build.buffer_store(self.buffer, tirx.const(0, FLOAT), [place, slot, first + pixel, c])
 
         with build.serial(length) as pixel:
             vectors(1, self.tile.columns, self.tile.vector, zero)
