@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import onnx
@@ -12,19 +14,28 @@ import tvm
 from tvm.tirx.compilation_pipeline import register_tir_pipeline
 from tvm.tirx.transform import SkipAssert
 
+from targets.host import available_cpus
 from targets.target import Target
 from targets.toolchain import find_toolchain
+from tvm_latency.loaded import load_main
 from tvm_latency.lower import Lowered, compiler_errors, lower
 from tvm_latency.onnx_graph import network_graph
 from tvm_latency.opspec import OpSpec, WeightType
-from tvm_latency.single_call import NETWORK
+from tvm_latency.single_call import NETWORK, caller, code_of
+
+# Kernels in an object file: few, so that all cores stay busy.
+BATCH = 2
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """A compiled network. `main` of the executable takes and answers float32 tensors in the model's own layout."""
+    """A compiled network. `main` of the executable takes and answers float32 tensors in the model's own layout.
+
+    objects: the kernels, as object files that it calls; it runs once all is linked.
+    """
 
     executable: Any
+    objects: tuple[bytes, ...]
     target: Target
     kernels: tuple[str, ...]
     fallbacks: tuple[str, ...]
@@ -35,8 +46,22 @@ class Compiled:
         Raises:
             ToolchainError: no linker, or it failed.
         """
-        self.executable.export_library(str(path), fcompile=find_toolchain(self.target))
+        with TemporaryDirectory() as folder:
+            files = [Path(folder) / f"kernels{number}.o" for number in range(len(self.objects))]
+            for file, code in zip(files, self.objects, strict=True):
+                file.write_bytes(code)
+            toolchain = find_toolchain(self.target)
+            self.executable.export_library(str(path), fcompile=toolchain, addons=[str(file) for file in files])
         return path
+
+    def load(self) -> Callable[..., Any]:
+        """`main` in this process, a function of TVM's tensors.
+
+        Raises:
+            ToolchainError: see `export`.
+        """
+        with TemporaryDirectory() as folder:
+            return load_main(self.export(Path(folder) / "network.so"))
 
 
 @tvm.transform.module_pass(opt_level=0, name="TrustNetwork")
@@ -71,12 +96,43 @@ def compile_onnx(
     if finish is not None:
         lowered = finish(lowered)
     attributes = tvm.target.Target(target.tvm_attributes())
-    # LLVM finds common subexpressions itself; TVM's search takes a tenth of the compile time.
+    with compiler_errors("compiled"):
+        module, objects = _with_kernels_compiled(lowered.module, attributes)
+        with _options():
+            executable = tvm.compile(module, attributes, relax_pipeline="default_build", tir_pipeline="netlathe")
+    return Compiled(executable, objects, target, lowered.kernels, lowered.fallbacks)
+
+
+def _with_kernels_compiled(module: Any, attributes: Any) -> tuple[Any, tuple[bytes, ...]]:
+    """The module with callers of its kernels in place of these, and the kernels as object files.
+
+    They are compiled side by side: TVM and LLVM leave Python's lock while they work. Where no `network` calls the
+    kernels, the module stays as it is.
+    """
+    functions = {var: f for var, f in module.functions_items() if var.name_hint not in ("main", NETWORK)}
+    if len(module.functions) - len(functions) < 2:
+        return module, ()
+
+    def compiled(batch: Sequence[tuple[Any, Any]]) -> bytes:
+        code = {code_of(var.name_hint): f.with_attr("global_symbol", code_of(var.name_hint)) for var, f in batch}
+        with TemporaryDirectory() as folder, _options(**{"tirx.disable_assert": True}):
+            file = Path(folder) / "kernels.o"
+            tvm.tirx.build(tvm.IRModule(code), attributes, pipeline="default").write_to_file(str(file))
+            return file.read_bytes()
+
+    kernels = list(functions.items())
+    with ThreadPoolExecutor(len(available_cpus())) as pool:
+        objects = tuple(pool.map(compiled, [kernels[i : i + BATCH] for i in range(0, len(kernels), BATCH)]))
+    rest = {var: f for var, f in module.functions_items() if var not in functions}
+    callers = {var: caller(f, var.name_hint) for var, f in kernels}
+    return tvm.IRModule(rest | callers, attrs=module.attrs), objects
+
+
+def _options(**config: Any) -> Any:
+    """LLVM finds common subexpressions itself; TVM's search takes a tenth of the compile time."""
     context = tvm.transform.PassContext.current()
-    options = tvm.transform.PassContext(context.opt_level, config={**context.config, "tirx.disable_cse_tir": True})
-    with compiler_errors("compiled"), options:
-        executable = tvm.compile(lowered.module, attributes, relax_pipeline="default_build", tir_pipeline="netlathe")
-    return Compiled(executable, target, lowered.kernels, lowered.fallbacks)
+    config = {**context.config, "tirx.disable_cse_tir": True, **config}
+    return tvm.transform.PassContext(context.opt_level, config=config)
 
 
 def compile_ops(ops: Sequence[OpSpec], target: Target) -> Compiled:

@@ -13,14 +13,18 @@ from numpy.typing import NDArray
 from tvm import relax
 
 
+def load_main(path: Path) -> Callable[..., Any]:
+    """`main` of an exported library, a function of TVM's tensors."""
+    main: Callable[..., Any] = relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())["main"]
+    return main
+
+
 class LoadedNetwork:
     """A library that `Compiled.export` wrote, as a function of one float32 array."""
 
     def __init__(self, path: Path) -> None:
         """Load it; the weights are inside."""
-        self._device = tvm.cpu()
-        self._machine = relax.VirtualMachine(tvm.runtime.load_module(str(path)), self._device)
-        self._main = self._machine["main"]
+        self._main = load_main(path)
 
     def __call__(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """The network's output for `image`, both in the layout of the ONNX model."""
@@ -29,4 +33,4 @@ class LoadedNetwork:
 
     def bind(self, image: NDArray[np.float32]) -> Callable[[], Any]:
         """One inference of `image` without converting it again; the answer is TVM's tensor."""
-        return partial(self._main, tvm.runtime.tensor(image, self._device))
+        return partial(self._main, tvm.runtime.tensor(image))

@@ -15,6 +15,8 @@ from tvm.script.ir_builder import tirx as build
 from tvm_latency.memory import ALIGNMENT, Lifetime, aligned, plan_memory
 
 NETWORK = "network"
+# How TVM names functions in object files.
+SYMBOL_PREFIX = "__tvm_ffi_"
 # TVM puts buffers of fewer bytes on the stack, where nothing aligns them to a vector.
 _ON_THE_HEAP = 1024
 
@@ -126,8 +128,7 @@ def _network(
             else:
                 root = _root(expr, alias)
                 pointer = data[root] if root in data else tirx.handle_add_byte_offset(memory, where[root])
-            shape = tirx.tvm_stack_make_shape(*(tirx.const(size, "int64") for size in _shape(expr)))
-            return tirx.tvm_stack_make_array(pointer, shape, 0, len(_shape(expr)), str(expr.ty.dtype), 0)
+            return _tensor(pointer, _shape(expr), str(expr.ty.dtype))
 
         for param in params:
             _check_alignment(param.name, data[param])
@@ -143,6 +144,31 @@ def _check_alignment(name: str, pointer: Any) -> None:
     message = f"Input {name} must begin at a multiple of {ALIGNMENT} bytes. Copy it with tvm.runtime.tensor(array)."
     with build.Assert(tirx.isnullptr(past), message, "ValueError"):
         pass
+
+
+def _tensor(pointer: Any, shape: Sequence[int], dtype: str) -> Any:
+    sizes = tirx.tvm_stack_make_shape(*(tirx.const(size, "int64") for size in shape))
+    return tirx.tvm_stack_make_array(pointer, sizes, 0, len(shape), dtype, 0)
+
+
+def caller(kernel: Any, name: str) -> Any:
+    """A function like the kernel `name` that calls it in another object file.
+
+    TVM declares a function of another file anew for every call, and only the first has its name: so there is but one.
+    """
+    with IRBuilder() as builder, build.prim_func():
+        build.func_name(name)
+        build.func_attr({"global_symbol": name, "tirx.is_scheduled": True})
+        shapes = [([int(size) for size in p.shape], str(p.dtype)) for p in kernel.params]
+        arguments = [build.arg(f"a{i}", build.buffer(*shape)).data for i, shape in enumerate(shapes)]
+        tensors = [_tensor(data, *shape) for data, shape in zip(arguments, shapes, strict=True)]
+        build.evaluate(tirx.call_cpacked(SYMBOL_PREFIX + code_of(name), *tensors))
+    return builder.get()
+
+
+def code_of(name: str) -> str:
+    """What a kernel is called in its own object file."""
+    return f"{name}_code"
 
 
 def _shape(expr: Any) -> list[int]:

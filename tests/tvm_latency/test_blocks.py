@@ -12,7 +12,6 @@ import onnxruntime
 import pytest
 import tvm
 from onnx import numpy_helper
-from tvm import relax
 
 from targets.target import get_target
 from tvm_latency.blocks import inverted_residual
@@ -146,7 +145,7 @@ def assert_right(model: onnx.ModelProto, compiled: Compiled) -> None:
     shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
     convolutions = [node.input[1] for node in model.graph.node if node.op_type == "Conv"]
     additions = sum(int(np.prod(shapes[weights][1:])) + 2 for weights in convolutions)
-    result = relax.VirtualMachine(compiled.executable, tvm.cpu())["main"](*map(tvm.runtime.tensor, inputs.values()))
+    result = compiled.load()(*map(tvm.runtime.tensor, inputs.values()))
     got = [tensor.numpy() for tensor in ([result] if hasattr(result, "numpy") else result)]
     bounds = outputs(magnitudes(model), {name: abs(x) for name, x in inputs.items()})
     for found, expected, bound in zip(got, outputs(model, inputs), bounds, strict=True):

@@ -10,7 +10,6 @@ import onnx
 import pytest
 import tvm
 from onnx import TensorProto, helper, numpy_helper
-from tvm import relax
 
 from targets.target import get_target
 from tvm_latency.build import compile_onnx
@@ -117,10 +116,7 @@ def test_a_grouped_convolution_is_tuned_and_right(tmp_path: Path) -> None:
         return tune_fallbacks(lowered, TARGET, settings, lambda *_: None, said.append)
 
     x = tvm.runtime.tensor(np.random.default_rng(1).standard_normal((1, 16, 14, 14)).astype(np.float32))
-    default, tuned = (
-        relax.VirtualMachine(compile_onnx(grouped_model(), TARGET, finish=how).executable, tvm.cpu())["main"](x).numpy()
-        for how in (None, finish)
-    )
+    default, tuned = (compile_onnx(grouped_model(), TARGET, finish=how).load()(x).numpy() for how in (None, finish))
     assert "times as fast" in said[0]
     # 72 products are added, in another order.
     np.testing.assert_allclose(tuned, default, rtol=0, atol=72 * np.finfo(np.float32).eps * abs(default).max())

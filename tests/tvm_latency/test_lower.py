@@ -8,7 +8,6 @@ import onnxruntime
 import pytest
 import tvm
 from onnx import TensorProto, helper, numpy_helper
-from tvm import relax
 
 from targets.target import get_target
 from tvm_latency.build import Compiled, compile_onnx
@@ -26,8 +25,7 @@ def outputs(model: onnx.ModelProto, compiled: Compiled) -> tuple[np.ndarray, np.
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     node = session.get_inputs()[0]
     x = np.random.default_rng(0).standard_normal(node.shape).astype(np.float32)
-    machine = relax.VirtualMachine(compiled.executable, tvm.cpu())
-    return session.run(None, {node.name: x})[0], machine["main"](tvm.runtime.tensor(x)).numpy()
+    return session.run(None, {node.name: x})[0], compiled.load()(tvm.runtime.tensor(x)).numpy()
 
 
 def assert_same(model: onnx.ModelProto, compiled: Compiled, reduction: int) -> None:
@@ -167,10 +165,7 @@ def test_what_no_kind_takes_falls_back_by_name_and_is_right(attributes: dict[str
 def test_a_batch_is_its_images_one_by_one() -> None:
     ops = small_network()
     batched = [OpSpec(**{**vars(op), "batch": 3}) for op in ops]
-    one, three = (
-        relax.VirtualMachine(compile_onnx(network_graph(net), TARGET).executable, tvm.cpu())["main"]
-        for net in (ops, batched)
-    )
+    one, three = (compile_onnx(network_graph(net), TARGET).load() for net in (ops, batched))
     images = np.random.default_rng(0).standard_normal((3, 3, 17, 17)).astype(np.float32)
     together = three(tvm.runtime.tensor(images)).numpy()
     alone = [one(tvm.runtime.tensor(image[None])).numpy()[0] for image in images]

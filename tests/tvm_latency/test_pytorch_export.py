@@ -8,7 +8,6 @@ import pytest
 import torch
 import tvm
 from torch import nn
-from tvm import relax
 
 from targets.target import get_target
 from tvm_latency.build import compile_onnx
@@ -86,8 +85,7 @@ def test_a_mobilenet_from_pytorch_s_exporter_compiles_and_agrees(
     torch.onnx.export(network, (x,), tmp_path / "net.onnx", **export)
     compiled = compile_onnx(onnx.load(tmp_path / "net.onnx"), get_target("x86"))
     assert compiled.fallbacks == ()
-    machine = relax.VirtualMachine(compiled.executable, tvm.cpu())
-    got = machine["main"](tvm.runtime.tensor(x.numpy())).numpy()
+    got = compiled.load()(tvm.runtime.tensor(x.numpy())).numpy()
     with torch.no_grad():
         single, exact = network(x).numpy(), network.double()(x.double()).numpy()
     network.float()

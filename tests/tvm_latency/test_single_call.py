@@ -42,8 +42,8 @@ def calls(module: Any) -> list[Any]:
     return [value for value in values if isinstance(value, relax.Call)]
 
 
-def answers(executable: Any, inputs: Arrays) -> Arrays:
-    result = relax.VirtualMachine(executable, tvm.cpu())["main"](*map(tvm.runtime.tensor, inputs))
+def answers(compiled: Compiled, inputs: Arrays) -> Arrays:
+    result = compiled.load()(*map(tvm.runtime.tensor, inputs))
     return [tensor.numpy() for tensor in ([result] if hasattr(result, "numpy") else result)]
 
 
@@ -151,7 +151,7 @@ def test_a_network_becomes_one_call_of_the_same_bits(monkeypatch: pytest.MonkeyP
     assert functions(lowered.module) >= {"main", NETWORK, *lowered.kernels}
     one, many = compiled_both_ways(model, monkeypatch)
     assert one.kernels == many.kernels
-    assert_same_bits(answers(one.executable, inputs_of(model)), answers(many.executable, inputs_of(model)))
+    assert_same_bits(answers(one, inputs_of(model)), answers(many, inputs_of(model)))
 
 
 @pytest.mark.parametrize("case", ONE_CALL)
@@ -160,7 +160,7 @@ def test_whatever_lies_between_the_kernels(case: str, parse_model: Parse, monkey
     model = parse_model(text, **constants)
     assert len(calls(lower(model, TARGET).module)) == 1
     one, many = compiled_both_ways(model, monkeypatch)
-    assert_same_bits(answers(one.executable, inputs_of(model)), answers(many.executable, inputs_of(model)))
+    assert_same_bits(answers(one, inputs_of(model)), answers(many, inputs_of(model)))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_what_is_more_than_kernels_and_views_stays_as_it_is(text: str, parse_mod
     model = parse_model(text, **{name: value for name, value in constants.items() if name in text})
     assert NETWORK not in functions(lower(model, TARGET).module)
     (x,) = inputs_of(model)
-    first = answers(compile_onnx(model, TARGET).executable, [x])[0]
+    first = answers(compile_onnx(model, TARGET), [x])[0]
     expected = {"Identity": x, "Reshape": x.reshape(-1), "TopK": -np.sort(-x, axis=1)[:, :2]}
     for name, value in expected.items():
         if name in text:
@@ -257,7 +257,7 @@ def test_two_threads_answer_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TVM_NUM_THREADS", "2")
     compiled = [compile_onnx(model, replace(TARGET, threads=threads)) for threads in (1, 2)]
     with ThreadPoolExecutor(1) as executor:
-        one, two = (executor.submit(answers, c.executable, [x]).result() for c in compiled)
+        one, two = (executor.submit(answers, c, [x]).result() for c in compiled)
     assert any(
         "T.parallel(" in f.script() for _, f in lower(model, replace(TARGET, threads=2)).module.functions_items()
     )
@@ -266,12 +266,10 @@ def test_two_threads_answer_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 
 MISALIGNED = """
 import numpy as np, onnx, sys, tvm, tvm_ffi
-from tvm import relax
 from targets.target import get_target
 from tvm_latency.build import compile_onnx
 
-compiled = compile_onnx(onnx.load(sys.argv[1]), get_target("x86"))
-main = relax.VirtualMachine(compiled.executable, tvm.cpu())["main"]
+main = compile_onnx(onnx.load(sys.argv[1]), get_target("x86")).load()
 memory = np.random.default_rng(0).standard_normal(3 * 17 * 17 + 32).astype(np.float32)
 first = -memory.ctypes.data % 64 // 4
 for past in range(17):

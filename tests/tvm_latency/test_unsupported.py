@@ -11,7 +11,6 @@ import pytest
 import tvm
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from tvm import relax
 
 from targets.target import get_target
 from tvm_latency.build import Compiled, compile_onnx
@@ -176,7 +175,7 @@ def check(graph: onnx.ModelProto) -> Compiled:
     x = np.random.default_rng(0).standard_normal([d.dim_value for d in tensor.shape.dim]).astype(dtype)
     expected = expected_of(graph, x)
     compiled = compile_onnx(graph, TARGET)
-    got = relax.VirtualMachine(compiled.executable, tvm.cpu())["main"](tvm.runtime.tensor(x)).numpy()
+    got = compiled.load()(tvm.runtime.tensor(x)).numpy()
     assert (got.dtype, got.shape) == (expected.dtype, expected.shape)
     # No sum has more terms than the input has elements; each node rounds once more.
     rounding = (np.sqrt(x.size) + len(graph.graph.node)) * np.finfo(dtype).eps
@@ -237,8 +236,7 @@ def test_weights_that_are_an_input_fall_back() -> None:
     assert compiled.kernels == ()
     feeds = {"x": weights(*IMAGE), "w": weights(8, 8, 3, 3)}
     expected = onnxruntime.InferenceSession(graph.SerializeToString()).run(None, feeds)[0]
-    machine = relax.VirtualMachine(compiled.executable, tvm.cpu())
-    got = machine["main"](*map(tvm.runtime.tensor, feeds.values())).numpy()
+    got = compiled.load()(*map(tvm.runtime.tensor, feeds.values())).numpy()
     bound = (8 * 9 + 1) * np.finfo(np.float32).eps * abs(expected).max()
     np.testing.assert_allclose(got, expected, rtol=0, atol=bound)
 
