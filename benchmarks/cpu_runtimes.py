@@ -6,9 +6,11 @@ python -m benchmarks.cpu_runtimes [--nets NAME,...] [--against NAME,...] [--thre
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -17,7 +19,7 @@ from typing import Any
 import onnx
 
 from benchmarks.cpu_runtimes_report import as_markdown, as_svg
-from benchmarks.isa import AVX2, FULL, Isa
+from benchmarks.isa import AVX2, FULL
 from benchmarks.kernel_table import FALLBACK, kernel_rows
 from benchmarks.networks import PUBLISHED, RESNET, macs, network_model
 from benchmarks.pinned import pinned
@@ -36,15 +38,22 @@ AGAINST = ("onnxruntime", "openvino", "ncnn", "litert", "torch.compile")
 DEADLINE_S = 3600.0
 
 
-def entries_of(net: str, onnx_file: Path, targets: Sequence[Target], peers: Sequence[str]) -> dict[str, BenchEntry]:
-    """What to time, by label: our artefact for each target, the first of them without a name of its own; every peer."""
-    model, entries = onnx.load(onnx_file), {}
+def entries_of(
+    net: str, onnx_file: Path, targets: Sequence[Target], peers: Sequence[str]
+) -> tuple[dict[str, BenchEntry], float]:
+    """What to time, by label, and the seconds that it took to compile and link the first.
+
+    Our artefact for each target, the first of them without a name of its own; every peer.
+    """
+    model, entries, seconds = onnx.load(onnx_file), {}, []
     for number, target in enumerate(targets):
+        began = time.perf_counter()
         library = compile_onnx(model, target).export(onnx_file.with_name(f"{target.name}-{target.threads}.so"))
+        seconds.append(time.perf_counter() - began)
         label = OURS if number == 0 else f"{OURS} {target.name}"
         entries[label] = BenchEntry(net, OURS, BenchModel(str(onnx_file), str(library)))
     ours = entries[OURS]
-    return entries | {peer: BenchEntry(net, peer, ours.model) for peer in peers}
+    return entries | {peer: BenchEntry(net, peer, ours.model) for peer in peers}, seconds[0]
 
 
 def figures_of(timings: dict[str, BenchTiming], flops: int, peak_flops: float) -> list[dict[str, Any]]:
@@ -67,35 +76,22 @@ def figures_of(timings: dict[str, BenchTiming], flops: int, peak_flops: float) -
 
 
 def compare(
-    net: str,
-    threads: int,
-    isa: Isa,
-    peers: Sequence[str],
-    roofline: Roofline,
-    rounds: int,
-    calls: int,
+    net: str, targets: Sequence[Target], peers: Sequence[str], roofline: Roofline, **timing: Any
 ) -> dict[str, Any]:
-    """Compile, time and take apart one network.
+    """Compile, time and take apart one network, with as many threads as the targets have.
+
+    timing: `rounds`, `calls` and `environment` of `pipeline.bench.time_interleaved`.
 
     Raises:
         BenchError: runtimes disagree about its output, or the timing failed.
     """
-    targets = [get_target(name).with_threads(threads) for name in isa.targets]
-    model = network_model(net)
+    model, threads = network_model(net), targets[0].threads
     flops, shape = 2 * macs(model), input_shape_of(model)
     with TemporaryDirectory() as folder:
         onnx_file = Path(folder) / "net.onnx"
         onnx.save(model, onnx_file)
-        entries = entries_of(net, onnx_file, targets, peers)
-        found = time_interleaved(
-            list(entries.values()),
-            shape,
-            threads,
-            rounds=rounds,
-            calls=calls,
-            deadline_s=DEADLINE_S,
-            environment=isa.environment(Path(folder)),
-        )
+        entries, compile_s = entries_of(net, onnx_file, targets, peers)
+        found = time_interleaved(list(entries.values()), shape, threads, deadline_s=DEADLINE_S, **timing)
     kernels = pinned(threads, kernel_rows, model, targets[0], roofline)
     # As it was a moment after the networks, not when the benchmark began.
     peak = median(row["peak_flops"] for row in kernels)
@@ -103,6 +99,7 @@ def compare(
         "net": net,
         "threads": threads,
         "macs": flops // 2,
+        "compile_s": compile_s,
         "peak_flops": peak,
         "results": figures_of(dict(zip(entries, found, strict=True)), flops, peak),
         "kernels": kernels,
@@ -123,6 +120,7 @@ def print_comparison(table: dict[str, Any]) -> None:
     print(
         f"  our kernels alone, warm: {table['kernels_warm_ms']:.3f} ms; "
         f"their bounds: {table['kernels_bound_ms']:.3f} ms; "
+        f"compiled and linked in {table['compile_s']:.1f} s; "
         f"TVM's own loops: {', '.join(table['fallbacks']) or 'none'}",
         flush=True,
     )
@@ -146,13 +144,14 @@ def main() -> None:
     isa = AVX2 if options.isa else FULL
     peers = [peer.name for peer in find_peers(options.against)]
     counts = [int(count) for count in options.threads.split(",")]
-    targets = [get_target(isa.targets[0]).with_threads(threads) for threads in counts]
-    rooflines = {target.threads: pinned(target.threads, measure_roofline, target) for target in targets}
-    tables = []
-    for net in options.nets.split(","):
-        for threads in counts:
-            roofline = rooflines[threads]
-            tables.append(compare(net, threads, isa, peers, roofline, options.rounds, options.calls))
+    with TemporaryDirectory() as folder:
+        environment = isa.environment(Path(folder))
+        targets = {count: [get_target(name).with_threads(count) for name in isa.targets] for count in counts}
+        rooflines = {count: pinned(count, measure_roofline, targets[count][0]) for count in counts}
+        tables = []
+        for net, count in product(options.nets.split(","), counts):
+            timing = {"rounds": options.rounds, "calls": options.calls, "environment": environment}
+            tables.append(compare(net, targets[count], peers, rooflines[count], **timing))
             print_comparison(tables[-1])
     figures = {
         "isa": isa.name,
@@ -161,7 +160,7 @@ def main() -> None:
         "rooflines": [asdict(roofline) for roofline in rooflines.values()],
         "nets": tables,
     }
-    path = save_results("cpu_runtimes", targets[0], figures, variant=isa.suffix)
+    path = save_results("cpu_runtimes", targets[counts[0]][0], figures, variant=isa.suffix)
     path.with_suffix(".md").write_text(as_markdown(figures))
     path.with_suffix(".svg").write_text(as_svg(figures))
     print(f"written to {path}, and beside it as .md and .svg")

@@ -2,7 +2,8 @@
 
 Every runtime asks the instruction CPUID what the CPU can do. Linux can make it fault (arch_prctl(2), ARCH_SET_CPUID); what
 it answers is then given here, less the feature bits of what comes after AVX2. Threads and programs that are started
-inherit this, programs because LD_PRELOAD is inherited. Where CPUID cannot fault nothing is hidden. */
+inherit this, programs because LD_PRELOAD is inherited. Where CPUID cannot fault nothing is hidden. A thread that blocks
+SIGSEGV and asks is killed: it gets no wrong answer. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <signal.h>
@@ -29,7 +30,8 @@ static void hide(unsigned leaf, unsigned subleaf, unsigned *r) {
     }
     if (leaf == 7 && subleaf == 1) {
         r[EAX] &= ~(BIT(4) | BIT(5) | BIT(21) | BIT(23)); /* AVX-VNNI, AVX512-BF16, AMX-FP16, AVX-IFMA */
-        r[EDX] &= ~(BIT(4) | BIT(5) | BIT(8) | BIT(10) | BIT(19)); /* AVX-VNNI-INT8, NE-CONVERT, AMX-COMPLEX, AVX-VNNI-INT16, AVX10 */
+        r[EDX] &= ~(BIT(4) | BIT(5) | BIT(8) | BIT(10) | BIT(19) | BIT(21));
+        /* AVX-VNNI-INT8, NE-CONVERT, AMX-COMPLEX, AVX-VNNI-INT16, AVX10, APX */
     }
     if (leaf == 0xd && subleaf == 0)
         r[EAX] &= ~(BIT(5) | BIT(6) | BIT(7) | BIT(17) | BIT(18)); /* state of AVX-512 and AMX */

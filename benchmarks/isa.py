@@ -49,10 +49,10 @@ class Isa:
             return {}
         library = folder / "cpuid_mask.so"
         find_toolchain(get_target("x86"))(str(library), [str(_MASK)], ["-O2"])
-        variables = {"LD_PRELOAD": str(library)}
-        done = subprocess.run(
-            [sys.executable, "-c", _ASK], env={**os.environ, **variables}, capture_output=True, text=True, check=False
-        )
+        variables = {"LD_PRELOAD": " ".join([str(library), *os.environ.get("LD_PRELOAD", "").split()])}
+        # PyTorch would believe its own variable.
+        asked = {name: value for name, value in os.environ.items() if name != "ATEN_CPU_CAPABILITY"} | variables
+        done = subprocess.run([sys.executable, "-c", _ASK], env=asked, capture_output=True, text=True, check=False)
         seen = done.stdout.strip() or done.stderr
         if seen != self.capability:
             raise IsaError(

@@ -48,7 +48,8 @@ class CompilerToolchain:
         Raises:
             ToolchainError: the compiler cannot be started or refuses; the message ends with what it said.
         """
-        words = [*self.command, "-shared", "-fPIC", "-o", output, *objects, *(options or ())]
+        # Symbolic: two libraries in one process may have functions of the same name, and each must call its own.
+        words = [*self.command, "-shared", "-fPIC", "-Wl,-Bsymbolic", "-o", output, *objects, *(options or ())]
         try:
             done = subprocess.run(words, capture_output=True, text=True, errors="replace", check=False)
         except OSError as error:

@@ -23,8 +23,8 @@ from tvm_latency.onnx_graph import network_graph
 from tvm_latency.opspec import OpSpec, WeightType
 from tvm_latency.single_call import NETWORK, caller, code_of
 
-# Kernels in an object file: few, so that all cores stay busy.
-BATCH = 2
+# Few, so that all cores stay busy.
+KERNELS_PER_OBJECT = 2
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Compiled:
 
 @tvm.transform.module_pass(opt_level=0, name="TrustNetwork")
 def _trust_network(module: Any, _: Any) -> Any:
-    """Drop what checks a kernel's arguments where only `network` calls it, whose own arguments are checked."""
+    """Drop what checks a function's arguments where only `network` calls it, whose own arguments are checked."""
     functions = {var: f for var, f in module.functions_items() if var.name_hint != NETWORK}
     if len(functions) < len(module.functions):
         module.update(SkipAssert()(tvm.IRModule(functions, attrs=module.attrs)))
@@ -98,7 +98,7 @@ def compile_onnx(
     attributes = tvm.target.Target(target.tvm_attributes())
     with compiler_errors("compiled"):
         module, objects = _with_kernels_compiled(lowered.module, attributes)
-        with _options():
+        with _context():
             executable = tvm.compile(module, attributes, relax_pipeline="default_build", tir_pipeline="netlathe")
     return Compiled(executable, objects, target, lowered.kernels, lowered.fallbacks)
 
@@ -109,27 +109,35 @@ def _with_kernels_compiled(module: Any, attributes: Any) -> tuple[Any, tuple[byt
     They are compiled side by side: TVM and LLVM leave Python's lock while they work. Where no `network` calls the
     kernels, the module stays as it is.
     """
-    functions = {var: f for var, f in module.functions_items() if var.name_hint not in ("main", NETWORK)}
-    if len(module.functions) - len(functions) < 2:
+    functions = dict(module.functions_items())
+    if NETWORK not in (var.name_hint for var in functions):
         return module, ()
+    kernels = [(var.name_hint, f) for var, f in functions.items() if var.name_hint not in ("main", NETWORK)]
+    # Contexts belong to threads: each part gets its own, made here.
+    parts = [
+        (kernels[first : first + KERNELS_PER_OBJECT], _context(**{"tirx.disable_assert": True}))
+        for first in range(0, len(kernels), KERNELS_PER_OBJECT)
+    ]
 
-    def compiled(batch: Sequence[tuple[Any, Any]]) -> bytes:
-        code = {code_of(var.name_hint): f.with_attr("global_symbol", code_of(var.name_hint)) for var, f in batch}
-        with TemporaryDirectory() as folder, _options(**{"tirx.disable_assert": True}):
+    def compiled(part: tuple[Sequence[tuple[str, Any]], Any]) -> bytes:
+        code = {code_of(name): f.with_attr("global_symbol", code_of(name)) for name, f in part[0]}
+        with TemporaryDirectory() as folder, part[1]:
             file = Path(folder) / "kernels.o"
             tvm.tirx.build(tvm.IRModule(code), attributes, pipeline="default").write_to_file(str(file))
             return file.read_bytes()
 
-    kernels = list(functions.items())
     with ThreadPoolExecutor(len(available_cpus())) as pool:
-        objects = tuple(pool.map(compiled, [kernels[i : i + BATCH] for i in range(0, len(kernels), BATCH)]))
-    rest = {var: f for var, f in module.functions_items() if var not in functions}
-    callers = {var: caller(f, var.name_hint) for var, f in kernels}
-    return tvm.IRModule(rest | callers, attrs=module.attrs), objects
+        objects = tuple(pool.map(compiled, parts))
+    callers = {name: caller(f, name) for name, f in kernels}
+    replaced = {var: callers.get(var.name_hint, f) for var, f in functions.items()}
+    return tvm.IRModule(replaced, attrs=module.attrs), objects
 
 
-def _options(**config: Any) -> Any:
-    """LLVM finds common subexpressions itself; TVM's search takes a tenth of the compile time."""
+def _context(**config: Any) -> Any:
+    """The caller's options for TVM, and `config`.
+
+    LLVM finds common subexpressions itself; TVM's search takes a tenth of the compile time.
+    """
     context = tvm.transform.PassContext.current()
     config = {**context.config, "tirx.disable_cse_tir": True, **config}
     return tvm.transform.PassContext(context.opt_level, config=config)

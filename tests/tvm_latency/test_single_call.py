@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from tvm import relax, topi
 
 from targets.target import get_target
-from tvm_latency.build import Compiled, compile_onnx
-from tvm_latency.lower import lower
+from tvm_latency.build import KERNELS_PER_OBJECT, Compiled, compile_onnx
+from tvm_latency.lower import LoweringError, lower
 from tvm_latency.memory import ALIGNMENT
 from tvm_latency.onnx_graph import network_graph
 from tvm_latency.opspec import OpSpec
@@ -42,8 +42,8 @@ def calls(module: Any) -> list[Any]:
     return [value for value in values if isinstance(value, relax.Call)]
 
 
-def answers(compiled: Compiled, inputs: Arrays) -> Arrays:
-    result = compiled.load()(*map(tvm.runtime.tensor, inputs))
+def answers(main: Callable[..., Any], inputs: Arrays) -> Arrays:
+    result = main(*map(tvm.runtime.tensor, inputs))
     return [tensor.numpy() for tensor in ([result] if hasattr(result, "numpy") else result)]
 
 
@@ -58,6 +58,21 @@ def compiled_both_ways(model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) 
     with monkeypatch.context() as patch:
         patch.setattr("tvm_latency.lower.single_call", lambda module: module)
         return one, compile_onnx(model, TARGET)
+
+
+def test_kernels_are_compiled_two_to_an_object_file() -> None:
+    compiled = compile_onnx(mobile_network(), TARGET)
+    assert len(compiled.objects) == -(-len(compiled.kernels) // KERNELS_PER_OBJECT)
+    assert all(code.startswith(b"\x7fELF") for code in compiled.objects)
+
+
+def test_a_kernel_that_cannot_be_compiled_is_a_lowering_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("LLVM says no")
+
+    monkeypatch.setattr("tvm.tirx.build", fail)
+    with pytest.raises(LoweringError, match="The ONNX model cannot be compiled: LLVM says no"):
+        compile_onnx(mobile_network(), TARGET)
 
 
 def assert_same_bits(first: Arrays, second: Arrays) -> None:
@@ -151,7 +166,7 @@ def test_a_network_becomes_one_call_of_the_same_bits(monkeypatch: pytest.MonkeyP
     assert functions(lowered.module) >= {"main", NETWORK, *lowered.kernels}
     one, many = compiled_both_ways(model, monkeypatch)
     assert one.kernels == many.kernels
-    assert_same_bits(answers(one, inputs_of(model)), answers(many, inputs_of(model)))
+    assert_same_bits(answers(one.load(), inputs_of(model)), answers(many.load(), inputs_of(model)))
 
 
 @pytest.mark.parametrize("case", ONE_CALL)
@@ -160,7 +175,7 @@ def test_whatever_lies_between_the_kernels(case: str, parse_model: Parse, monkey
     model = parse_model(text, **constants)
     assert len(calls(lower(model, TARGET).module)) == 1
     one, many = compiled_both_ways(model, monkeypatch)
-    assert_same_bits(answers(one, inputs_of(model)), answers(many, inputs_of(model)))
+    assert_same_bits(answers(one.load(), inputs_of(model)), answers(many.load(), inputs_of(model)))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +194,7 @@ def test_what_is_more_than_kernels_and_views_stays_as_it_is(text: str, parse_mod
     model = parse_model(text, **{name: value for name, value in constants.items() if name in text})
     assert NETWORK not in functions(lower(model, TARGET).module)
     (x,) = inputs_of(model)
-    first = answers(compile_onnx(model, TARGET), [x])[0]
+    first = answers(compile_onnx(model, TARGET).load(), [x])[0]
     expected = {"Identity": x, "Reshape": x.reshape(-1), "TopK": -np.sort(-x, axis=1)[:, :2]}
     for name, value in expected.items():
         if name in text:
@@ -239,7 +254,7 @@ def test_any_order_of_kernels_and_views_is_right(program: Program, output: int) 
     module, expected = emitted(program, output, x)
     one = single_call(module)
     executable = tvm.compile(one, tvm.target.Target(TARGET.tvm_attributes()), relax_pipeline="default_build")
-    np.testing.assert_array_equal(answers(executable, [x])[0], expected)
+    np.testing.assert_array_equal(answers(relax.VirtualMachine(executable, tvm.cpu())["main"], [x])[0], expected)
     # A view of the input is computed by nobody.
     assert (NETWORK in functions(one)) == (not np.shares_memory(expected, x))
 
@@ -257,7 +272,7 @@ def test_two_threads_answer_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TVM_NUM_THREADS", "2")
     compiled = [compile_onnx(model, replace(TARGET, threads=threads)) for threads in (1, 2)]
     with ThreadPoolExecutor(1) as executor:
-        one, two = (executor.submit(answers, c, [x]).result() for c in compiled)
+        one, two = (executor.submit(answers, c.load(), [x]).result() for c in compiled)
     assert any(
         "T.parallel(" in f.script() for _, f in lower(model, replace(TARGET, threads=2)).module.functions_items()
     )

@@ -8,6 +8,7 @@ from typing import Any
 from tvm import te
 
 from targets.target import Target
+from tvm_latency.opspec import WEIGHT_BYTES
 from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, PackedArray, Spec, bias_size
 from tvm_latency.schedules.parts import (
     FLOAT,
@@ -64,8 +65,12 @@ def dense_conv(spec: Spec, target: Target) -> Kernel | None:
 
 
 def dense_split(spec: ConvSpec, target: Target) -> Split:
-    """Bands go through all weights for every row: where these do not stay in the cache, threads share the channels."""
-    split, weights = split_of(spec, target.threads), 4 * spec.macs // spec.out_pixels
+    """How threads share it, and what is outermost for one alone.
+
+    With rows outermost all weights are read for each of them: where they do not stay in the cache, it is channels.
+    """
+    split = split_of(spec, target.threads)
+    weights = spec.macs // spec.out_pixels * WEIGHT_BYTES[spec.weights]
     return split if weights <= target.l2_bytes // 2 else replace(split, axis="channels")
 
 

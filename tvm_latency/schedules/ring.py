@@ -33,7 +33,8 @@ def _when(condition: Any) -> Iterator[None]:
 class Ring:
     """ring[blocks, k, width + 2 p, columns]: row r of the padded image lies in slot r % k.
 
-    tile: a strip of output pixels x the channels of a block.
+    tile: a strip of output pixels x the channels of a block. Blocks lie side by side, or if there is room for one only
+    (`blocks` = 1), take turns in it.
     """
 
     def __init__(self, spec: ConvSpec, tile: Tile, blocks: int) -> None:

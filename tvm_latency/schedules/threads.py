@@ -75,9 +75,11 @@ def split_of(spec: ConvSpec, threads: int) -> Split:
     """How to share a convolution, such that threads find what they read in their own caches.
 
     A thread with a band of rows reads what it wrote itself, from one kernel to the next, and all weights, which are
-    fetched ahead; one with some channels reads its own weights alone, and pixels out of the others' caches. Bands are
-    faster as far as there are rows for all, and a band has more of them than its kernel makes it share with the next.
+    fetched ahead; one with some channels reads its own weights alone, and pixels out of the others' caches. Measured
+    with two threads, bands were faster as far as there are rows for all and no band shares more of them with the next
+    than it has itself. A linear layer has no rows, whatever the batch.
     """
     shared = spec.kernel[0] - spec.stride
-    enough = spec.batch * spec.out_height >= threads and spec.out_height * spec.stride >= shared * threads
+    rows = spec.out_height > 1 and spec.batch * spec.out_height >= threads
+    enough = rows and spec.out_height * spec.stride >= shared * threads
     return Split(wakes(spec.macs, threads), "pixels" if enough else "channels")

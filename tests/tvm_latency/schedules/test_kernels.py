@@ -44,38 +44,43 @@ BANDS = [
     replace(LARGE, height=27, width=29, batch=1),  # no number of threads divides its pixels
     replace(LARGE, out_channels=24),
     SMALL,
+    replace(SMALL, weights="float16"),
     replace(SMALL, out_channels=40, in_channels=640),
     replace(DEPTHWISE, kernel=(3, 3), padding=1),
     replace(LARGE, kernel=(5, 5), padding=2, groups=64),
+]
+DENSE_BANDS = [
     replace(LARGE, kernel=(3, 3), padding=1, stride=2),
     ConvSpec(batch=1, height=65, width=65, in_channels=3, out_channels=40, kernel=(3, 3), stride=2, padding=1),
 ]
 CHANNELS = [
     LINEAR,
-    replace(LINEAR, out_channels=1001),
+    replace(LINEAR, out_channels=1001, weights="float16"),
+    replace(LINEAR, batch=4),
     DEPTHWISE,
     replace(DEPTHWISE, in_channels=968, out_channels=968, groups=968),  # the last block is narrower
     replace(LARGE, height=1, width=4096, batch=1, groups=64, kernel=(1, 9), padding=0),
-    ConvSpec(batch=1, height=7, width=7, in_channels=256, out_channels=300, kernel=(3, 3), padding=1),  # many weights
 ]
+MANY_WEIGHTS = ConvSpec(batch=1, height=7, width=7, in_channels=256, out_channels=300, kernel=(3, 3), padding=1)
 
 
-@pytest.mark.parametrize("threads", [2, 3])
-@pytest.mark.parametrize(
-    ("spec", "axis"),
-    [(spec, axis) for axis, specs in (("pixels", BANDS), ("channels", CHANNELS)) for spec in specs],
-    ids=lambda value: value if isinstance(value, str) else value.suffix,
-)
-def test_threads_share_the_work_and_not_the_result(
-    spec: ConvSpec, axis: str, threads: int, make_case: MakeCase
-) -> None:
+@pytest.mark.parametrize("threads", [2, 3, 16])
+@pytest.mark.parametrize("spec", [*BANDS, *DENSE_BANDS, *CHANNELS, MANY_WEIGHTS], ids=lambda spec: spec.suffix)
+def test_threads_share_the_work_and_not_the_result(spec: ConvSpec, threads: int, make_case: MakeCase) -> None:
     target = replace(get_target("x86"), threads=threads)
     kernel = schedule_kernel(spec, target)
     assert kernel is not None
     assert "T.parallel(" in kernel.func.script()
-    split = dense_split(spec, target) if spec.groups == 1 and spec.kernel != (1, 1) else split_of(spec, threads)
-    assert split.axis == axis
     assert_right(kernel, target, make_case(spec, kernel))
+
+
+def test_threads_share_rows_as_far_as_there_are_some() -> None:
+    target = replace(get_target("x86-64-v4"), threads=2, l2_bytes=1 << 20)
+    assert {split_of(spec, 2).axis for spec in BANDS} == {"pixels"}
+    assert {split_of(spec, 2).axis for spec in CHANNELS} == {"channels"}
+    assert {dense_split(spec, target).axis for spec in DENSE_BANDS} == {"pixels"}
+    assert dense_split(MANY_WEIGHTS, target).axis == "channels"
+    assert split_of(SMALL, 8).axis == "channels"
 
 
 @pytest.mark.parametrize("width", [14, 16, 32, 56, 64, 112])
