@@ -54,13 +54,15 @@ def _lines(figures: dict[str, Any]) -> Iterator[str]:
 
 def _runtimes(tables: list[dict[str, Any]]) -> Iterator[str]:
     runtimes = [row["runtime"] for row in tables[0]["results"]]
-    yield f"\n| network | threads | {' | '.join(runtimes)} | of the FMA peak | kernels alone, warm | their bounds |"
-    yield "|---" * (len(runtimes) + 5) + "|"
+    sums = "kernels alone, warm | the network between them | their bounds"
+    yield f"\n| network | threads | {' | '.join(runtimes)} | of the FMA peak | {sums} |"
+    yield "|---" * (len(runtimes) + 6) + "|"
     for table in tables:
         ours, *others = table["results"]
         cells = [f"{ours['median_ms']:.2f} ms"]
         cells += [f"{row['median_ms']:.2f} ms ({row['times_ours']:.2f}x)" for row in others]
-        sums = f"{table['kernels_warm_ms']:.2f} ms | {table['kernels_bound_ms']:.2f} ms"
+        warm, network = table["kernels_warm_ms"], table["network_ms"]
+        sums = f"{warm:.2f} ms | {network / warm:.2f} times that | {table['kernels_bound_ms']:.2f} ms"
         cells += [f"{ours['share_of_peak']:.0%} of {table['peak_flops'] / 1e9:.0f} GFLOP/s", sums]
         yield f"| {table['net']} | {table['threads']} | {' | '.join(cells)} |"
     yield "\nIn brackets: how many times as long as ours, pair by pair."

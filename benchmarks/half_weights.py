@@ -104,7 +104,7 @@ def main() -> None:
         )
     promises = {
         f"top-1 agreement >= {LEAST_AGREEMENT}": found["top1_agreement"] >= LEAST_AGREEMENT,
-        **{f"{row['net']}: size <= {MOST_SIZE}": row["size_ratio"] <= MOST_SIZE for row in rows[1:]},
+        **{f"{row['net']}: size <= {MOST_SIZE}": row["size_ratio"] <= MOST_SIZE for row in rows},
         **{f"{row['net']}: not slower": row["times_as_fast"] >= LEAST_SPEED for row in rows},
     }
     broken = [promise for promise, kept in promises.items() if not kept]

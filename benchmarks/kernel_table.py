@@ -6,11 +6,14 @@ python -m benchmarks.kernel_table [--net mobilenet_v2] [--target x86] [--threads
 from __future__ import annotations
 
 import argparse
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
@@ -21,27 +24,39 @@ from tvm import relax, tirx
 from benchmarks.networks import network_model
 from benchmarks.pinned import pinned
 from benchmarks.roofline import SAMPLES, Roofline, TimedFunction, fma_loop, measure_roofline
+from pipeline.agreement import random_image
+from pipeline.nets import input_shape_of
 from targets.target import Target, get_target
+from tvm_latency.build import compile_onnx
+from tvm_latency.loaded import LoadedNetwork
 from tvm_latency.lower import lower
 from tvm_latency.schedules import schedule_kernel
 from tvm_latency.schedules.kernel import BlockSpec, Kernel, PoolSpec, Spec
 
 FALLBACK = "fallback"
+# Of the network after every kernel, beside one that is not timed.
+NETWORK_CALLS = 10
 
 
-def kernel_rows(model: onnx.ModelProto, target: Target, roofline: Roofline) -> list[dict[str, Any]]:
-    """One row for each distinct kernel, the dearest first.
+def kernel_figures(model: onnx.ModelProto, target: Target, roofline: Roofline) -> dict[str, Any]:
+    """A row for each distinct kernel, the dearest first, their sums, and the network between them.
 
-    Runs in this process, which must be pinned to `target.threads` cores and use as many threads. `calls` is how often
-    the network calls it, `warm_s` one call with data where the last call left them, `traffic` the bytes of all its
-    arguments, `flops` those of its multiply-adds (None for TVM's own loops). A clock moves by more than kernels differ
-    from their bounds, so the peak is measured again for each, in turns with it: `peak_flops`.
+    Runs in this process, which must be pinned to `target.threads` cores and use as many threads. Of a row, `calls` is
+    how often the network calls it, `warm_s` one call with data where the last call left them, `traffic` the bytes of
+    all its arguments, `flops` those of its multiply-adds (None for TVM's own loops). A clock moves by more than kernels
+    differ from their bounds, so the peak is measured again for each, in turns with it: `peak_flops`. So is the network,
+    a few calls after every kernel: `network_ms` compares with `kernels_warm_ms` also where the machine has slowed down
+    since it was timed with others.
     """
     with _taken_apart() as specs:
         lowered = lower(model, target)
     peak, peak_arrays, peak_flops = fma_loop(target, roofline.chains)
     peak_loop = TimedFunction(peak, peak_arrays, target)
-    rows = []
+    with TemporaryDirectory() as folder:
+        network = LoadedNetwork(compile_onnx(model, target).export(Path(folder) / "network.so"))
+    call = network.bind(random_image(input_shape_of(model)))
+    rows: list[dict[str, Any]] = []
+    network_s: list[float] = []
     for name, calls in _calls(lowered.module["main"]).items():
         func = lowered.module[name]
         if relax.analysis.has_reshape_pattern(func):
@@ -49,6 +64,7 @@ def kernel_rows(model: onnx.ModelProto, target: Target, roofline: Roofline) -> l
         arrays = [_random(parameter) for parameter in func.params]
         kernel = TimedFunction(func, arrays, target)
         turns = [(kernel.sample(), peak_loop.sample()) for _ in range(SAMPLES)]
+        network_s += [_seconds(call) for _ in range(1 + NETWORK_CALLS)][1:]
         warm_s, peak_s = median(warm for warm, _ in turns), min(peak for _, peak in turns)
         now = replace(roofline, flops=peak_flops / peak_s)
         spec, traffic = specs.get(name), sum(array.nbytes for array in arrays)
@@ -68,7 +84,20 @@ def kernel_rows(model: onnx.ModelProto, target: Target, roofline: Roofline) -> l
                 "share_of_bound": bound_s / warm_s,
             }
         )
-    return sorted(rows, key=lambda row: -row["calls"] * row["warm_s"])
+    return {
+        "kernels": sorted(rows, key=lambda row: -row["calls"] * row["warm_s"]),
+        "kernels_warm_ms": 1e3 * sum(row["calls"] * row["warm_s"] for row in rows),
+        "kernels_bound_ms": 1e3 * sum(row["calls"] * row["bound_s"] for row in rows),
+        "network_ms": 1e3 * median(network_s),
+        "peak_flops": median(row["peak_flops"] for row in rows),
+        "fallbacks": [row["kernel"] for row in rows if row["kind"] == FALLBACK],
+    }
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
 
 
 @contextmanager
@@ -124,17 +153,20 @@ def shape_of(spec: Spec) -> str:
     return f"{text} + x" if last.residual else text
 
 
-def print_rows(rows: list[dict[str, Any]], roofline: Roofline) -> None:
+def print_figures(figures: dict[str, Any], threads: int) -> None:
     """The table as text."""
     print(f"{'calls':>5} {'us':>8} {'GFLOP/s':>8} {'KiB':>8} {'bound us':>8} {'of it':>6}  kernel")
-    for row in rows:
+    for row in figures["kernels"]:
         rate = f"{row['flops'] / row['warm_s'] / 1e9:8.1f}" if row["flops"] else f"{'-':>8}"
         print(
             f"{row['calls']:5} {1e6 * row['warm_s']:8.1f} {rate} {row['traffic'] / 1024:8.0f} "
             f"{1e6 * row['bound_s']:8.1f} {row['share_of_bound']:6.0%}  {row['kind']} {row['shape']}"
         )
-    warm, bound = (sum(row["calls"] * row[column] for row in rows) for column in ("warm_s", "bound_s"))
-    print(f"all calls, warm: {1e3 * warm:.3f} ms; their bounds: {1e3 * bound:.3f} ms; {roofline.threads} thread(s)")
+    warm, bound, network = (figures[name] for name in ("kernels_warm_ms", "kernels_bound_ms", "network_ms"))
+    print(
+        f"all calls, warm: {warm:.3f} ms; their bounds: {bound:.3f} ms; "
+        f"the network between them: {network:.3f} ms, {network / warm:.2f} times as long; {threads} thread(s)"
+    )
 
 
 def main() -> None:
@@ -146,7 +178,8 @@ def main() -> None:
     options = parser.parse_args()
     target = get_target(options.target).with_threads(options.threads)
     roofline = pinned(target.threads, measure_roofline, target)
-    print_rows(pinned(target.threads, kernel_rows, network_model(options.net), target, roofline), roofline)
+    figures = pinned(target.threads, kernel_figures, network_model(options.net), target, roofline)
+    print_figures(figures, target.threads)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,8 @@ class CompilerToolchain:
             ToolchainError: the compiler cannot be started or refuses; the message ends with what it said.
         """
         # Symbolic: two libraries in one process may have functions of the same name, and each must call its own.
-        words = [*self.command, "-shared", "-fPIC", "-Wl,-Bsymbolic", "-o", output, *objects, *(options or ())]
+        # Stripped: TVM describes every loop variable for debuggers, by lines of no source.
+        words = [*self.command, "-shared", "-fPIC", "-Wl,-Bsymbolic", "-s", "-o", output, *objects, *(options or ())]
         try:
             done = subprocess.run(words, capture_output=True, text=True, errors="replace", check=False)
         except OSError as error:

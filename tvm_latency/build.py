@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -96,18 +96,18 @@ def compile_onnx(
     if finish is not None:
         lowered = finish(lowered)
     attributes = tvm.target.Target(target.tvm_attributes())
-    with compiler_errors("compiled"):
-        module, objects = _with_kernels_compiled(lowered.module, attributes)
+    # TVM and LLVM leave Python's lock while they work.
+    with compiler_errors("compiled"), ThreadPoolExecutor(len(available_cpus())) as pool:
+        module, objects = _kernels_apart(lowered.module, attributes, pool)
         with _context():
             executable = tvm.compile(module, attributes, relax_pipeline="default_build", tir_pipeline="netlathe")
-    return Compiled(executable, objects, target, lowered.kernels, lowered.fallbacks)
+        return Compiled(executable, tuple(objects), target, lowered.kernels, lowered.fallbacks)
 
 
-def _with_kernels_compiled(module: Any, attributes: Any) -> tuple[Any, tuple[bytes, ...]]:
-    """The module with callers of its kernels in place of these, and the kernels as object files.
+def _kernels_apart(module: Any, attributes: Any, pool: Executor) -> tuple[Any, Iterable[bytes]]:
+    """The module with callers of its kernels in place of these, and the kernels as object files that `pool` makes.
 
-    They are compiled side by side: TVM and LLVM leave Python's lock while they work. Where no `network` calls the
-    kernels, the module stays as it is.
+    Where no `network` calls the kernels, the module stays as it is.
     """
     functions = dict(module.functions_items())
     if NETWORK not in (var.name_hint for var in functions):
@@ -126,8 +126,7 @@ def _with_kernels_compiled(module: Any, attributes: Any) -> tuple[Any, tuple[byt
             tvm.tirx.build(tvm.IRModule(code), attributes, pipeline="default").write_to_file(str(file))
             return file.read_bytes()
 
-    with ThreadPoolExecutor(len(available_cpus())) as pool:
-        objects = tuple(pool.map(compiled, parts))
+    objects = pool.map(compiled, parts)
     callers = {name: caller(f, name) for name, f in kernels}
     replaced = {var: callers.get(var.name_hint, f) for var, f in functions.items()}
     return tvm.IRModule(replaced, attrs=module.attrs), objects

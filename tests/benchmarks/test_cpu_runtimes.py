@@ -40,6 +40,7 @@ def figures(threads: tuple[int, ...] = (1, 2)) -> dict[str, Any]:
         "kernels": kernels,
         "kernels_warm_ms": 2.501,
         "kernels_bound_ms": 1.25,
+        "network_ms": 2.751,
         "fallbacks": ["loops"],
     }
     return {
@@ -62,7 +63,7 @@ def test_the_tables_say_everything_once() -> None:
     text = as_markdown(figures())
     assert "| 1 | 200 GFLOP/s in 512-bit vectors | 400 GB/s | 200 GB/s | 100 GB/s | 20 GB/s |" in text
     assert "Instructions: avx2. Schedule version 7." in text
-    assert "| n | 1 | 3.00 ms | 4.50 ms (1.50x) | 33% of 200 GFLOP/s | 2.50 ms | 1.25 ms |" in text
+    assert "| n | 1 | 3.00 ms | 4.50 ms (1.50x) | 33% of 200 GFLOP/s | 2.50 ms | 1.10 times that | 1.25 ms |" in text
     assert "| big 7x7 1->2 | 2 | 1000.0 us | 0 | 2 KiB | 500.0 us | 50% |" in text
     assert "| loops 7x7 1->2 | 1 | 500.0 us | - |" in text
     assert "little" not in text

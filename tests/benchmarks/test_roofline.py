@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import roofline
-from benchmarks.kernel_table import kernel_rows, shape_of
+from benchmarks.kernel_table import kernel_figures, shape_of
 from benchmarks.loops import LOADS, STEPS, fma_chains, repeated_sum
 from benchmarks.roofline import Roofline, RooflineError, TimedFunction
 from supernet.space import DIGITS
@@ -59,8 +59,12 @@ def test_shapes_are_short() -> None:
 @pytest.mark.compiles
 def test_every_kernel_of_a_network_has_a_row(target: Target) -> None:
     ops = DIGITS.baseline.op_specs()
-    rows = kernel_rows(network_graph(ops), target, BOUNDS)
+    figures = kernel_figures(network_graph(ops), target, BOUNDS)
+    rows = figures["kernels"]
     assert {"pointwise", "dense_conv", "mean_pool"} <= {row["kind"] for row in rows}
     multiplied = sum(row["calls"] * row["flops"] for row in rows if row["kind"] not in ("mean_pool", "fallback"))
     assert multiplied == 2 * sum(op.macs for op in ops)
     assert all(row["warm_s"] > 0 and row["traffic"] > 0 and row["bound_s"] > 0 for row in rows)
+    warm_s = sum(row["calls"] * row["warm_s"] for row in rows)
+    assert figures["kernels_warm_ms"] == pytest.approx(1e3 * warm_s)
+    assert figures["network_ms"] > 0
