@@ -8,18 +8,16 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import onnx
-from tvm import relax, tirx
+from tvm import tirx
 
 from benchmarks.networks import network_model
 from benchmarks.pinned import pinned
@@ -30,8 +28,7 @@ from targets.target import Target, get_target
 from tvm_latency.build import compile_onnx
 from tvm_latency.loaded import LoadedNetwork
 from tvm_latency.lower import lower
-from tvm_latency.schedules import schedule_kernel
-from tvm_latency.schedules.kernel import BlockSpec, Kernel, PoolSpec, Spec
+from tvm_latency.schedules.kernel import BlockSpec, PoolSpec, Spec
 
 FALLBACK = "fallback"
 # Of the network after every kernel, beside one that is not timed.
@@ -48,8 +45,8 @@ def kernel_figures(model: onnx.ModelProto, target: Target, roofline: Roofline) -
     a few calls after every kernel: `network_ms` compares with `kernels_warm_ms` also where the machine has slowed down
     since it was timed with others.
     """
-    with _taken_apart() as specs:
-        lowered = lower(model, target)
+    lowered = lower(model, target)
+    specs = dict(zip(lowered.kernels, lowered.specs))
     peak, peak_arrays, peak_flops = fma_loop(target, roofline.chains)
     peak_loop = TimedFunction(peak, peak_arrays, target)
     with TemporaryDirectory() as folder:
@@ -57,10 +54,8 @@ def kernel_figures(model: onnx.ModelProto, target: Target, roofline: Roofline) -
     call = network.bind(random_image(input_shape_of(model)))
     rows: list[dict[str, Any]] = []
     network_s: list[float] = []
-    for name, calls in _calls(lowered.module["main"]).items():
+    for name, calls in Counter(lowered.calls).items():
         func = lowered.module[name]
-        if relax.analysis.has_reshape_pattern(func):
-            continue
         arrays = [_random(parameter) for parameter in func.params]
         kernel = TimedFunction(func, arrays, target)
         turns = [(kernel.sample(), peak_loop.sample()) for _ in range(SAMPLES)]
@@ -98,35 +93,6 @@ def _seconds(call: Callable[[], Any]) -> float:
     began = time.perf_counter()
     call()
     return time.perf_counter() - began
-
-
-@contextmanager
-def _taken_apart() -> Iterator[dict[str, Spec]]:
-    """Lower networks meanwhile to kernels that `main` calls one by one, not to one function of them all.
-
-    Yields what every kernel computes, by its name: the module itself does not say.
-    """
-    specs: dict[str, Spec] = {}
-
-    def recorder(spec: Spec, *arguments: Any, **options: Any) -> Kernel | None:
-        kernel = schedule_kernel(spec, *arguments, **options)
-        if kernel is not None:
-            specs[kernel.name] = spec
-        return kernel
-
-    with (
-        patch("tvm_latency.lower.schedule_kernel", recorder),
-        patch("tvm_latency.lower.single_call", lambda module: module),
-    ):
-        yield specs
-
-
-def _calls(main: Any) -> Counter[str]:
-    values = (binding.value for block in main.body.blocks for binding in block.bindings)
-    functions = (
-        value.args[0] for value in values if isinstance(value, relax.Call) and "call_tir" in str(value.op.name)
-    )
-    return Counter(function.name_hint for function in functions)
 
 
 def _random(parameter: tirx.Var) -> np.ndarray:

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artefacts import bench, compile, report, silent, targets  # noqa: A004
-from pipeline.calibration import calibrate_space, load_calibration, save_calibration
+from pipeline.calibration import ACCURACY_PLOT, calibrate_space, save_calibration
 from pipeline.config import RunConfig
 from pipeline.context import RunContext
 from pipeline.disk import require_free_space
 from pipeline.files import write_json
 from pipeline.nets import resolve_net, space_of
 from pipeline.places import RUNS, calibration_folder, default_database
+from pipeline.portable import check_export, export_calibration, import_calibration
+from pipeline.prediction import predict
 from pipeline.run_folder import Run, claim_folder, default_folder
 from pipeline.shipping import train_settings
 from pipeline.stages import perform
@@ -26,7 +28,8 @@ from supernet.settings import Progress
 from supernet.space import preset
 from targets.target import get_target
 from tvm_latency.database import MeasurementDatabase
-from tvm_latency.opspec import WeightType, stored_as
+from tvm_latency.opspec import WeightType
+from tvm_latency.plan import FULL
 
 __all__ = ["bench", "calibrate", "compile", "predict", "report", "run", "search", "targets", "train"]
 
@@ -75,63 +78,46 @@ def calibrate(
     *,
     threads: int = 1,
     weights: WeightType = "float32",
+    export: Path | None = None,
+    imported: Path | None = None,
     database: Path | None = None,
     progress: Progress = silent,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Measure a space on a target, fit the cost model, and judge it by blocks and networks it has not seen."""
+    """Measure a space on a target, fit the cost model, and judge it by blocks and networks it has not seen.
+
+    export: a file to write the calibration to, beside the folder where commands look for it.
+    imported: a file that such a calibration, or an official ProxylessNAS table, is taken from; nothing is measured.
+
+    Raises:
+        CalibrationError: too little could be measured.
+        PortableError, ProxylessYamlError: a file to import that is none for this target, space and weights.
+    """
     database = database or default_database()
-    machine = get_target(target).with_threads(threads)
+    machine, chosen = get_target(target).with_threads(threads), preset(space)
+    folder = calibration_folder(database, machine, space, weights)
+    kind = {"target": target, "space": space, "weights": weights}
+    if imported is not None:
+        left_out = import_calibration(imported, folder, chosen, machine, weights)
+        return {**kind, "imported": str(imported), "left_out": list(left_out), "folder": str(folder)}
+    if export is not None:
+        check_export(export, weights)
     with closing(MeasurementDatabase(database)) as rows:
         if rows.recovered:
             say(rows.recovered)
-        found = calibrate_space(preset(space), machine, rows, progress, weights=weights)
-    folder = calibration_folder(database, machine, space, weights)
+        found = calibrate_space(chosen, machine, rows, progress, weights=weights, plan=FULL)
     save_calibration(found, folder)
+    if export is not None:
+        export_calibration(export, folder, chosen, machine, weights)
     return {
-        "target": target,
-        "space": space,
-        "weights": weights,
+        **kind,
         "measured": found.calibration.measured,
         "reused": found.calibration.reused,
         "failures": dict(found.calibration.failures),
+        "disturbed": found.calibration.disturbed,
         **asdict(found.calibration.accuracy),
         "folder": str(folder),
-    }
-
-
-def predict(
-    net: str,
-    target: str = "x86",
-    *,
-    space: str | None = None,
-    threads: int = 1,
-    weights: WeightType = "float32",
-    database: Path | None = None,
-) -> dict[str, Any]:
-    """The latency of a network by the calibration of its space, without compiling it.
-
-    Raises:
-        MeasureError: nothing that holds here was calibrated for that space on this target.
-        SpaceError: there is no such space, or none for images of the network's size.
-    """
-    found = resolve_net(net)
-    architecture = found.require_architecture("a prediction")
-    chosen = preset(space).name if space else space_of(architecture, hint=" Name one with --space.")
-    machine = get_target(target).with_threads(threads)
-    folder = calibration_folder(database or default_database(), machine, chosen, weights)
-    table, model = load_calibration(folder, machine, weights)
-    ops = stored_as(architecture.op_specs(), weights)
-    measured = {key for key, entry in table.entries.items() if entry.source == "measured"}
-    return {
-        "net": found.name,
-        "target": target,
-        "weights": weights,
-        "predicted_ms": 1e3 * table.completed(ops, model.predict).network_seconds(ops),
-        "operators": len(ops),
-        "measured_operators": sum(op.key in measured for op in ops),
-        "macs": architecture.macs,
-        "params": architecture.params,
+        "plot": str(folder / ACCURACY_PLOT),
     }
 
 
@@ -158,7 +144,7 @@ def train(
     for note in images.notes:
         say(note)
     architecture = architecture.with_classes(len(images.classes))
-    settings = train_settings(space_of(architecture), seed, epochs)
+    settings = train_settings(space_of(architecture.resolution), seed, epochs)
     folder = out or RUNS / f"train-{found.name}-{Path(data).name}-s{seed}"
     require_free_space(folder)
     claim_folder(folder, "train")

@@ -121,7 +121,9 @@ def _predicted_s(net: Net, target: Target, weights: WeightType, database: Path |
         return None
     ops = stored_as(net.architecture.op_specs(), weights)
     try:
-        folder = calibration_folder(database or default_database(), target, space_of(net.architecture), weights)
+        folder = calibration_folder(
+            database or default_database(), target, space_of(net.architecture.resolution), weights
+        )
         table, model = load_calibration(folder, target, weights)
     except (SpaceError, MeasureError, CostModelError, LatencyTableError):
         return None

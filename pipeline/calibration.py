@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import fcntl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+
+from pipeline.figures import predicted_against_measured
 from pipeline.files import read_json, write_json
 from pipeline.measure import MeasureError, code_versions
 from supernet.latency import PathLatency
@@ -20,17 +24,23 @@ from targets.target import Target
 from targets.toolchain import ToolchainError
 from tvm_latency import calibrate as calibrating
 from tvm_latency.accuracy import Scores
-from tvm_latency.build import compile_ops
+from tvm_latency.build import compile_onnx
 from tvm_latency.calibrate import Calibration, network_key
 from tvm_latency.cost_model import CostModel
-from tvm_latency.database import Context, MeasurementDatabase
+from tvm_latency.database import MeasurementDatabase
+from tvm_latency.expected import expected_output
 from tvm_latency.latency_table import LatencyTable
 from tvm_latency.lower import LoweringError
+from tvm_latency.onnx_graph import input_shape, network_graph
 from tvm_latency.opspec import OpSpec, WeightType, stored_as
+from tvm_latency.plan import QUICK, CalibrationPlan, variations
+from tvm_latency.workbench import Workbench
 
-# Networks that the correction from blocks to networks is fitted to, and others that it is judged by.
-FIT_NETWORKS, TEST_NETWORKS = 12, 24
-VERSIONS = "versions.json"
+# The share of the largest output by which a candidate may miss what NumPy answers: far more than rounding moves it, far
+# less than a wrong kernel does.
+TOLERANCE = {"float32": 1e-3, "float16": 3e-2}
+LATENCY_TABLE, MODEL, VERSIONS = "latency_table.json", "cost_model.json", "versions.json"
+ACCURACY, ACCURACY_PLOT = "accuracy.json", "accuracy.html"
 
 
 @dataclass(frozen=True)
@@ -58,10 +68,9 @@ def calibrate_space(
     *,
     weights: WeightType = "float32",
     seed: int = 0,
-    fit_networks: int = FIT_NETWORKS,
-    test_networks: int = TEST_NETWORKS,
+    plan: CalibrationPlan = QUICK,
 ) -> SpaceCalibration:
-    """Measure every operator of the space and random networks of it, as far as the database does not have them.
+    """Measure every operator of the space and what is planned beside them, as far as the database does not have it.
 
     weights: how those of every operator are stored; each type has rows of its own.
 
@@ -69,30 +78,63 @@ def calibrate_space(
         CalibrationError: too little could be measured.
     """
     random = Random(seed)
-    drawn = dict.fromkeys(space.random_architecture(random) for _ in range(fit_networks + test_networks))
+    drawn = dict.fromkeys(space.random_architecture(random) for _ in range(plan.fit_networks + plan.test_networks))
     networks = [stored_as(net.op_specs(), weights) for net in drawn]
-    versions = code_versions()
-    with TemporaryDirectory() as workspace:
+    ops = space.op_specs()
+    ops += variations(ops, plan.variations, Random(seed))
+    with _workspace(database) as workspace:
         found = calibrating.calibrate(
-            stored_as(space.op_specs(), weights),
-            networks[:fit_networks],
-            networks[fit_networks:],
+            stored_as(ops, weights),
+            networks[: plan.fit_networks],
+            networks[plan.fit_networks :],
             target=target,
-            runner=LocalRunner(target),
-            database=database,
-            build=_Builder(target),
-            versions=versions,
+            workbench=local_workbench(target, database, workspace, progress, seed),
+            versions=code_versions(),
             evict_bytes=evict_bytes(space, weights),
-            workspace=Path(workspace),
-            progress=progress,
             seed=seed,
         )
     held_out = []
-    for net, ops in list(zip(drawn, networks))[fit_networks:]:
-        row = database.find(network_key(ops), Context(target.fingerprint, *versions, evict_bytes=0))
-        if row is not None and row.samples_s:
-            held_out.append(HeldOut(net.text, found.table.network_seconds(ops), median(row.samples_s)))
+    for net, ops in list(zip(drawn, networks))[plan.fit_networks :]:
+        if (measured_s := found.network_s.get(network_key(ops))) is not None:
+            held_out.append(HeldOut(net.text, found.table.network_seconds(ops), measured_s))
     return SpaceCalibration(found, tuple(held_out))
+
+
+@contextmanager
+def _workspace(database: MeasurementDatabase) -> Iterator[Path]:
+    """Where artefacts wait until they are measured: beside the database, where a calibration that was interrupted finds
+    them again. While another process uses that, a folder for this one.
+    """
+    folder = database.path.parent / "artefacts"
+    folder.mkdir(exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with TemporaryDirectory() as name:
+                yield Path(name)
+            return
+        yield folder
+        for file in folder.glob("[!.]*"):
+            file.unlink()
+
+
+def local_workbench(
+    target: Target, database: MeasurementDatabase, workspace: Path, progress: Progress, seed: int = 0
+) -> Workbench:
+    """What measures on this machine.
+
+    Raises:
+        RunnerError: it cannot run code for the target.
+    """
+    return Workbench(
+        runner=LocalRunner(target),
+        database=database,
+        build=_Builder(target),
+        workspace=workspace,
+        progress=progress,
+        seed=seed,
+    )
 
 
 def evict_bytes(space: SearchSpace, weights: WeightType = "float32") -> int:
@@ -111,10 +153,15 @@ class _Builder:
     target: Target
 
     def __call__(self, ops: Sequence[OpSpec], path: Path) -> Path | str:
+        model = network_graph(ops)
         try:
-            return compile_ops(ops, self.target).export(path)
+            library = compile_onnx(model, self.target, ops[0].dtype).export(path)
         except (LoweringError, ToolchainError) as error:
             return str(error)
+        image = np.random.default_rng(0).standard_normal(input_shape(ops[0]), dtype=np.float32)
+        output = expected_output(model, image)
+        np.savez(path.with_suffix(".npz"), input=image, output=output, tolerance=TOLERANCE[ops[0].dtype])
+        return library
 
 
 def path_latency(space: SearchSpace, table: LatencyTable, weights: WeightType = "float32") -> PathLatency:
@@ -135,12 +182,15 @@ def path_latency(space: SearchSpace, table: LatencyTable, weights: WeightType = 
 
 
 def save_calibration(found: SpaceCalibration, folder: Path) -> None:
-    """Write the latency table and the cost model where `load_calibration` finds them."""
+    """Write the latency table and the cost model where `load_calibration` finds them, and how good they are."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / VERSIONS).unlink(missing_ok=True)
-    found.calibration.table.save(folder / "latency_table.json")
-    found.calibration.model.save(folder / "cost_model.json")
-    write_json(folder / "accuracy.json", asdict(found.calibration.accuracy))
+    found.calibration.table.save(folder / LATENCY_TABLE)
+    found.calibration.model.save(folder / MODEL)
+    networks = [asdict(net) for net in found.held_out]
+    accuracy = found.calibration.accuracy
+    write_json(folder / ACCURACY, {**asdict(accuracy), "networks_held_out": networks})
+    predicted_against_measured(networks, accuracy.noise).write_html(folder / ACCURACY_PLOT)
     # Last, so that a folder that has it is complete.
     write_json(folder / VERSIONS, {"versions": list(code_versions())})
 
@@ -167,13 +217,13 @@ def load_calibration(folder: Path, target: Target, weights: WeightType = "float3
             f"The calibration in {folder} was made with other versions of schedules and TVM ({there}; here {here}). "
             f"Calibrate again: {command}."
         )
-    table = LatencyTable.load(folder / "latency_table.json")
+    table = LatencyTable.load(folder / LATENCY_TABLE)
     if table.fingerprint != target.fingerprint:
         raise MeasureError(
             f"The calibration in {folder} was made on {table.fingerprint}; this is {target.fingerprint}. "
             f"Calibrate again: {command}."
         )
-    return table, CostModel.load(folder / "cost_model.json", target)
+    return table, CostModel.load(folder / MODEL, target)
 
 
 def accuracy_summary(scores: Scores) -> dict[str, Any]:

@@ -11,6 +11,9 @@ import typer
 from pipeline import console, options
 from pipeline.errors import ExitCode
 
+# More slow rounds than this are worth a sentence.
+_DISTURBED = 0.05
+
 # `pipeline.api` is imported where it is used: torch and TVM take seconds to load, and `--help` needs neither.
 
 
@@ -19,6 +22,8 @@ def calibrate(
     space: options.Space = "imagenet",
     threads: options.Threads = 1,
     weights: options.Weights = "float32",
+    export: options.Export = None,
+    imported: options.Import = None,
     database: options.Database = None,
     json: options.Json = False,
 ) -> None:
@@ -31,11 +36,29 @@ def calibrate(
             space,
             threads=threads,
             weights=weights,
+            export=export,
+            imported=imported,
             database=database,
             progress=progress,
             say=console.say,
         )
-    console.show(found, as_json=json)
+    if json or imported:
+        console.show(found, as_json=json)
+        return
+    blocks, model, table, baselines = (found.pop(name) for name in ("blocks", "model", "networks", "baselines"))
+    console.show(found, as_json=False)
+    scores = {
+        "latency table: measured operators, corrected": table,
+        "cost model alone": model,
+        **{f"baseline: {name.replace('_', ' ')}": score for name, score in baselines.items()},
+        "cost model, operators it has not seen": blocks,
+    }
+    console.show_table("Predictions of what was not fitted", [{"by": name, **score} for name, score in scores.items()])
+    if found["disturbed"] > _DISTURBED:
+        console.say(
+            f"The machine was disturbed: in {found['disturbed']:.0%} of the rounds the reference took longer than "
+            "usual. What was measured in them is corrected for it."
+        )
 
 
 def predict(
@@ -44,14 +67,18 @@ def predict(
     space: options.RunSpace = None,
     threads: options.Threads = 1,
     weights: options.Weights = "float32",
+    explain: options.Explain = False,
     database: options.Database = None,
     json: options.Json = False,
 ) -> None:
     """Predict the latency of a network from a calibration, without compiling it."""
     from pipeline import api
 
-    found = api.predict(net, target, space=space, threads=threads, weights=weights, database=database)
+    found = api.predict(net, target, space=space, threads=threads, weights=weights, explain=explain, database=database)
+    blocks = [] if json else found.pop("blocks", [])
     console.show(found, as_json=json)
+    if blocks:
+        console.show_table(f"{found['net']}, operator by operator", blocks)
 
 
 def train(

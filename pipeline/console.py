@@ -8,7 +8,15 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 # Without a terminal a line is printed for each such share of a stage.
@@ -77,7 +85,13 @@ class ProgressView:
         self._console = _stderr()
         self._tasks: dict[str, TaskID] = {}
         self._quarter: dict[str, int] = {}
-        columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description:<18}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
         self._bars = Progress(
             *columns, TextColumn("{task.fields[figures]}"), console=self._console, disable=not self._console.is_terminal
         )

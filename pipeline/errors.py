@@ -47,6 +47,7 @@ _MEANINGS = {
 EXIT_CODES: dict[str, ExitCode] = {
     "pipeline.config:ConfigError": ExitCode.USAGE,
     "pipeline.nets:NetError": ExitCode.USAGE,
+    "pipeline.portable:PortableError": ExitCode.USAGE,
     "supernet.architecture:ArchitectureError": ExitCode.USAGE,
     "supernet.settings:SettingsError": ExitCode.USAGE,
     "supernet.space:SpaceError": ExitCode.USAGE,
@@ -60,6 +61,7 @@ EXIT_CODES: dict[str, ExitCode] = {
     "pipeline.disk:DiskSpaceError": ExitCode.STORAGE,
     "tvm_latency.database:DatabaseError": ExitCode.STORAGE,
     "tvm_latency.latency_table:LatencyTableError": ExitCode.STORAGE,
+    "tvm_latency.proxyless_yaml:ProxylessYamlError": ExitCode.STORAGE,
     "tvm_latency.cost_model:CostModelError": ExitCode.STORAGE,
     "pipeline.measure:MeasureError": ExitCode.MEASUREMENT,
     "pipeline.bench:BenchError": ExitCode.MEASUREMENT,

@@ -43,24 +43,26 @@ def _style(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
     return figure
 
 
-def predicted_against_measured(networks: Sequence[dict[str, Any]]) -> go.Figure:
-    """Networks that no fit has seen: predicted over measured milliseconds, with the band of 5 % around equality.
+def predicted_against_measured(networks: Sequence[dict[str, Any]], noise: float) -> go.Figure:
+    """Networks that no fit has seen: predicted over measured milliseconds, with bands around equality.
 
-    networks: each with `measured_s`, `predicted_s` and `architecture`.
+    networks: each with `measured_s`, `predicted_s` and `architecture`; noise: how far two measurements of one network
+    are apart, as a share of its time: a standard deviation.
     """
     measured = [1e3 * net["measured_s"] for net in networks]
     predicted = [1e3 * net["predicted_s"] for net in networks]
     low, high = 0.95 * min(measured + predicted), 1.05 * max(measured + predicted)
     figure = _figure(380, xaxis_title="measured (ms)", yaxis_title="predicted (ms)")
-    figure.add_scatter(
-        x=[low, high, high, low],
-        y=[0.95 * low, 0.95 * high, 1.05 * high, 1.05 * low],
-        fill="toself",
-        mode="none",
-        fillcolor="rgba(148,163,184,.2)",
-        name="within 5 %",
-        hoverinfo="skip",
-    )
+    for share, name in ((0.05, "within 5 %"), (2 * noise, "noise of measuring (two standard deviations)")):
+        figure.add_scatter(
+            x=[low, high, high, low],
+            y=[(1 - share) * low, (1 - share) * high, (1 + share) * high, (1 + share) * low],
+            fill="toself",
+            mode="none",
+            fillcolor="rgba(148,163,184,.2)",
+            name=name,
+            hoverinfo="skip",
+        )
     figure.add_scatter(
         x=[low, high], y=[low, high], mode="lines", line={"color": MUTED, "dash": "dot"}, name="equal", hoverinfo="skip"
     )

@@ -86,6 +86,8 @@ def calibrate(context: RunContext, folder: Path) -> Result:
         "measured": found.calibration.measured,
         "reused": found.calibration.reused,
         "failures": dict(found.calibration.failures),
+        "disturbed": found.calibration.disturbed,
+        "noise": found.calibration.accuracy.noise,
         "networks": [asdict(net) for net in found.held_out],
         "cost_model": calibration.accuracy_summary(found.calibration.accuracy.model),
         "latency_table": calibration.accuracy_summary(found.calibration.accuracy.networks),

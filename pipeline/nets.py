@@ -87,17 +87,17 @@ def resolve_net(text: str) -> Net:
     return Net(text, named_architecture(text))
 
 
-def space_of(architecture: Architecture, hint: str = "") -> str:
-    """The preset for images of the architecture's size.
+def space_of(resolution: int, hint: str = "") -> str:
+    """The preset for images of so many pixels.
 
     Raises:
         SpaceError: none has that size; the message ends with `hint`.
     """
     for name, space in PRESETS.items():
-        if space.resolution == architecture.resolution:
+        if space.resolution == resolution:
             return name
     sizes = ", ".join(f"{name} {space.resolution}" for name, space in PRESETS.items())
-    raise SpaceError(f"No space is for images of {architecture.resolution} pixels ({sizes}).{hint}")
+    raise SpaceError(f"No space is for images of {resolution} pixels ({sizes}).{hint}")
 
 
 def _from_run(folder: Path) -> Net:

@@ -149,7 +149,7 @@ def _sections(results: Results) -> list[dict[str, Any]]:
             f"{calibrate['latency_table']['networks']} random networks that nothing was fitted to. Their operators' "
             f"latencies added up and corrected, as the search does (drawn): {_accuracy(calibrate['latency_table'])} "
             f"The cost model alone, no operator measured: {_accuracy(calibrate['cost_model'])}",
-            figures.predicted_against_measured(calibrate["networks"]),
+            figures.predicted_against_measured(calibrate["networks"], calibrate.get("noise", 0.0)),
         ),
         _section(
             "Where the time goes",

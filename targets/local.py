@@ -60,7 +60,7 @@ class LocalRunner:
                 for job in [job for job in jobs if job.key in samples]:
                     child = child or self._start()
                     try:
-                        samples[job.key] += self._measure(child, job)
+                        samples[job.key] += self._measure(child, job, check=turn == 0)
                     except ChildEnded as end:
                         child.close()
                         child = None
@@ -84,7 +84,7 @@ class LocalRunner:
             ) from end
         return child
 
-    def _measure(self, child: Child, job: Job) -> tuple[float, ...]:
+    def _measure(self, child: Child, job: Job, *, check: bool) -> tuple[float, ...]:
         child.send(
             {
                 "module": str(job.module.resolve()),
@@ -92,7 +92,11 @@ class LocalRunner:
                 "repeats": job.repeats,
                 "warmup": job.warmup,
                 "evict_bytes": job.evict_bytes,
+                "answer": str(job.answer.resolve()) if job.answer and check else None,
                 "deadline_s": self._deadline_s,
             }
         )
-        return tuple(child.receive(self._deadline_s)["samples_s"])
+        samples_s = child.receive(self._deadline_s).get("samples_s", [])
+        if len(samples_s) != job.repeats or not all(0 < sample < self._deadline_s for sample in samples_s):
+            raise ChildEnded(f"answered what are no {job.repeats} times: {str(samples_s)[:80]}")
+        return tuple(samples_s)

@@ -44,10 +44,33 @@ def evictor(cpus: set[int], evict_bytes: int) -> Callable[..., None]:
     return evict
 
 
+class WrongAnswerError(ValueError):
+    """The module computes something else than it should."""
+
+
+def check_answer(machine: VirtualMachine, path: str) -> None:
+    """Compare what `main` answers with what the file says; see `Job.answer`.
+
+    Raises:
+        WrongAnswerError: they differ by more than rounding explains.
+    """
+    with np.load(path) as answer:
+        expected, allowed = answer["output"], float(answer["tolerance"] * np.abs(answer["output"]).max())
+        machine.set_input("main", tvm.runtime.tensor(answer["input"]))
+    machine.invoke_stateful("main")
+    output = machine.get_outputs("main").numpy()
+    worst = float(np.abs(output - expected).max()) if output.shape == expected.shape else math.inf
+    # Not the other way round: NaN is no number below any.
+    if not worst <= allowed:
+        raise WrongAnswerError(f"its output is off by {worst:.3g}, and rounding explains {allowed:.2g}")
+
+
 def measure(job: dict[str, Any], cpus: set[int]) -> list[float]:
     """Seconds of each timed call of `main` on random inputs of a fixed seed."""
     rng = np.random.default_rng(0)
     machine = VirtualMachine(tvm.runtime.load_module(job["module"]), tvm.cpu())
+    if job["answer"]:
+        check_answer(machine, job["answer"])
     inputs = [tvm.runtime.tensor(rng.standard_normal(shape, dtype=np.float32)) for shape in job["input_shapes"]]
     machine.set_input("main", *inputs)
     if job["evict_bytes"]:

@@ -18,6 +18,9 @@ class Job:
 
     Before each timed call `evict_bytes` of memory are read and written, so that weights are as cold as inside a
     network; 0 leaves the caches warm. The first `warmup` calls are not reported.
+
+    answer: an .npz file with `input`, an `output` and a `tolerance`: before it is timed the module must answer that
+    input with that output, or the job fails. No output may be off by more than that share of the largest.
     """
 
     key: str
@@ -26,6 +29,7 @@ class Job:
     repeats: int = 20
     warmup: int = 2
     evict_bytes: int = 0
+    answer: Path | None = None
 
 
 @dataclass(frozen=True)

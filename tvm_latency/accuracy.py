@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import kendalltau, spearmanr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,7 @@ class Scores:
     within_5pct, within_10pct: share of predictions that near to the measurement, relative to it.
     mape: mean absolute error relative to the measurement; 0.05 is 5 %.
     rmse_s: root of the mean squared error in seconds.
-    spearman: rank correlation; None where ranks say nothing (fewer than three, or all equal).
+    spearman, kendall: rank correlations; None where ranks say nothing (fewer than three, or all equal).
     """
 
     count: int
@@ -25,6 +25,7 @@ class Scores:
     mape: float
     rmse_s: float
     spearman: float | None
+    kendall: float | None
 
     @classmethod
     def of(cls, predicted_s: Sequence[float], measured_s: Sequence[float]) -> Scores:
@@ -47,6 +48,7 @@ class Scores:
             mape=float(errors.mean()),
             rmse_s=float(np.sqrt(np.mean((predicted - measured) ** 2))),
             spearman=float(spearmanr(predicted, measured).statistic) if ranked else None,
+            kendall=float(kendalltau(predicted, measured).statistic) if ranked else None,
         )
 
 
@@ -57,10 +59,12 @@ class Accuracy:
     blocks: the cost model on operators of the folds it was not fitted to.
     model: the cost model on whole networks, none of their operators taken from measurements.
     networks: the latency table, measured operators where there are any, on the same networks: what a search adds up.
-    noise: the median network's spread of single calls relative to its time; a median of many calls varies less.
+    baselines: simple predictors on the same networks, fitted to the same measurements, by name.
+    noise: how far the rounds of the median network are apart, as a share of its time; a median of them varies less.
     """
 
     blocks: Scores
     model: Scores
     networks: Scores
+    baselines: Mapping[str, Scores]
     noise: float

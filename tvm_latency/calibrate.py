@@ -3,47 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from targets.runner import Job, Runner, Timing
 from targets.target import Target
 from tvm_latency.accuracy import Accuracy, Scores
+from tvm_latency.baselines import FlopsLinear, NetworkPredictor, RandomForest, SumOfBlocks
 from tvm_latency.cost_model import MIN_OPS, CostModel
-from tvm_latency.database import Context, MeasurementDatabase
+from tvm_latency.database import Context, Round
+from tvm_latency.drift import disturbed, steady, usual
 from tvm_latency.latency_table import Entry, LatencyTable, NetworkCorrection
-from tvm_latency.onnx_graph import input_shape
-from tvm_latency.opspec import OpSpec
-
-Ops = Sequence[OpSpec]
-# Builds a shared library of these operators in sequence, at this path; answers the path or, as text, why it cannot.
-Build = Callable[[Ops, Path], Path | str]
-# (stage, done, total, figures)
-Progress = Callable[[str, int, int, dict[str, float]], None]
-
-# From a sample's interquartile range to a standard deviation, if it were normal.
-_IQR_OF_NORMAL = 1.349
+from tvm_latency.workbench import Candidate, Ops, Workbench
 
 
 class CalibrationError(RuntimeError):
     """Too little could be measured to fit a model and to judge it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasureSettings:
-    """How artefacts are timed: `batch` of them are built, run in turns by one process, then removed.
-
-    Each has `rounds` turns of `warmup` calls and `repeats` timed ones.
-    """
-
-    rounds: int = 5
-    repeats: int = 8
-    warmup: int = 2
-    batch: int = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +28,9 @@ class Calibration:
 
     measured, reused: artefacts timed now, and taken from the database.
     failures: key -> reason of what could not be built or run; its latency is predicted.
+    usual_s: what the reference takes at the machine's usual speed, to which all measurements were brought.
+    disturbed: share of the rounds in which the reference was slow.
+    network_s: measured seconds of each network that ran, by its key.
     """
 
     table: LatencyTable
@@ -60,6 +39,9 @@ class Calibration:
     measured: int
     reused: int
     failures: Mapping[str, str]
+    usual_s: float
+    disturbed: float
+    network_s: Mapping[str, float]
 
 
 def network_key(ops: Ops) -> str:
@@ -73,14 +55,9 @@ def calibrate(
     test_networks: Sequence[Ops],
     *,
     target: Target,
-    runner: Runner,
-    database: MeasurementDatabase,
-    build: Build,
+    workbench: Workbench,
     versions: tuple[int, str],
     evict_bytes: int,
-    workspace: Path,
-    progress: Progress,
-    settings: MeasureSettings | None = None,
     seed: int = 0,
 ) -> Calibration:
     """Measure what the database lacks, then fit and evaluate on what it holds.
@@ -95,27 +72,26 @@ def calibrate(
         versions: of the schedules and of TVM; with the target's fingerprint they decide which rows count.
         evict_bytes: memory that passes between two runs of an operator: the weights of a network of the space.
             Networks are run back to back, as they will be used.
-        workspace: folder for shared libraries, each removed once it is measured.
 
     Raises:
         CalibrationError: too few networks or operators could be measured.
     """
     fitted = {network_key(net) for net in fit_networks}
     test_networks = [net for net in test_networks if network_key(net) not in fitted]
-    bench = _Bench(runner, database, build, workspace, progress, settings or MeasureSettings())
-    blocks = bench.measure(
-        "measure blocks", {op.key: (op,) for op in ops}, Context(target.fingerprint, *versions, evict_bytes)
-    )
-    networks = bench.measure(
-        "measure networks",
-        {network_key(net): tuple(net) for net in (*fit_networks, *test_networks)},
-        Context(target.fingerprint, *versions, evict_bytes=0),
-    )
-    failures = {**blocks.failures, **networks.failures}
-    known = [op for op in ops if op.key in blocks.entries]
-    fit, test = (
-        [net for net in nets if network_key(net) in networks.entries] for nets in (fit_networks, test_networks)
-    )
+    cold, warm = (Context(target.fingerprint, *versions, evicted) for evicted in (evict_bytes, 0))
+    candidates = {op.key: Candidate((op,), cold) for op in ops}
+    candidates |= {network_key(net): Candidate(tuple(net), warm) for net in (*fit_networks, *test_networks)}
+    reused = workbench.measure(candidates)
+    rows = {key: workbench.database.find(key, candidate.context) for key, candidate in candidates.items()}
+    timed = {key: row.rounds for key, row in rows.items() if row and row.rounds}
+    failures = {key: row.failure for key, row in rows.items() if row and row.failure}
+    references = [reference_s for rounds in timed.values() for _, reference_s in rounds]
+    usual_s = usual(references) if references else 1.0
+    entries = {key: _entry(rounds, usual_s) for key, rounds in timed.items()}
+    blocks = {op.key: entries[op.key] for op in ops if op.key in entries}
+    networks = {key: entry for key, entry in entries.items() if key not in blocks}
+    known = [op for op in ops if op.key in blocks]
+    fit, test = ([net for net in nets if network_key(net) in networks] for nets in (fit_networks, test_networks))
     if len(known) < MIN_OPS or len(fit) < 2 or not test:
         first = next((f" The first failure, of {key}: {reason}" for key, reason in failures.items()), "")
         raise CalibrationError(
@@ -123,101 +99,51 @@ def calibrate(
             f"{MIN_OPS}, 2 and 1 are needed.{first}"
         )
 
-    model = CostModel.fit(known, [blocks.entries[op.key].seconds for op in known], target, seed)
+    model = CostModel.fit(known, [blocks[op.key].seconds for op in known], target, seed)
     every_op = [op for net in (ops, *fit_networks, *test_networks) for op in net]
-    table = LatencyTable(target_name=target.name, fingerprint=target.fingerprint, entries=blocks.entries)
+    table = LatencyTable(target_name=target.name, fingerprint=target.fingerprint, entries=blocks)
     table = table.completed(every_op, model.predict)
 
     def measured_s(nets: Sequence[Ops]) -> list[float]:
-        return [networks.entries[network_key(net)].seconds for net in nets]
+        return [networks[network_key(net)].seconds for net in nets]
 
     alone = [[(op, table.entry(op).seconds) for op in net] for net in fit]
     correction = NetworkCorrection.fit(alone, measured_s(fit))
     table, model = replace(table, correction=correction), model.with_correction(correction)
+    baselines: dict[str, NetworkPredictor] = {
+        "flops_linear": FlopsLinear.fit(fit, measured_s(fit)),
+        "sum_of_blocks": SumOfBlocks({key: entry.seconds for key, entry in table.entries.items()}),
+        "random_forest": RandomForest.fit(
+            [*((op,) for op in known), *fit],
+            [*(blocks[op.key].seconds for op in known), *measured_s(fit)],
+            target,
+            seed,
+        ),
+    }
     accuracy = Accuracy(
-        blocks=Scores.of([model.held_out_s[op.key] for op in known], [blocks.entries[op.key].seconds for op in known]),
+        blocks=Scores.of([model.held_out_s[op.key] for op in known], [blocks[op.key].seconds for op in known]),
         model=Scores.of([model.network_seconds(net) for net in test], measured_s(test)),
         networks=Scores.of([table.network_seconds(net) for net in test], measured_s(test)),
-        noise=float(np.median([entry.spread_s / entry.seconds for entry in networks.entries.values()])),
+        baselines={
+            name: Scores.of([baseline.network_seconds(net) for net in test], measured_s(test))
+            for name, baseline in baselines.items()
+        },
+        noise=float(np.median([entry.spread_s / entry.seconds for entry in networks.values()])),
     )
     return Calibration(
         table=table,
         model=model,
         accuracy=accuracy,
-        measured=blocks.measured + networks.measured,
-        reused=blocks.reused + networks.reused,
+        measured=len(timed) - reused,
+        reused=reused,
         failures=failures,
+        usual_s=usual_s,
+        disturbed=disturbed(references, usual_s),
+        network_s={key: entry.seconds for key, entry in networks.items()},
     )
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """What the database knows after measuring, and how many of the timings are new or were there before."""
-
-    entries: dict[str, Entry]
-    failures: dict[str, str]
-    measured: int
-    reused: int
-
-
-@dataclass(frozen=True)
-class _Bench:
-    """Builds, runs and records whatever has no timing in the database yet."""
-
-    runner: Runner
-    database: MeasurementDatabase
-    build: Build
-    workspace: Path
-    progress: Progress
-    settings: MeasureSettings
-
-    def measure(self, stage: str, nets: Mapping[str, tuple[OpSpec, ...]], context: Context) -> _Measured:
-        """Every network of `nets` (key -> operators), in batches; then all that the database knows of them."""
-        pending = [key for key in nets if not self._samples(key, context)]
-        reused = done = len(nets) - len(pending)
-        for start in range(0, len(pending), self.settings.batch):
-            with TemporaryDirectory(dir=self.workspace) as folder:
-                jobs: list[Job] = []
-                for key in pending[start : start + self.settings.batch]:
-                    built = self.build(nets[key], Path(folder) / f"{len(jobs)}.so")
-                    if isinstance(built, str):
-                        self.database.add(key, context, failure=built)
-                        done += 1
-                    else:
-                        jobs.append(self._job(key, built, input_shape(nets[key][0]), context))
-                    self.progress(stage, done, len(nets), {"built": float(len(jobs))})
-                for result in self.runner.run(jobs, self.settings.rounds):
-                    if isinstance(result, Timing):
-                        self.database.add(result.key, context, samples_s=result.samples_s)
-                    else:
-                        self.database.add(result.key, context, failure=result.reason)
-                    done += 1
-                    self.progress(stage, done, len(nets), {})
-        rows = {key: self.database.find(key, context) for key in nets}
-        entries = {key: _entry(row.samples_s) for key, row in rows.items() if row and row.samples_s}
-        return _Measured(
-            entries=entries,
-            failures={key: row.failure for key, row in rows.items() if row and row.failure},
-            measured=len(entries) - reused,
-            reused=reused,
-        )
-
-    def _samples(self, key: str, context: Context) -> tuple[float, ...] | None:
-        row = self.database.find(key, context)
-        return row.samples_s if row else None
-
-    def _job(self, key: str, module: Path, shape: tuple[int, ...], context: Context) -> Job:
-        return Job(
-            key=key,
-            module=module,
-            input_shapes=(shape,),
-            repeats=self.settings.repeats,
-            warmup=self.settings.warmup,
-            evict_bytes=context.evict_bytes,
-        )
-
-
-def _entry(samples_s: Sequence[float]) -> Entry:
-    """The median and, from the interquartile range, the spread: a busy moment moves neither."""
-    low, median, high = np.percentile(samples_s, (25, 50, 75))
-    return Entry(float(median), float((high - low) / _IQR_OF_NORMAL), "measured")
+def _entry(rounds: Sequence[Round], usual_s: float) -> Entry:
+    """A measurement at the machine's usual speed."""
+    found = steady(rounds, usual_s)
+    return Entry(found.seconds, found.spread_s, "measured")

@@ -25,7 +25,7 @@ from tvm_latency.features import FEATURES, TERMS, features, terms
 from tvm_latency.latency_table import NetworkCorrection, Prediction
 from tvm_latency.opspec import OpSpec
 
-FORMAT: Literal["netlathe-cost-model/1"] = "netlathe-cost-model/1"
+FORMAT: Literal["netlathe-cost-model/2"] = "netlathe-cost-model/2"
 FOLDS = 8
 MIN_OPS = 2 * FOLDS
 
@@ -50,11 +50,24 @@ _BOOSTER = {
 }
 _ROUNDS = 150
 
+# An operator is like those that were measured if none of its features is further outside than this share of the range.
+_SLACK = 0.02
+
 Array = NDArray[np.float64]
 
 
 class CostModelError(ValueError):
     """Too few measurements to fit, or a file that is no cost model for this version and machine."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """terms_s: seconds for each kind of work, which the first estimate adds up; factors: by which each feature then
+    multiplies them (Shapley values of the boosters, out of logarithms).
+    """
+
+    terms_s: Mapping[str, float]
+    factors: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +80,10 @@ class _Saved:
     seconds_per_unit: dict[str, list[float]]
     log_spread: float
     held_out_s: dict[str, float]
+    ranges: dict[str, tuple[float, float]]
     correction: NetworkCorrection
     boosters: tuple[dict[str, Any], ...]
-    format: Literal["netlathe-cost-model/1"] = FORMAT
+    format: Literal["netlathe-cost-model/2"] = FORMAT
 
 
 _SAVED = TypeAdapter(_Saved)
@@ -83,6 +97,7 @@ class CostModel:
     booster of what remains; each was fitted without one fold. The prediction is their mean, of logarithms.
 
     held_out_s: for each fitted operator, the prediction of the member that had not seen it.
+    ranges: the least and the greatest value that each feature had among them.
     correction: from operators alone to whole networks.
     """
 
@@ -91,6 +106,7 @@ class CostModel:
     boosters: tuple[xgboost.Booster, ...]
     log_spread: float
     held_out_s: Mapping[str, float]
+    ranges: Mapping[str, tuple[float, float]]
     correction: NetworkCorrection = field(default_factory=NetworkCorrection)
 
     @classmethod
@@ -124,6 +140,7 @@ class CostModel:
             boosters=tuple(boosters),
             log_spread=float(np.sqrt(np.mean((held_out - log_s) ** 2))),
             held_out_s={op.key: float(s) for op, s in zip(ops, np.exp(held_out))},
+            ranges=dict(zip(FEATURES, zip(inputs.min(axis=0).tolist(), inputs.max(axis=0).tolist()))),
         )
 
     def predict(self, op: OpSpec) -> Prediction:
@@ -133,6 +150,25 @@ class CostModel:
         members = np.log(self.seconds_per_unit @ terms(op, self.target)) + corrections
         mean_s = exp(float(members.mean()))
         return Prediction(mean_s=mean_s, spread_s=mean_s * hypot(self.log_spread, float(members.std())))
+
+    def outside(self, op: OpSpec) -> dict[str, str]:
+        """Features in which the operator is unlike all that was measured: `13.2, measured were 2 to 12.3`."""
+        values = zip(FEATURES, features(op, self.target))
+        return {
+            name: f"{value:.3g}, measured were {low:.3g} to {high:.3g}"
+            for name, value in values
+            for low, high in [self.ranges[name]]
+            if not low - _SLACK * (high - low) <= value <= high + _SLACK * (high - low)
+        }
+
+    def explain(self, op: OpSpec) -> Explanation:
+        """What makes up the prediction of an operator."""
+        seconds = self.seconds_per_unit.mean(axis=0) * terms(op, self.target)
+        inputs = _matrix(np.array([features(op, self.target)]))
+        shares = np.mean([booster.predict(inputs, pred_contribs=True)[0] for booster in self.boosters], axis=0)
+        return Explanation(
+            terms_s=dict(zip(TERMS, seconds.tolist())), factors=dict(zip(FEATURES, np.exp(shares[:-1]).tolist()))
+        )
 
     def with_correction(self, correction: NetworkCorrection) -> CostModel:
         """The same model with another network correction."""
@@ -151,6 +187,7 @@ class CostModel:
             seconds_per_unit=dict(zip(TERMS, self.seconds_per_unit.T.tolist())),
             log_spread=self.log_spread,
             held_out_s=dict(self.held_out_s),
+            ranges=dict(self.ranges),
             correction=self.correction,
             boosters=tuple(_JSON.validate_json(bytes(booster.save_raw("json"))) for booster in self.boosters),
         )
@@ -187,6 +224,7 @@ class CostModel:
             boosters=tuple(_booster(path, content) for content in saved.boosters),
             log_spread=saved.log_spread,
             held_out_s=saved.held_out_s,
+            ranges=saved.ranges,
             correction=saved.correction,
         )
 

@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _SCHEMA = """
 CREATE TABLE measurement (
@@ -22,12 +22,16 @@ CREATE TABLE measurement (
     tvm_version TEXT NOT NULL,
     evict_bytes INTEGER NOT NULL,
     samples_s TEXT,
+    reference_s REAL,
     failure TEXT,
     created REAL NOT NULL,
     CHECK ((samples_s IS NULL) <> (failure IS NULL))
 );
 CREATE INDEX by_key ON measurement (op_key, fingerprint, schedule_version, tvm_version, evict_bytes);
 """
+
+# Statements that take a file of one format to the next. Rows are never changed: old ones lack what is new.
+_MIGRATIONS = {1: ("ALTER TABLE measurement ADD COLUMN reference_s REAL",)}
 
 
 class DatabaseError(RuntimeError):
@@ -44,19 +48,26 @@ class Context:
     evict_bytes: int
 
 
+# Samples in seconds of one round, and what the reference network took beside them.
+Round = tuple[tuple[float, ...], float]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One row: raw samples in seconds, or why there are none. `created` is seconds since 1970."""
+    """What is known of one operator or network in one context: all rounds of all rows, or why there are none.
+
+    `created` is that of the latest row, in seconds since 1970.
+    """
 
     op_key: str
     context: Context
-    samples_s: tuple[float, ...] | None
+    rounds: tuple[Round, ...]
     failure: str | None
     created: float
 
 
 class MeasurementDatabase:
-    """Rows are added and never changed. Each is committed before `add` returns.
+    """Rows are added and never changed, one for each round or failure. Each is committed before `add` returns.
 
     A file that SQLite cannot read is moved aside, never deleted; `recovered` then says so and where it is.
     """
@@ -108,6 +119,8 @@ class MeasurementDatabase:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
                 self._create(connection)
+            elif version in _MIGRATIONS:
+                self._migrate(connection, version)
             elif version != SCHEMA_VERSION:
                 raise DatabaseError(
                     f"{self.path} has format {version}, this netlathe writes {SCHEMA_VERSION}. "
@@ -131,6 +144,15 @@ class MeasurementDatabase:
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         connection.execute("COMMIT")
 
+    def _migrate(self, connection: sqlite3.Connection, version: int) -> None:
+        # In one transaction, and only if nobody else was faster.
+        connection.execute("BEGIN IMMEDIATE")
+        if connection.execute("PRAGMA user_version").fetchone()[0] == version:
+            for statement in _MIGRATIONS[version]:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {version + 1}")
+        connection.execute("COMMIT")
+
     def _move_aside(self) -> Path:
         number = 1
         while (aside := self.path.with_name(f"{self.path.name}.corrupt-{number}")).exists():
@@ -152,9 +174,17 @@ class MeasurementDatabase:
             ) from error
 
     def add(
-        self, op_key: str, context: Context, *, samples_s: Sequence[float] | None = None, failure: str | None = None
+        self,
+        op_key: str,
+        context: Context,
+        *,
+        samples_s: Sequence[float] | None = None,
+        reference_s: float = 1.0,
+        failure: str | None = None,
     ) -> None:
         """Append one result: either samples or the reason for a failure.
+
+        samples_s: of one round; reference_s: what the reference network took beside them.
 
         Raises:
             ValueError: both, or neither, or no samples.
@@ -164,37 +194,39 @@ class MeasurementDatabase:
             raise ValueError("A measurement has samples or the reason for a failure: exactly one of them.")
         self._execute(
             "INSERT INTO measurement"
-            " (op_key, fingerprint, schedule_version, tvm_version, evict_bytes, samples_s, failure, created)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            " (op_key, fingerprint, schedule_version, tvm_version, evict_bytes, samples_s, reference_s, failure,"
+            " created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             op_key,
             *astuple(context),
             json.dumps(list(samples_s)) if samples_s is not None else None,
+            reference_s if samples_s is not None else None,
             failure,
             self._clock(),
         )
 
     def find(self, op_key: str, context: Context) -> Measurement | None:
-        """The latest success in exactly this context; else the latest failure; else None.
+        """All successes in exactly this context; else the latest failure; else None.
 
         Raises:
             DatabaseError: the file cannot be read.
         """
         rows = self._execute(
-            "SELECT samples_s, failure, created FROM measurement WHERE op_key = ? AND fingerprint = ?"
+            "SELECT samples_s, reference_s, failure, created FROM measurement WHERE op_key = ? AND fingerprint = ?"
             " AND schedule_version = ? AND tvm_version = ? AND evict_bytes = ?"
-            " ORDER BY samples_s IS NULL, id DESC LIMIT 1",
+            # Times of before there was a reference cannot be compared with others.
+            " AND (samples_s IS NULL OR reference_s IS NOT NULL) ORDER BY id",
             op_key,
             *astuple(context),
         )
         if not rows:
             return None
-        samples, failure, created = rows[0]
+        rounds = tuple((tuple(json.loads(samples)), reference_s) for samples, reference_s, _, _ in rows if samples)
         return Measurement(
             op_key=op_key,
             context=context,
-            samples_s=tuple(json.loads(samples)) if samples else None,
-            failure=failure,
-            created=created,
+            rounds=rounds,
+            failure=None if rounds else rows[-1][2],
+            created=rows[-1][3],
         )
 
     def count(self) -> int:

@@ -51,12 +51,11 @@ def _out_pixels(op: OpSpec) -> int:
 
 
 def _expand_issues(op: OpSpec, target: Target) -> float:
-    expands = op.kind == "mbconv" and op.expand > 1
-    return _product(_pixels(op), op.hidden_channels, op.in_channels, target) if expands else 0.0
+    return _product(_pixels(op), op.hidden_channels, op.in_channels, target) if op.expands else 0.0
 
 
 def _depthwise_issues(op: OpSpec, target: Target) -> float:
-    if op.kind != "mbconv":
+    if op.kind not in ("mbconv", "depthwise"):
         return 0.0
     tile = _strip_tile(op, target)
     return _issues(_out_pixels(op), op.hidden_channels, op.kernel**2, tile, tile.vector)
@@ -118,7 +117,7 @@ _FEATURES: dict[str, Measure] = {
     "kernels": lambda op, t: kernels(op),
     "kernel": lambda op, t: op.kernel,
     "stride": lambda op, t: op.stride,
-    "expand": lambda op, t: op.expand,
+    "expand": lambda op, t: op.hidden_channels / op.in_channels,
     "residual": lambda op, t: op.residual,
     "log_out_pixels": lambda op, t: log2(_out_pixels(op)),
     "log_in_channels": lambda op, t: log2(op.in_channels),

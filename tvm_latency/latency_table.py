@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import hypot
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 from scipy.optimize import least_squares
 
+from tvm_latency.drift import MAD_OF_NORMAL
 from tvm_latency.opspec import OpSpec
 
 FORMAT: Literal["netlathe-latency-table/1"] = "netlathe-latency-table/1"
@@ -58,7 +60,7 @@ class Entry:
 
 def kernels(op: OpSpec) -> int:
     """Convolutions, products and pools that the operator runs one after the other."""
-    return 2 + (op.expand > 1) if op.kind == "mbconv" else 1
+    return 2 + op.expands if op.kind == "mbconv" else 1
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,14 @@ class NetworkCorrection:
     network they have not, so `alone_s` is taken off for each kernel, and off no operator more than half its time. On
     small networks that is most of the difference. All terms are linear in the blocks, so that an expectation over
     paths stays linear in their probabilities; none is negative, so that no network takes 0 s.
+
+    spread: how far networks are from that, a standard deviation as a share of their time.
     """
 
     offset_s: NonNegative = 0.0
     scale: NonNegative = 1.0
     alone_s: NonNegative = 0.0
+    spread: NonNegative = 0.0
 
     def block(self, op: OpSpec, seconds: float) -> float:
         """Seconds of an operator without what it pays only when it runs alone."""
@@ -110,7 +115,9 @@ class NetworkCorrection:
             priors = x[0] / OFFSET_SHARE, (x[1] - 1.0) / SCALE_SPREAD, x[2] / ALONE_SHARE
             return np.append((predicted / measured - 1.0) / NOISE, priors)
 
-        return correction(least_squares(residuals, x0=(0.01, 0.9, 0.1), bounds=(0.0, np.inf), loss="soft_l1").x)
+        found = correction(least_squares(residuals, x0=(0.01, 0.9, 0.1), bounds=(0.0, np.inf), loss="soft_l1").x)
+        misses = np.array([found.network(net) for net in networks]) / measured - 1.0
+        return replace(found, spread=float(MAD_OF_NORMAL * np.median(np.abs(misses))))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +158,17 @@ class LatencyTable:
             MissingLatencyError: the table has no entry for one of them.
         """
         return self.correction.network((op, self.entry(op).seconds) for op in ops)
+
+    def network(self, ops: Sequence[OpSpec]) -> Prediction:
+        """`network_seconds` with its spread: that of networks, and that of operators which were not measured.
+
+        Raises:
+            MissingLatencyError: the table has no entry for one of them.
+        """
+        seconds = self.network_seconds(ops)
+        entries = [self.entry(op) for op in ops]
+        guessed = [self.correction.scale * entry.spread_s for entry in entries if entry.source == "predicted"]
+        return Prediction(seconds, hypot(self.correction.spread * seconds, *guessed))
 
     def completed(self, ops: Iterable[OpSpec], predict: Callable[[OpSpec], Prediction]) -> LatencyTable:
         """This table with a predicted entry for each of `ops` that it lacks."""

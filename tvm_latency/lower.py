@@ -35,13 +35,15 @@ class Lowered:
     """A module ready for `tvm.compile`.
 
     kernels: the names of our scheduled functions; specs: what they compute, in the same order; fallbacks: the names of
-        functions that only TVM's default loops cover.
+        functions that only TVM's default loops cover; calls: of both, as often and in the order as the network runs
+        them.
     """
 
     module: Any
     kernels: tuple[str, ...]
     specs: tuple[Spec, ...]
     fallbacks: tuple[str, ...]
+    calls: tuple[str, ...]
 
 
 def lower(model: onnx.ModelProto, target: Target, weights: WeightType = "float32") -> Lowered:
@@ -81,9 +83,16 @@ def lower(model: onnx.ModelProto, target: Target, weights: WeightType = "float32
     # A reshape becomes a view when the module is built: it is no operator.
     rest = {name for name, f in functions.items() if name not in ours and not relax.analysis.has_reshape_pattern(f)}
     specs = tuple(emit_kernels.specs[name] for name in ours)
+    calls = tuple(name for name in _called(module["main"]) if name in rest or name in ours)
     with compiler_errors("lowered"):
         module = single_call(module)
-    return Lowered(module=module, kernels=tuple(ours), specs=specs, fallbacks=tuple(sorted(rest)))
+    return Lowered(module=module, kernels=tuple(ours), specs=specs, fallbacks=tuple(sorted(rest)), calls=calls)
+
+
+def _called(main: Any) -> Iterator[str]:
+    for binding in (binding for block in main.body.blocks for binding in block.bindings):
+        if isinstance(binding.value, relax.Call) and "call_tir" in str(binding.value.op.name):
+            yield binding.value.args[0].name_hint
 
 
 def _imported(model: onnx.ModelProto) -> Any:

@@ -59,9 +59,11 @@ class _Graph:
     def op(self, op: OpSpec) -> None:
         if op.kind == "conv":
             self.conv(op.in_channels, op.out_channels, op.kernel, op.stride)
+        elif op.kind == "depthwise":
+            self.conv(op.in_channels, op.in_channels, op.kernel, op.stride, groups=op.in_channels)
         elif op.kind == "mbconv":
             before, hidden = self.x, op.hidden_channels
-            if op.expand > 1:
+            if op.expands:
                 self.conv(op.in_channels, hidden)
             self.conv(hidden, hidden, op.kernel, op.stride, groups=hidden)
             self.conv(hidden, op.out_channels, relu6=False)

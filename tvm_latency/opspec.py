@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-OpKind = Literal["conv", "mbconv", "pool", "linear"]
+OpKind = Literal["conv", "depthwise", "mbconv", "pool", "linear"]
 
 WeightType = Literal["float32", "float16"]
 """How weights are stored; they are multiplied and added up as float32 either way."""
@@ -21,13 +21,15 @@ class OpSpec:
     """An MBConv block or a fixed layer, with everything its latency depends on.
 
     kind:
-      conv    dense k x k convolution, bias, ReLU6 (the stem; the 1x1 head)
-      mbconv  [1x1 expand, ReLU6 if expand > 1], depthwise k x k, ReLU6, 1x1 project, residual where shapes allow
-      pool    global mean over height and width
-      linear  matrix product with bias; height = width = 1
+      conv       dense k x k convolution, bias, ReLU6 (the stem; the 1x1 head)
+      depthwise  k x k convolution of each channel by itself, bias, ReLU6; only networks from outside have it alone
+      mbconv     [1x1 expand, ReLU6 if expand > 1], depthwise k x k, ReLU6, 1x1 project, residual where shapes allow
+      pool       global mean over height and width
+      linear     matrix product with bias; height = width = 1
 
-    Sizes are those of the input; padding is kernel // 2, so the output is ceil(size / stride). `dtype` names how the
-    weights are stored; whatever is computed, read and written is float32.
+    Sizes are those of the input; padding is kernel // 2, so the output is ceil(size / stride). `hidden` is how many
+    channels are between expand and project where they are no multiple of those that come in; `expand` is 1 then.
+    `dtype` names how the weights are stored; whatever is computed, read and written is float32.
     """
 
     kind: OpKind
@@ -38,6 +40,7 @@ class OpSpec:
     kernel: int = 1
     stride: int = 1
     expand: int = 1
+    hidden: int = 0
     batch: int = 1
     dtype: WeightType = "float32"
 
@@ -45,13 +48,17 @@ class OpSpec:
         """Refuse shapes that no operator has.
 
         Raises:
-            ValueError: a size below 1, an even kernel, a dtype without a byte size.
+            ValueError: a size below 1, an even kernel, a dtype without a byte size, channels that cannot be.
         """
         sizes = (self.height, self.width, self.in_channels, self.out_channels, self.stride, self.expand, self.batch)
         if min(sizes) < 1:
             raise ValueError(f"{self.kind}: every size must be at least 1, got {sizes}.")
         if self.kernel % 2 == 0 or self.kernel < 1:
             raise ValueError(f"{self.kind}: the kernel size must be odd and positive, got {self.kernel}.")
+        if self.kind == "depthwise" and self.in_channels != self.out_channels:
+            raise ValueError(f"depthwise: {self.in_channels} channels cannot become {self.out_channels}.")
+        if self.hidden < 0 or (self.hidden and (self.kind != "mbconv" or self.expand != 1)):
+            raise ValueError(f"{self.kind}: hidden channels belong to an mbconv without another expansion.")
         if self.dtype not in WEIGHT_BYTES:
             raise ValueError(f"{self.kind}: dtype must be one of {', '.join(WEIGHT_BYTES)}, got {self.dtype!r}.")
 
@@ -60,13 +67,18 @@ class OpSpec:
         """The one printable name: `mbconv-n1-h56w56-i24-o32-k5-s2-e6-float32`."""
         return (
             f"{self.kind}-n{self.batch}-h{self.height}w{self.width}-i{self.in_channels}-o{self.out_channels}"
-            f"-k{self.kernel}-s{self.stride}-e{self.expand}-{self.dtype}"
+            f"-k{self.kernel}-s{self.stride}-{f'h{self.hidden}' if self.hidden else f'e{self.expand}'}-{self.dtype}"
         )
 
     @property
     def hidden_channels(self) -> int:
         """Channels between expand and project."""
-        return self.in_channels * self.expand
+        return self.hidden or self.in_channels * self.expand
+
+    @property
+    def expands(self) -> bool:
+        """Whether a 1x1 convolution comes before the depthwise one."""
+        return self.kind == "mbconv" and (self.expand > 1 or self.hidden > 0)
 
     @property
     def out_height(self) -> int:
@@ -89,9 +101,11 @@ class OpSpec:
         pixels, out_pixels = self.height * self.width, self.out_height * self.out_width
         if self.kind == "pool":
             return 0
+        if self.kind == "depthwise":
+            return self.batch * out_pixels * self.kernel**2 * self.in_channels
         if self.kind != "mbconv":
             return self.batch * out_pixels * self.kernel**2 * self.in_channels * self.out_channels
-        expand = pixels * self.in_channels * self.hidden_channels if self.expand > 1 else 0
+        expand = pixels * self.in_channels * self.hidden_channels if self.expands else 0
         depthwise = out_pixels * self.kernel**2 * self.hidden_channels
         project = out_pixels * self.hidden_channels * self.out_channels
         return self.batch * (expand + depthwise + project)
@@ -110,10 +124,12 @@ class OpSpec:
             return 0
         if self.kind == "linear":
             return self.in_channels * self.out_channels + self.out_channels
+        if self.kind == "depthwise":
+            return (self.kernel**2 + 2) * self.in_channels
         if self.kind == "conv":
             return self.kernel**2 * self.in_channels * self.out_channels + 2 * self.out_channels
         hidden = self.hidden_channels
-        expand = self.in_channels * hidden + 2 * hidden if self.expand > 1 else 0
+        expand = self.in_channels * hidden + 2 * hidden if self.expands else 0
         return expand + self.kernel**2 * hidden + 2 * hidden + hidden * self.out_channels + 2 * self.out_channels
 
     @property
@@ -121,7 +137,7 @@ class OpSpec:
         """Bytes of weights and biases after batch norm is folded in; a bias is float32."""
         if self.kind == "pool":
             return 0
-        hidden_layers = (2 if self.expand > 1 else 1) if self.kind == "mbconv" else 0
+        hidden_layers = (2 if self.expands else 1) if self.kind == "mbconv" else 0
         biases = self.out_channels + self.hidden_channels * hidden_layers
         # A batch norm has two parameters for each bias that is left of it; the bias of a linear layer is its own.
         weights = self.params - (biases if self.kind == "linear" else 2 * biases)
@@ -133,7 +149,7 @@ class OpSpec:
         pixels, out_pixels = self.height * self.width, self.out_height * self.out_width
         elements = pixels * self.in_channels + out_pixels * self.out_channels
         if self.kind == "mbconv":
-            expanded = pixels * self.hidden_channels if self.expand > 1 else 0
+            expanded = pixels * self.hidden_channels if self.expands else 0
             elements += expanded + out_pixels * self.hidden_channels
         return self.batch * elements * FLOAT_BYTES
 

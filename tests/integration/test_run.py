@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sqlite3
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -158,24 +159,28 @@ def test_killed_and_resumed_equals_never_stopped(finished: Path, cli: Any) -> No
 
 def test_a_killed_calibration_measures_nothing_twice(cli: Any) -> None:
     arguments = ("calibrate", "--space", "tiny", "--threads", "1", "--database", "killed/m.sqlite")
-    kill_after(cli, "measure blocks 15/29", *arguments)
+    # 29 operators and 6 networks, five rounds of each.
+    kill_after(cli, "measure 44/175", *arguments)
     database = cli.folder / "killed" / "m.sqlite"
     with sqlite3.connect(database) as connection:
         before = connection.execute("SELECT id, op_key, samples_s FROM measurement").fetchall()
-    assert len(before) >= 15
+    assert 44 <= len(before) < 175
     found = json.loads(cli(*arguments, "--json"))
     with sqlite3.connect(database) as connection:
         after = connection.execute("SELECT id, op_key, samples_s FROM measurement").fetchall()
     assert after[: len(before)] == before
-    assert len(after) == len({key for _, key, _ in after}) == 29 + 6
-    assert (found["reused"], found["measured"]) == (len(before), 35 - len(before))
+    rounds = Counter(key for _, key, _ in after)
+    assert len(rounds) == found["reused"] + found["measured"] == 35
+    # Ten of what was noisy.
+    assert set(rounds.values()) <= {5, 10}
+    assert not list((cli.folder / "killed" / "artefacts").glob("[!.]*"))
 
 
 def test_a_corrupt_database_and_checkpoint_are_moved_aside(finished: Path, cli: Any) -> None:
     broken = cli.folder / "broken"
     broken.mkdir()
     (broken / "m.sqlite").write_bytes(b"SQLite format 3\x00" + b"garbage" * 500)
-    said = kill_after(cli, "measure blocks 0/29", "calibrate", "--space", "tiny", "--database", "broken/m.sqlite")
+    said = kill_after(cli, "build 1/35", "calibrate", "--space", "tiny", "--database", "broken/m.sqlite")
     assert "m.sqlite is damaged" in said
     assert "it was moved to broken/m.sqlite.corrupt-1 and an empty one started" in said
     assert (broken / "m.sqlite.corrupt-1").read_bytes().startswith(b"SQLite format 3\x00garbage")

@@ -120,13 +120,15 @@ def calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     sources = ["measured"] + ["predicted"] * (len(DIGITS.op_specs()) - 1)
     entries = {op.key: Entry(1e-5, 0.0, source) for op, source in zip(DIGITS.op_specs(), sources)}  # type: ignore[arg-type]
     table = LatencyTable(target_name="x86", fingerprint=target.fingerprint, entries=entries)
-    model = SimpleNamespace(save=lambda path: path.touch(), predict=lambda op: Prediction(1e-5, 0.0))
+    model = SimpleNamespace(
+        save=lambda path: path.touch(), predict=lambda op: Prediction(1e-5, 0.0), outside=lambda op: {}
+    )
     scores = Scores.of([1.0], [1.0])
-    accuracy = Accuracy(blocks=scores, model=scores, networks=scores, noise=0.0)
+    accuracy = Accuracy(blocks=scores, model=scores, networks=scores, baselines={}, noise=0.0)
     monkeypatch.setattr(CostModel, "load", lambda path, target: model)
     folder = calibration_folder(tmp_path / "m.sqlite", target, "digits")
     found: Any = SimpleNamespace(table=table, model=model, accuracy=accuracy)
-    save_calibration(calibration.SpaceCalibration(found, ()), folder)
+    save_calibration(calibration.SpaceCalibration(found, (calibration.HeldOut("a net", 1e-3, 1.1e-3),)), folder)
     return folder
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 import tvm
 from tvm import relax
 
+from targets.child import Child
 from targets.host import detect_host
 from targets.local import LocalRunner
 from targets.runner import Failure, Job, RunnerError, Timing
@@ -108,6 +110,44 @@ def test_a_crash_a_hang_and_an_error_fail_alone(doubling: Path, tmp_path: Path) 
     assert "nowhere.so" in reasons["not a library"]
 
 
+def answer(path: Path, output: np.ndarray) -> Path:
+    np.savez(path, input=np.ones((4, 8), np.float32), output=output, tolerance=1e-3)
+    return path
+
+
+def test_a_module_is_timed_only_if_it_answers_what_it_should(doubling: Path, tmp_path: Path) -> None:
+    right = np.full((4, 8), 2.0, np.float32)
+    nearly, wrong = right.copy(), right.copy()
+    nearly[3, 7] += 1e-3
+    wrong[3, 7] = 2.1
+    answers = {"right": right, "nearly": nearly, "wrong": wrong, "other shape": right[:3], "no number": right * np.nan}
+    jobs = [
+        Job(key=key, module=doubling, input_shapes=((4, 8),), repeats=3, answer=answer(tmp_path / f"{key}.npz", output))
+        for key, output in answers.items()
+    ]
+    results = {result.key: result for result in LocalRunner(TARGET).run(jobs, rounds=2)}
+    assert {key for key, result in results.items() if isinstance(result, Timing)} == {"right", "nearly"}
+    failure = results["wrong"]
+    assert isinstance(failure, Failure)
+    assert failure.reason.endswith("WrongAnswerError: its output is off by 0.1, and rounding explains 0.0021")
+
+
+@pytest.mark.parametrize("samples", [[1e-3], [1e-3, 0.0], [1e-3, -1.0], [1e-3, math.nan], [1e-3, 40.0]])
+def test_a_child_that_answers_with_what_are_no_times_fails(
+    doubling: Path, monkeypatch: pytest.MonkeyPatch, samples: list[float]
+) -> None:
+    receive = Child.receive
+
+    def lying(child: Child, deadline_s: float) -> dict[str, Any]:
+        reply = receive(child, deadline_s)
+        return {"samples_s": samples} if "samples_s" in reply else reply
+
+    monkeypatch.setattr(Child, "receive", lying)
+    (result,) = LocalRunner(TARGET).run([job("doubling", doubling, repeats=2)])
+    assert isinstance(result, Failure)
+    assert result.reason.startswith("answered what are no 2 times: [0.001")
+
+
 def test_rounds_take_turns_and_a_failure_has_no_second_turn(doubling: Path, tmp_path: Path) -> None:
     jobs = [job("a", doubling, repeats=3), job("crash", library(tmp_path, "crash", "abort();")), job("b", doubling)]
     results = list(LocalRunner(TARGET).run(jobs, rounds=2))
@@ -158,6 +198,7 @@ def test_each_timed_call_is_a_call_of_main_with_an_eviction_before(
         "input_shapes": [[4, 8]],
         "repeats": 3,
         "warmup": 2,
+        "answer": None,
     }
     message["evict_bytes"] = evict_bytes
     assert len(local_child.measure(message, {0})) == 3

@@ -1,4 +1,5 @@
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -8,9 +9,10 @@ import pytest
 from supernet.space import DIGITS
 from targets.runner import Failure, Job, Timing
 from targets.target import Target
-from tvm_latency.calibrate import Calibration, CalibrationError, MeasureSettings, calibrate, network_key
+from tvm_latency.calibrate import Calibration, CalibrationError, calibrate, network_key
 from tvm_latency.database import Context, MeasurementDatabase
 from tvm_latency.opspec import OpSpec
+from tvm_latency.workbench import REFERENCE, REFERENCE_OPS, MeasureSettings, Workbench
 
 TARGET = Target(
     name="test",
@@ -28,6 +30,7 @@ TARGET = Target(
 OPS = DIGITS.op_specs()
 EVICT = 1_000_000
 OFFSET_S, SCALE = 2e-6, 0.8
+ROUNDS, EVERY = 2, 4
 
 
 def networks(count: int, seed: int) -> list[tuple[OpSpec, ...]]:
@@ -44,15 +47,23 @@ def block_seconds(op: OpSpec) -> float:
 
 @dataclass
 class Machine:
-    """Builds files that hold the names of their operators, and runs them on a clock of its own."""
+    """Builds files that hold the seconds of their operators, and runs them on a clock of its own.
+
+    slowdown: how many times as long everything takes in each pass, the reference too.
+    """
 
     built: list[str] = field(default_factory=list)
     ran: list[Job] = field(default_factory=list)
     cannot_build: str = ""
     cannot_run: str = ""
     dies_after: int | None = None
+    slowdown: Callable[[int], float] = lambda number: 1.0
+    runs: int = 0
 
     def build(self, ops: Sequence[OpSpec], path: Path) -> Path | str:
+        if ops == REFERENCE_OPS:
+            path.write_text("0.001")
+            return path
         key = ops[0].key if len(ops) == 1 else network_key(ops)
         self.built.append(key)
         if key == self.cannot_build:
@@ -62,7 +73,13 @@ class Machine:
         return path
 
     def run(self, jobs: Sequence[Job], rounds: int = 1) -> Iterator[Timing | Failure]:
+        assert rounds == 1
+        slow = self.slowdown(self.runs)
+        self.runs += 1
         for job in jobs:
+            if job.key.startswith(REFERENCE):
+                yield Timing(job.key, (slow * 1e-3,) * job.repeats)
+                continue
             if self.dies_after is not None and len(self.ran) >= self.dies_after:
                 raise KeyboardInterrupt
             self.ran.append(job)
@@ -71,7 +88,7 @@ class Machine:
             else:
                 seconds = float(job.module.read_text())
                 # One interrupted run among many: the median does not see it.
-                yield Timing(job.key, (seconds,) * (rounds * job.repeats - 1) + (100 * seconds,))
+                yield Timing(job.key, (slow * seconds,) * (job.repeats - 1) + (100 * seconds,))
 
 
 @pytest.fixture
@@ -95,23 +112,22 @@ def run(
 ) -> Calibration:
     workspace = database.path.parent / "workspace"
     workspace.mkdir(exist_ok=True)
-    try:
-        return calibrate(
-            ops,
-            fit,
-            test,
-            target=target,
+    return calibrate(
+        ops,
+        fit,
+        test,
+        target=target,
+        workbench=Workbench(
             runner=machine,
             database=database,
             build=machine.build,
-            versions=versions,
-            evict_bytes=evict_bytes,
             workspace=workspace,
             progress=lambda stage, done, total, _: (seen if seen is not None else []).append((stage, done, total)),
-            settings=MeasureSettings(rounds=2, repeats=5, warmup=1, batch=4),
-        )
-    finally:
-        assert list(workspace.iterdir()) == []
+            settings=MeasureSettings(rounds=ROUNDS, repeats=5, warmup=1, reference_every=EVERY, pause_s=0.0),
+        ),
+        versions=versions,
+        evict_bytes=evict_bytes,
+    )
 
 
 def test_every_block_and_network_is_measured_and_the_correction_found(database: MeasurementDatabase) -> None:
@@ -121,14 +137,27 @@ def test_every_block_and_network_is_measured_and_the_correction_found(database: 
     assert (found.measured, found.reused, found.failures) == (len(OPS) + distinct, 0, {})
     for op in OPS:
         entry = found.table.entries[op.key]
-        assert (entry.seconds, entry.spread_s, entry.source) == (block_seconds(op), 0.0, "measured")
+        assert (entry.seconds, entry.spread_s, entry.source) == (pytest.approx(block_seconds(op)), 0.0, "measured")
     # The machine is exactly what the correction assumes; what remains is its prior on the offset.
     assert found.accuracy.networks.within_5pct == 1.0
     assert found.accuracy.networks.count == len({network_key(net) for net in TEST})
     assert found.accuracy.blocks.count == len(OPS)
     assert found.accuracy.noise == 0.0
     assert found.model.correction == found.table.correction
-    assert seen[-1] == ("measure networks", distinct, distinct)
+    total = len(OPS) + distinct
+    assert ("build", total, total) in seen
+    assert seen[-1] == ("measure", ROUNDS * total, ROUNDS * total)
+
+
+def test_a_machine_that_slows_down_changes_nothing(database: MeasurementDatabase, tmp_path: Path) -> None:
+    steady = run(Machine(), database)
+    disturbed = MeasurementDatabase(tmp_path / "disturbed" / "measurements.sqlite")
+    found = run(Machine(slowdown=lambda number: 1.0 + number), disturbed)
+    disturbed.close()
+    assert (found.disturbed, steady.disturbed) == (0.5, 0.0)
+    for key, entry in steady.table.entries.items():
+        assert found.table.entries[key].seconds == pytest.approx(entry.seconds, rel=1e-9)
+    assert found.network_s == pytest.approx(steady.network_s)
 
 
 def test_blocks_are_timed_cold_and_networks_as_they_run(database: MeasurementDatabase) -> None:
@@ -161,7 +190,7 @@ def test_measurements_of_another_machine_or_version_do_not_count(database: Measu
     first, machine = run(Machine(), database), Machine()
     found = run(machine, database, **other)
     assert (found.measured, found.reused) == (first.measured, 0)
-    assert len(machine.ran) == first.measured
+    assert len(machine.ran) == ROUNDS * first.measured
 
 
 def test_colder_blocks_are_measured_again_and_networks_are_not(database: MeasurementDatabase) -> None:
@@ -181,7 +210,7 @@ def test_a_failure_is_a_row_and_the_rest_goes_on(database: MeasurementDatabase, 
     assert found.failures == {OPS[9].key: reason}
     row = database.find(OPS[9].key, Context(TARGET.fingerprint, 1, "0.27", EVICT))
     assert row is not None
-    assert (row.failure, row.samples_s) == (reason, None)
+    assert (row.failure, row.rounds) == (reason, ())
     assert found.table.entries[OPS[9].key].source == "predicted"
     assert found.table.block_seconds(OPS[9]) == pytest.approx(block_seconds(OPS[9]), rel=0.3)
     assert sum(entry.source == "measured" for entry in found.table.entries.values()) == len(OPS) - 1
@@ -191,20 +220,24 @@ def test_a_failure_is_tried_once_more_by_the_next_calibration(database: Measurem
     run(Machine(cannot_run=OPS[9].key), database)
     machine = Machine()
     found = run(machine, database)
-    assert (machine.built, found.measured, found.failures) == ([OPS[9].key], 1, {})
+    assert [job.key for job in machine.ran] == [OPS[9].key] * ROUNDS
+    assert (found.measured, found.failures) == (1, {})
 
 
-@pytest.mark.parametrize("after", [0, 5, len(OPS) + 3])
+@pytest.mark.parametrize("after", [0, 5, len(OPS) + 33])
 def test_an_interrupted_calibration_goes_on_where_it_stopped(database: MeasurementDatabase, after: int) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(Machine(dies_after=after), database)
-    assert database.count() == after
+    kept = database.count()
+    # What waits for its reference is lost with it.
+    assert after - EVERY < kept <= after
     rest = Machine()
     found = run(rest, database)
-    assert found.reused == after
-    keys = [job.key for job in rest.ran]
-    assert len(keys) == len(set(keys)) == found.measured
-    assert database.count() == after + found.measured
+    total = found.measured + found.reused
+    assert rest.built == []
+    assert len(rest.ran) == ROUNDS * total - kept
+    assert database.count() == ROUNDS * total
+    assert max(Counter(job.key for job in rest.ran).values()) <= ROUNDS
 
 
 def test_the_result_is_that_of_a_calibration_that_was_never_stopped(tmp_path: Path) -> None:

@@ -91,6 +91,26 @@ def test_a_saved_model_predicts_the_same(tmp_path: Path, model: CostModel) -> No
         assert loaded.predict(op) == corrected.predict(op)
     assert loaded.network_seconds(DIGITS.op_specs()) == corrected.network_seconds(DIGITS.op_specs())
     assert (loaded.correction, loaded.held_out_s) == (corrected.correction, corrected.held_out_s)
+    assert (loaded.ranges, loaded.explain(IMAGENET.op_specs()[9])) == (
+        model.ranges,
+        model.explain(IMAGENET.op_specs()[9]),
+    )
+
+
+def test_an_operator_unlike_all_measured_is_told_with_its_features(model: CostModel) -> None:
+    assert all(not model.outside(op) for op in IMAGENET.op_specs())
+    huge = OpSpec(kind="conv", height=7, width=7, in_channels=20_000, out_channels=8, kernel=9)
+    assert {"kernel", "log_in_channels"} <= model.outside(huge).keys()
+    assert model.outside(huge)["kernel"] == "9, measured were 1 to 7"
+
+
+def test_an_explanation_multiplies_up_to_the_prediction(model: CostModel) -> None:
+    """Members differ in both parts, so the product of their means is the prediction up to that."""
+    for op in IMAGENET.op_specs()[::7]:
+        explained = model.explain(op)
+        assert sum(explained.terms_s.values()) > 0
+        product = sum(explained.terms_s.values()) * np.prod(list(explained.factors.values()))
+        assert product == pytest.approx(model.predict(op).mean_s, rel=0.1)
 
 
 def test_few_measurements_are_refused() -> None:

@@ -24,10 +24,10 @@ def path(tmp_path: Path) -> Path:
 
 def test_samples_come_back_as_they_were(path: Path) -> None:
     database = MeasurementDatabase(path, clock=lambda: 12.5)
-    database.add("op", HERE, samples_s=[1e-6, 2.5e-6])
+    database.add("op", HERE, samples_s=[1e-6, 2.5e-6], reference_s=2.0)
     found = database.find("op", HERE)
     assert found is not None
-    assert (found.samples_s, found.failure, found.created) == ((1e-6, 2.5e-6), None, 12.5)
+    assert (found.rounds, found.failure, found.created) == ((((1e-6, 2.5e-6), 2.0),), None, 12.5)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_rows_of_another_context_do_not_mix(path: Path, other: Context) -> None:
     assert database.find("another op", other) is None
 
 
-def test_a_success_wins_over_failures_and_the_latest_wins(path: Path) -> None:
+def test_successes_win_over_failures_and_all_rounds_count(path: Path) -> None:
     database = MeasurementDatabase(path)
     database.add("op", HERE, failure="first")
     database.add("op", HERE, failure="second")
@@ -58,7 +58,7 @@ def test_a_success_wins_over_failures_and_the_latest_wins(path: Path) -> None:
     database.add("op", HERE, failure="third")
     found = database.find("op", HERE)
     assert found is not None
-    assert found.samples_s == (2.0,)
+    assert found.rounds == (((1.0,), 1.0), ((2.0,), 1.0))
     assert database.count() == 5
 
 
@@ -82,7 +82,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert done.returncode == -signal.SIGKILL
     database = MeasurementDatabase(path)
     assert database.recovered is None
-    assert [database.find(f"op{i}", HERE).samples_s for i in range(5)] == [(float(i),) for i in range(5)]  # type: ignore[union-attr]
+    assert [database.find(f"op{i}", HERE).rounds for i in range(5)] == [(((float(i),), 1.0),) for i in range(5)]  # type: ignore[union-attr]
 
 
 def test_two_processes_may_write(path: Path) -> None:
@@ -192,3 +192,25 @@ def test_a_folder_in_place_of_the_file(path: Path) -> None:
     path.mkdir(parents=True)
     with pytest.raises(DatabaseError, match="cannot be opened"):
         MeasurementDatabase(path)
+
+
+def test_a_file_of_the_first_format_is_taken_on_and_its_times_do_not_count(path: Path) -> None:
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript(
+            "CREATE TABLE measurement (id INTEGER PRIMARY KEY, op_key TEXT NOT NULL, fingerprint TEXT NOT NULL,"
+            " schedule_version INTEGER NOT NULL, tvm_version TEXT NOT NULL, evict_bytes INTEGER NOT NULL,"
+            " samples_s TEXT, failure TEXT, created REAL NOT NULL);"
+            "INSERT INTO measurement VALUES (1, 'op', 'machine', 1, '0.27', 0, '[1.0]', NULL, 0.0);"
+            "PRAGMA user_version = 1;"
+        )
+    for _ in range(2):
+        database = MeasurementDatabase(path)
+        assert database.count() == 1
+        assert database.find("op", HERE) is None
+        database.close()
+    database = MeasurementDatabase(path)
+    database.add("op", HERE, samples_s=[3.0], reference_s=0.5)
+    found = database.find("op", HERE)
+    assert found is not None
+    assert found.rounds == (((3.0,), 0.5),)

@@ -52,6 +52,32 @@ def test_an_expansion_of_one_has_no_expand_layer() -> None:
     assert op.params == (25 * 24 + 2 * 24) + (24 * 32 + 2 * 32)
 
 
+def test_hidden_channels_that_are_no_multiple() -> None:
+    op = mbconv(hidden=100)
+    assert op.key == "mbconv-n1-h56w56-i24-o32-k5-s1-h100-float32"
+    assert (op.hidden_channels, op.expands) == (100, True)
+    assert op.macs == 56 * 56 * (24 * 100 + 25 * 100 + 100 * 32)
+    same, by_expansion = mbconv(hidden=72), mbconv(expand=3)
+    for count in ("macs", "params", "weight_bytes", "activation_bytes"):
+        assert getattr(same, count) == getattr(by_expansion, count)
+
+
+def test_counts_of_a_depthwise_convolution_alone() -> None:
+    op = mbconv(kind="depthwise", out_channels=24, stride=2)
+    assert (op.macs, op.params) == (28 * 28 * 25 * 24, 25 * 24 + 48)
+    assert op.weight_bytes == 4 * (25 * 24 + 24)
+    assert op.activation_bytes == 4 * 24 * (56 * 56 + 28 * 28)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"kind": "depthwise"}, {"hidden": -1}, {"hidden": 8, "expand": 3}, {"kind": "conv", "hidden": 8}],
+)
+def test_channels_that_cannot_be_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="channels"):
+        mbconv(**wrong)
+
+
 def test_counts_of_the_fixed_layers() -> None:
     stem = OpSpec(kind="conv", height=224, width=224, in_channels=3, out_channels=32, kernel=3, stride=2)
     pool = OpSpec(kind="pool", height=7, width=7, in_channels=1280, out_channels=1280)

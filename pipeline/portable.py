@@ -1,0 +1,144 @@
+"""Calibrations that travel: one JSON file with all and where it comes from, or the official ProxylessNAS table."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from pipeline.calibration import ACCURACY, LATENCY_TABLE, MODEL, VERSIONS, load_calibration
+from pipeline.deploy import versions
+from pipeline.files import read_json, write_json
+from pipeline.measure import MeasureError, code_versions
+from supernet.space import SearchSpace
+from targets.target import Target
+from tvm_latency.cost_model import CostModel, CostModelError
+from tvm_latency.latency_table import Entry, LatencyTable, LatencyTableError
+from tvm_latency.opspec import WeightType, stored_as
+from tvm_latency.proxyless_yaml import read_proxyless_yaml, write_proxyless_yaml
+
+FORMAT = "netlathe-calibration/1"
+_YAML = (".yaml", ".yml")
+_PARTS = (LATENCY_TABLE, MODEL, ACCURACY)
+
+
+class PortableError(ValueError):
+    """The file is no calibration, or one for something else."""
+
+
+def check_export(file: Path, weights: WeightType) -> None:
+    """Refuse a file that a calibration cannot be written to, before anything is measured.
+
+    Raises:
+        PortableError: another ending, weights that the official table cannot say, or no such folder.
+    """
+    if file.suffix not in (".json", *_YAML):
+        raise PortableError(f"{file} should end with .json, or with .yaml for an official ProxylessNAS table.")
+    if file.suffix in _YAML and weights != "float32":
+        raise PortableError(f"{file}: the official table has no {weights} weights. Name a .json.")
+    if not file.parent.is_dir():
+        raise PortableError(f"{file} cannot be written: there is no folder {file.parent}.")
+
+
+def export_calibration(file: Path, folder: Path, space: SearchSpace, target: Target, weights: WeightType) -> None:
+    """Write the calibration in `folder` to a file; its ending decides: `.json`, or `.yaml` for the official table.
+
+    The table holds the space's operators with the milliseconds that each adds to a network.
+
+    Raises:
+        MeasureError: there is no calibration that holds here.
+        PortableError: see `check_export`.
+    """
+    check_export(file, weights)
+    table, _ = load_calibration(folder, target, weights)
+    if file.suffix in _YAML:
+        ops = stored_as(space.op_specs(), weights)
+        seconds = {op: table.correction.scale * table.block_seconds(op) for op in ops}
+        # Every network begins with the stem.
+        seconds[ops[0]] += table.correction.offset_s
+        write_proxyless_yaml(seconds, file)
+        return
+    write_json(
+        file,
+        {
+            "format": FORMAT,
+            "made": {"date": datetime.now(timezone.utc).date().isoformat(), "with": versions()},
+            "target": asdict(target),
+            "fingerprint": target.fingerprint,
+            "space": space.name,
+            "weights": weights,
+            "versions": list(code_versions()),
+            "parts": {name: read_json(folder / name) for name in _PARTS},
+        },
+    )
+
+
+def import_calibration(
+    file: Path, folder: Path, space: SearchSpace, target: Target, weights: WeightType
+) -> tuple[str, ...]:
+    """Put the calibration of a file where `load_calibration` finds it; what of it could not be used.
+
+    A YAML table says nothing of where it was measured; its cost model is fitted to its entries.
+
+    Raises:
+        PortableError: no calibration, or one of another target, space, type of weights or version.
+        ProxylessYamlError: a YAML file that is no latency table.
+        LatencyTableError, CostModelError: a part of the file is damaged.
+    """
+    if file.suffix in _YAML:
+        return _import_yaml(file, folder, space, target, weights)
+    content = read_json(file)
+    if content is None or content.get("format") != FORMAT or not isinstance(content.get("parts"), dict):
+        raise PortableError(
+            f'{file} is no calibration: `netlathe calibrate --export` writes files of format "{FORMAT}".'
+        )
+    expected: dict[str, Any] = {
+        "fingerprint": target.fingerprint,
+        "space": space.name,
+        "weights": weights,
+        "versions": list(code_versions()),
+    }
+    for name, here in expected.items():
+        if content.get(name) != here:
+            raise PortableError(
+                f"{file} is a calibration of another kind: its {name} is {content.get(name)!r}, here it is {here!r}. "
+                "Name what it was made for with --target, --space, --threads and --weights, or calibrate here."
+            )
+    _install({name: content["parts"].get(name) for name in _PARTS}, folder, target, weights)
+    return ()
+
+
+def _import_yaml(file: Path, folder: Path, space: SearchSpace, target: Target, weights: WeightType) -> tuple[str, ...]:
+    seconds, left_out = read_proxyless_yaml(file)
+    if weights != "float32":
+        raise PortableError(f"{file} holds times of float32 weights, and --weights {weights} was asked for.")
+    if missing := [op.key for op in space.op_specs() if op not in seconds]:
+        raise PortableError(
+            f"{file} has no time for {len(missing)} operators of space {space.name}, the first is {missing[0]}. "
+            "Name the space that it was made for with --space."
+        )
+    table = LatencyTable(
+        target_name=target.name,
+        fingerprint=target.fingerprint,
+        entries={op.key: Entry(found, 0.0, "measured") for op, found in seconds.items()},
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / VERSIONS).unlink(missing_ok=True)
+    table.save(folder / LATENCY_TABLE)
+    CostModel.fit(tuple(seconds), tuple(seconds.values()), target).save(folder / MODEL)
+    write_json(folder / VERSIONS, {"versions": list(code_versions())})
+    return left_out
+
+
+def _install(parts: dict[str, Any], folder: Path, target: Target, weights: WeightType) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / VERSIONS).unlink(missing_ok=True)
+    for name, part in parts.items():
+        write_json(folder / name, part)
+    write_json(folder / VERSIONS, {"versions": list(code_versions())})
+    try:
+        load_calibration(folder, target, weights)
+    except (LatencyTableError, CostModelError, MeasureError):
+        (folder / VERSIONS).unlink()
+        raise

@@ -1,0 +1,90 @@
+"""Predict: the latency of a network by a calibration, what drives it, and where the calibration has seen no like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.calibration import load_calibration
+from pipeline.nets import Net, input_shape_of, resolve_net, space_of
+from pipeline.places import calibration_folder, default_database
+from supernet.space import preset
+from targets.target import Target, get_target
+from tvm_latency.cost_model import CostModel
+from tvm_latency.opspec import OpSpec, WeightType, stored_as
+from tvm_latency.recognise import Recognised, recognise
+
+# What an explanation shows of each operator.
+DRIVERS = 3
+
+
+def predict(
+    net: str,
+    target: str = "x86",
+    *,
+    space: str | None = None,
+    threads: int = 1,
+    weights: WeightType = "float32",
+    explain: bool = False,
+    database: Path | None = None,
+) -> dict[str, Any]:
+    """The latency of a network by the calibration of a space, without compiling it.
+
+    `unlike` has the operators that are outside of what was measured, each with the features in which they are;
+    `not_predicted` what no operator describes. With `explain`, `blocks` has every operator's share.
+
+    Raises:
+        MeasureError: nothing that holds here was calibrated for that space on this target.
+        SpaceError: there is no such space, or none for images of the network's size.
+        LoweringError: an .onnx file that cannot be compiled.
+    """
+    found, machine = resolve_net(net), get_target(target).with_threads(threads)
+    network, resolution = _operators(found, machine, weights)
+    chosen = preset(space).name if space else space_of(resolution, hint=" Name one with --space.")
+    folder = calibration_folder(database or default_database(), machine, chosen, weights)
+    table, model = load_calibration(folder, machine, weights)
+    table = table.completed(network.ops, model.predict)
+    prediction, measured = table.network(network.ops), [table.entry(op).source == "measured" for op in network.ops]
+    result = {
+        "net": found.name,
+        "target": target,
+        "weights": weights,
+        "predicted_ms": 1e3 * prediction.mean_s,
+        "spread_ms": 1e3 * prediction.spread_s,
+        "operators": len(network.ops),
+        "measured_operators": sum(measured),
+        "macs": sum(op.macs for op in network.ops),
+        "params": sum(op.params for op in network.ops),
+        "unlike": {op.key: outside for op in network.ops if (outside := model.outside(op))},
+        "not_predicted": list(network.others),
+    }
+    if explain:
+        scale = table.correction.scale
+        result["blocks"] = [
+            {
+                "operator": op.key,
+                "ms": 1e3 * scale * table.block_seconds(op),
+                "source": table.entry(op).source,
+                "drivers": _drivers(model, op),
+            }
+            for op in network.ops
+        ]
+        result["offset_ms"] = 1e3 * table.correction.offset_s
+    return result
+
+
+def _operators(net: Net, target: Target, weights: WeightType) -> tuple[Recognised, int]:
+    """What the network runs, and the height of its images."""
+    if net.architecture is not None:
+        return Recognised(stored_as(net.architecture.op_specs(), weights), ()), net.architecture.resolution
+    return recognise(net.model, target, weights), input_shape_of(net.model)[-2]
+
+
+def _drivers(model: CostModel, op: OpSpec) -> str:
+    """`project_issues 41 %, weight_bytes 30 %, expand_issues 12 %; useful_share x 1.08`: most first."""
+    explanation = model.explain(op)
+    total_s = sum(explanation.terms_s.values())
+    terms = sorted(explanation.terms_s.items(), key=lambda term: -term[1])[:DRIVERS]
+    feature, factor = max(explanation.factors.items(), key=lambda found: abs(found[1] - 1.0))
+    shares = ", ".join(f"{name} {seconds / total_s:.0%}" for name, seconds in terms if seconds > 0)
+    return f"{shares}; {feature} x {factor:.2f}"

@@ -1,0 +1,40 @@
+"""The reference takes out what slows the machine down, and what it does not explain is noise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tvm_latency.drift import disturbed, steady, usual
+
+SPEEDS = st.lists(st.floats(0.5, 4.0), min_size=1, max_size=9)
+
+
+@given(SPEEDS, st.floats(1e-6, 1.0), st.floats(1e-5, 1e-2), st.integers(1, 8))
+def test_a_common_slowness_is_taken_out(speeds: list[float], seconds: float, reference_s: float, repeats: int) -> None:
+    rounds = [((speed * seconds,) * repeats, speed * reference_s) for speed in speeds]
+    found = steady(rounds, usual_s=reference_s)
+    assert found.seconds == pytest.approx(seconds)
+    assert found.noise == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_spread_is_a_standard_deviation_that_outliers_do_not_move() -> None:
+    random = np.random.default_rng(0)
+    rounds = 1e-3 * (1 + 0.02 * random.standard_normal(2001))
+    rounds[:100] *= 10
+    found = steady([((seconds,), 1.0) for seconds in rounds.tolist()], usual_s=1.0)
+    assert found.seconds == pytest.approx(1e-3, rel=3e-3)
+    assert found.noise == pytest.approx(0.02, rel=0.1)
+
+
+def test_one_interrupted_call_of_a_round_changes_nothing() -> None:
+    assert steady([((1.0, 1.0, 9.0), 1.0), ((2.0, 2.0, 2.0), 2.0)], usual_s=1.0).seconds == 1.0
+
+
+def test_the_usual_speed_is_the_quiet_one_if_a_quarter_was_quiet() -> None:
+    references = [1.0, 1.01, 0.99] * 3 + [2.0, 3.0, 2.5] * 6
+    assert usual(references) == pytest.approx(1.0, rel=0.02)
+    assert disturbed(references, usual(references)) == pytest.approx(18 / 27)
+    assert disturbed([1.0, 1.05, 1.0], 1.0) == 0.0

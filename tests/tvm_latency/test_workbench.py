@@ -1,0 +1,148 @@
+"""The workbench: passes in random order, a reference beside everything, noisy timings again, failures as rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from supernet.space import DIGITS
+from targets.runner import Failure, Job, RunnerError, Timing
+from tvm_latency.database import Context, MeasurementDatabase
+from tvm_latency.opspec import OpSpec
+from tvm_latency.workbench import REFERENCE, REFERENCE_OPS, Candidate, MeasureSettings, Workbench
+
+HERE = Context("machine", 1, "0.27", 0)
+CANDIDATES = {op.key: Candidate((op,), HERE) for op in DIGITS.op_specs()[:10]}
+KEYS = list(CANDIDATES)
+ROUNDS, EVERY = 3, 4
+
+
+@dataclass
+class Machine:
+    """Calls of one second; a script says otherwise for the next rounds of a candidate, in order."""
+
+    script: dict[str, list[float | str]] = field(default_factory=dict)
+    unbuildable: tuple[str, ...] = ()
+    built: list[str] = field(default_factory=list)
+    passes: list[list[Job]] = field(default_factory=list)
+    paused: list[float] = field(default_factory=list)
+
+    def build(self, ops: Sequence[OpSpec], path: Path) -> Path | str:
+        key = REFERENCE if ops == REFERENCE_OPS else ops[0].key
+        if key in self.unbuildable:
+            return "no linker"
+        self.built.append(key)
+        path.write_text(key)
+        path.with_suffix(".npz").write_text("an answer")
+        return path
+
+    def run(self, jobs: Sequence[Job], rounds: int = 1) -> Iterator[Timing | Failure]:
+        assert rounds == 1
+        self.passes.append(list(jobs))
+        for job in jobs:
+            assert job.module.exists()
+            planned = self.script.get(job.key.partition(" ")[0])
+            found = planned.pop(0) if planned else 1.0
+            yield Failure(job.key, found) if isinstance(found, str) else Timing(job.key, (found,) * job.repeats)
+
+    def measured(self, number: int) -> list[str]:
+        return [job.key for job in self.passes[number] if not job.key.startswith(REFERENCE)]
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[MeasurementDatabase]:
+    opened = MeasurementDatabase(tmp_path / "measurements.sqlite", clock=lambda: 0.0)
+    yield opened
+    opened.close()
+
+
+def bench(machine: Machine, database: MeasurementDatabase, seed: int = 0) -> Workbench:
+    return Workbench(
+        runner=machine,
+        database=database,
+        build=machine.build,
+        workspace=database.path.parent,
+        progress=lambda *_: None,
+        settings=MeasureSettings(rounds=ROUNDS, repeats=2, reference_every=EVERY, attempts=2, pause_s=2.0),
+        seed=seed,
+        sleep=machine.paused.append,
+    )
+
+
+def rounds(database: MeasurementDatabase, key: str) -> tuple[tuple[tuple[float, ...], float], ...]:
+    row = database.find(key, HERE)
+    assert row is not None
+    return row.rounds
+
+
+def test_every_pass_has_everything_in_another_order(database: MeasurementDatabase) -> None:
+    machine = Machine()
+    assert bench(machine, database).measure(CANDIDATES) == 0
+    assert len(machine.passes) == ROUNDS
+    orders = [machine.measured(number) for number in range(ROUNDS)]
+    assert [sorted(order) for order in orders] == [sorted(KEYS)] * ROUNDS
+    assert len({tuple(order) for order in orders}) == ROUNDS
+    assert rounds(database, KEYS[0]) == (((1.0, 1.0), 1.0),) * ROUNDS
+    assert bench(machine, database).measure(CANDIDATES) == len(KEYS)
+
+
+def test_the_reference_is_before_and_after_every_few(database: MeasurementDatabase) -> None:
+    machine = Machine({REFERENCE: [1.0, 3.0, 3.0, 3.0]})
+    bench(machine, database).measure(CANDIDATES)
+    for jobs in machine.passes:
+        places = [number for number, job in enumerate(jobs) if job.key.startswith(REFERENCE)]
+        assert (places[0], places[-1]) == (0, len(jobs) - 1)
+        assert all(b - a <= EVERY + 1 for a, b in pairwise(places))
+    first, last = machine.measured(0)[0], machine.measured(0)[-1]
+    assert [rounds(database, key)[0][1] for key in (first, last)] == [2.0, 3.0]
+
+
+def test_answers_are_checked_in_the_first_pass(database: MeasurementDatabase) -> None:
+    machine = Machine()
+    bench(machine, database).measure(CANDIDATES)
+    checked = [{bool(job.answer) for job in jobs if not job.key.startswith(REFERENCE)} for jobs in machine.passes]
+    assert checked == [{True}, {False}, {False}]
+
+
+def test_what_is_noisy_has_more_rounds_after_a_pause(database: MeasurementDatabase) -> None:
+    machine = Machine({KEYS[0]: [1.0, 1.5, 2.0]})
+    bench(machine, database).measure(CANDIDATES)
+    assert [len(machine.measured(number)) for number in range(len(machine.passes))] == [10, 10, 10, 1, 1, 1]
+    assert machine.paused == [2.0]
+    assert [samples[0] for samples, _ in rounds(database, KEYS[0])] == [1.0, 1.5, 2.0, 1.0, 1.0, 1.0]
+
+
+def test_noise_that_the_reference_explains_is_none(database: MeasurementDatabase) -> None:
+    slowness = [1.0, 1.5, 2.0]
+    machine = Machine({KEYS[0]: list(slowness), REFERENCE: [slow for slow in slowness for _ in range(2)]})
+    bench(machine, database).measure({KEYS[0]: CANDIDATES[KEYS[0]]})
+    assert (len(machine.passes), machine.paused) == (ROUNDS, [])
+
+
+def test_a_failure_is_a_row_has_no_further_round_and_is_tried_again(database: MeasurementDatabase) -> None:
+    machine = Machine({KEYS[0]: ["took longer than 30 s"]}, unbuildable=(KEYS[1],))
+    bench(machine, database).measure(CANDIDATES)
+    rows = {key: database.find(key, HERE) for key in KEYS}
+    assert {key: row.failure for key, row in rows.items() if row and row.failure} == {
+        KEYS[0]: "took longer than 30 s",
+        KEYS[1]: "no linker",
+    }
+    assert [len(machine.measured(number)) for number in range(ROUNDS)] == [9, 8, 8]
+    assert database.count() == 2 + ROUNDS * (len(KEYS) - 2)
+    again = Machine()
+    assert bench(again, database).measure(CANDIDATES) == len(KEYS) - 2
+    assert sorted(again.measured(0)) == sorted(KEYS[:2])
+    # What had been built for it is still there.
+    assert again.built == [KEYS[1]]
+
+
+def test_without_its_reference_nothing_is_measured(database: MeasurementDatabase) -> None:
+    with pytest.raises(RunnerError, match="reference network cannot be built: no linker"):
+        bench(Machine(unbuildable=(REFERENCE,)), database).measure(CANDIDATES)
+    with pytest.raises(RunnerError, match="reference network cannot be measured: died of SIGKILL"):
+        bench(Machine({REFERENCE: ["died of SIGKILL"]}), database).measure(CANDIDATES)
+    assert database.count() == 0

@@ -1,0 +1,55 @@
+"""What a measurement would have been at the machine's usual speed, told by a reference that ran beside it.
+
+Clocks change, and neighbours come and go, by more than predictions may be off. A reference network that has its turn in
+every round slows down with what is measured in that round, so their ratio holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tvm_latency.database import Round
+
+# A standard deviation, if it were normal, for each median absolute deviation.
+MAD_OF_NORMAL = 1.4826
+# A reference that takes so many times as long as usual was disturbed.
+DISTURBED = 1.1
+
+
+@dataclass(frozen=True)
+class Steady:
+    """Seconds at the machine's usual speed, and how far rounds are from each other: a standard deviation."""
+
+    seconds: float
+    spread_s: float
+
+    @property
+    def noise(self) -> float:
+        """The spread as a share of the time."""
+        return self.spread_s / self.seconds
+
+
+def steady(rounds: Iterable[Round], usual_s: float) -> Steady:
+    """Median over rounds of each round's median, with the reference's slowness taken out; its spread is robust too.
+
+    usual_s: the reference at the machine's usual speed.
+    """
+    corrected = np.array([np.median(samples_s) * usual_s / reference_s for samples_s, reference_s in rounds])
+    seconds = float(np.median(corrected))
+    return Steady(seconds, float(MAD_OF_NORMAL * np.median(np.abs(corrected - seconds))))
+
+
+def usual(references_s: Sequence[float]) -> float:
+    """The reference's seconds at the machine's usual speed, from all rounds of many measurements.
+
+    A quarter of them was faster: so a machine that is disturbed most of the time still counts as slowed down.
+    """
+    return float(np.percentile(references_s, 25))
+
+
+def disturbed(references_s: Sequence[float], usual_s: float) -> float:
+    """The share of rounds in which the reference was slow."""
+    return float(np.mean(np.asarray(references_s) > DISTURBED * usual_s))

@@ -1,0 +1,217 @@
+"""Workbench: builds artefacts and times them in random order, beside a reference that tells how the machine does."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
+from pathlib import Path
+from random import Random
+from statistics import median
+
+from targets.runner import Failure, Job, Runner, RunnerError
+from tvm_latency.database import Context, MeasurementDatabase, Round
+from tvm_latency.drift import steady
+from tvm_latency.onnx_graph import input_shape
+from tvm_latency.opspec import OpSpec
+
+Ops = Sequence[OpSpec]
+# Builds a shared library of these operators in sequence at this path, and beside it, ending in .npz, what it must
+# answer (see `targets.runner.Job`); returns the path or, as text, why it cannot.
+Build = Callable[[Ops, Path], Path | str]
+# (stage, done, total, figures)
+Progress = Callable[[str, int, int, dict[str, float]], None]
+
+REFERENCE = "reference"
+
+
+def _mbconv(size: int, channels: int, out: int, kernel: int, stride: int = 1) -> OpSpec:
+    return OpSpec(
+        kind="mbconv",
+        height=size,
+        width=size,
+        in_channels=channels,
+        out_channels=out,
+        kernel=kernel,
+        stride=stride,
+        expand=6,
+    )
+
+
+# Half a millisecond of what networks are made of, with more weights than second-level caches hold, so that it slows
+# down with clocks and with neighbours that take memory.
+REFERENCE_OPS: tuple[OpSpec, ...] = (
+    _mbconv(28, 32, 48, kernel=5, stride=2),
+    _mbconv(14, 48, 96, kernel=3),
+    _mbconv(14, 96, 160, kernel=5, stride=2),
+    OpSpec(kind="conv", height=7, width=7, in_channels=160, out_channels=1280),
+    OpSpec(kind="pool", height=7, width=7, in_channels=1280, out_channels=1280),
+    OpSpec(kind="linear", height=1, width=1, in_channels=1280, out_channels=1000),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureSettings:
+    """How candidates are timed: in `rounds` passes over all of them, `warmup` calls and `repeats` timed ones in each.
+
+    The reference has its turn before every `reference_every` candidates. What spreads over rounds by more than `noise`
+    of its time has as many passes again, after `pause_s` seconds, until there were `attempts`; all rounds count.
+    """
+
+    rounds: int = 5
+    repeats: int = 8
+    warmup: int = 2
+    reference_every: int = 6
+    noise: float = 0.03
+    attempts: int = 2
+    pause_s: float = 5.0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Operators to run in sequence, under which context their time is kept."""
+
+    ops: tuple[OpSpec, ...]
+    context: Context
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """A round of a candidate, and the reference beside it."""
+
+    key: str
+    samples_s: tuple[float, ...]
+    reference_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workbench:
+    """Builds everything that lacks times in the database, then runs all of it in passes, and records each round.
+
+    In passes, because minutes lie between the first candidate and the last: so each is measured in all the moods that
+    the machine had, and not one kind of them in one mood.
+
+    workspace: where artefacts are kept until all is measured; what an interrupted calibration left there is not built
+    again.
+
+    Raises:
+        RunnerError: the reference cannot be built or run, so that nothing can be compared.
+    """
+
+    runner: Runner
+    database: MeasurementDatabase
+    build: Build
+    workspace: Path
+    progress: Progress
+    settings: MeasureSettings = field(default_factory=MeasureSettings)
+    seed: int = 0
+    sleep: Callable[[float], None] = time.sleep
+
+    def measure(self, candidates: Mapping[str, Candidate]) -> int:
+        """Measure every candidate (key -> operators) that lacks rounds; how many did not."""
+        rounds = self.settings.rounds
+        missing = {key: rounds - len(self._rounds(key, candidate)) for key, candidate in candidates.items()}
+        missing = {key: number for key, number in missing.items() if number > 0}
+        reused = len(candidates) - len(missing)
+        if not missing:
+            return reused
+        reference = self._built(REFERENCE, Candidate(REFERENCE_OPS, next(iter(candidates.values())).context))
+        if isinstance(reference, str):
+            raise RunnerError(f"The reference network cannot be built: {reference}")
+        reference = replace(reference, evict_bytes=0)
+        jobs = self._build_all({key: candidates[key] for key in missing})
+        self._passes(jobs, candidates, reference, missing)
+        for _ in range(1, self.settings.attempts):
+            again = {job.key: rounds for job in jobs if self._is_noisy(job.key, candidates[job.key])}
+            if again:
+                self.sleep(self.settings.pause_s)
+                self._passes([job for job in jobs if job.key in again], candidates, reference, again)
+        return reused
+
+    def _rounds(self, key: str, candidate: Candidate) -> tuple[Round, ...]:
+        row = self.database.find(key, candidate.context)
+        return row.rounds if row else ()
+
+    def _is_noisy(self, key: str, candidate: Candidate) -> bool:
+        rounds = self._rounds(key, candidate)
+        return bool(rounds) and steady(rounds, usual_s=1.0).noise > self.settings.noise
+
+    def _build_all(self, candidates: Mapping[str, Candidate]) -> list[Job]:
+        jobs = []
+        for number, (key, candidate) in enumerate(candidates.items(), start=1):
+            built = self._built(key, candidate)
+            if isinstance(built, str):
+                self.database.add(key, candidate.context, failure=built)
+            else:
+                jobs.append(built)
+            self.progress("build", number, len(candidates), {})
+        return jobs
+
+    def _built(self, key: str, candidate: Candidate) -> Job | str:
+        """A job for the candidate's artefact, which appears whole or not at all; or why there is none."""
+        name = hashlib.sha256(repr((key, astuple(candidate.context))).encode()).hexdigest()[:24]
+        module = self.workspace / f"{name}.so"
+        answer = module.with_suffix(".npz")
+        if not module.exists():
+            part = module.with_name(f"part-{module.name}")
+            built = self.build(candidate.ops, part)
+            if isinstance(built, str):
+                return built
+            if part.with_suffix(".npz").exists():
+                part.with_suffix(".npz").replace(answer)
+            built.replace(module)
+        return Job(
+            key=key,
+            module=module,
+            input_shapes=(input_shape(candidate.ops[0]),),
+            repeats=self.settings.repeats,
+            warmup=self.settings.warmup,
+            evict_bytes=candidate.context.evict_bytes,
+            answer=answer if answer.exists() else None,
+        )
+
+    def _passes(
+        self, jobs: Sequence[Job], candidates: Mapping[str, Candidate], reference: Job, missing: Mapping[str, int]
+    ) -> None:
+        """As many passes over the jobs as each is missing rounds, in another order each time."""
+        failed: set[str] = set()
+        total, done, random = sum(missing[job.key] for job in jobs), 0, Random(self.seed)
+        for number in range(max((missing[job.key] for job in jobs), default=0)):
+            due = [job for job in jobs if missing[job.key] > number and job.key not in failed]
+            random.shuffle(due)
+            # The answer is checked once.
+            due = [replace(job, answer=None) if number else job for job in due]
+            for found in self._pass(due, reference):
+                done += 1
+                context = candidates[found.key].context
+                if isinstance(found, Failure):
+                    failed.add(found.key)
+                    done += missing[found.key] - number - 1
+                    self.database.add(found.key, context, failure=found.reason)
+                else:
+                    self.database.add(found.key, context, samples_s=found.samples_s, reference_s=found.reference_s)
+                self.progress("measure", done, total, {})
+
+    def _pass(self, jobs: Sequence[Job], reference: Job) -> Iterator[Failure | _Timed]:
+        """One round of every job, each with the mean of the reference before and after it."""
+        every = self.settings.reference_every
+        queue = [replace(reference, key=f"{REFERENCE} 0")]
+        for number, job in enumerate(jobs, start=1):
+            queue.append(job)
+            if number % every == 0 or number == len(jobs):
+                queue.append(replace(reference, key=f"{REFERENCE} {number}", answer=None))
+        before_s, waiting = 0.0, []
+        for result in self.runner.run(queue):
+            if not result.key.startswith(REFERENCE):
+                if isinstance(result, Failure):
+                    yield result
+                else:
+                    waiting.append(result)
+                continue
+            if isinstance(result, Failure):
+                raise RunnerError(f"The reference network cannot be measured: {result.reason}")
+            now_s = median(result.samples_s)
+            for timing in waiting:
+                yield _Timed(timing.key, timing.samples_s, (before_s + now_s) / 2)
+            before_s, waiting = now_s, []
