@@ -83,7 +83,8 @@ def calibrate(
     candidates |= {network_key(net): Candidate(tuple(net), warm) for net in (*fit_networks, *test_networks)}
     reused = workbench.measure(candidates)
     rows = {key: workbench.database.find(key, candidate.context) for key, candidate in candidates.items()}
-    timed = {key: row.rounds for key, row in rows.items() if row and row.rounds}
+    # What works only sometimes cannot be shipped, so its time does not count either.
+    timed = {key: row.rounds for key, row in rows.items() if row and row.failure is None}
     failures = {key: row.failure for key, row in rows.items() if row and row.failure}
     references = [reference_s for rounds in timed.values() for _, reference_s in rounds]
     usual_s = usual(references) if references else 1.0

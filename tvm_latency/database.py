@@ -54,9 +54,10 @@ Round = tuple[tuple[float, ...], float]
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What is known of one operator or network in one context: all rounds of all rows, or why there are none.
+    """What is known of one operator or network in one context: all rounds of all rows.
 
-    `created` is that of the latest row, in seconds since 1970.
+    failure: why the latest attempt gave no round; None if it gave one. `created` is that of the latest row, in seconds
+    since 1970.
     """
 
     op_key: str
@@ -205,7 +206,7 @@ class MeasurementDatabase:
         )
 
     def find(self, op_key: str, context: Context) -> Measurement | None:
-        """All successes in exactly this context; else the latest failure; else None.
+        """All rounds in exactly this context, and how the latest attempt failed if it did; None if there is no row.
 
         Raises:
             DatabaseError: the file cannot be read.
@@ -225,7 +226,7 @@ class MeasurementDatabase:
             op_key=op_key,
             context=context,
             rounds=rounds,
-            failure=None if rounds else rows[-1][2],
+            failure=rows[-1][2],
             created=rows[-1][3],
         )
 

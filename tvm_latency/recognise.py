@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 
 import onnx
 
@@ -53,7 +52,7 @@ def _grouped(steps: list[Step]) -> Iterator[Step]:
     position = 0
     while position < len(steps):
         for length in (3, 2):
-            block = _block(list(islice(steps, position, position + length)))
+            block = _block(steps[position : position + length])
             if block is not None and _operator(block, "float32") is not None:
                 yield block
                 position += length

@@ -11,7 +11,7 @@ from random import Random
 from statistics import median
 
 from targets.runner import Failure, Job, Runner, RunnerError
-from tvm_latency.database import Context, MeasurementDatabase, Round
+from tvm_latency.database import Context, MeasurementDatabase
 from tvm_latency.drift import steady
 from tvm_latency.onnx_graph import input_shape
 from tvm_latency.opspec import OpSpec
@@ -39,7 +39,7 @@ def _mbconv(size: int, channels: int, out: int, kernel: int, stride: int = 1) ->
     )
 
 
-# Half a millisecond of what networks are made of, with more weights than second-level caches hold, so that it slows
+# A little of all that networks are made of, with more weights than second-level caches hold, so that it slows
 # down with clocks and with neighbours that take memory.
 REFERENCE_OPS: tuple[OpSpec, ...] = (
     _mbconv(28, 32, 48, kernel=5, stride=2),
@@ -109,9 +109,12 @@ class Workbench:
     sleep: Callable[[float], None] = time.sleep
 
     def measure(self, candidates: Mapping[str, Candidate]) -> int:
-        """Measure every candidate (key -> operators) that lacks rounds; how many did not."""
+        """Measure every candidate (key -> operators) that lacks rounds, or failed when it was last run.
+
+        Answers how many did not have to be run.
+        """
         rounds = self.settings.rounds
-        missing = {key: rounds - len(self._rounds(key, candidate)) for key, candidate in candidates.items()}
+        missing = {key: self._missing(key, candidate) for key, candidate in candidates.items()}
         missing = {key: number for key, number in missing.items() if number > 0}
         reused = len(candidates) - len(missing)
         if not missing:
@@ -129,13 +132,13 @@ class Workbench:
                 self._passes([job for job in jobs if job.key in again], candidates, reference, again)
         return reused
 
-    def _rounds(self, key: str, candidate: Candidate) -> tuple[Round, ...]:
+    def _missing(self, key: str, candidate: Candidate) -> int:
         row = self.database.find(key, candidate.context)
-        return row.rounds if row else ()
+        return self.settings.rounds - (len(row.rounds) if row and row.failure is None else 0)
 
     def _is_noisy(self, key: str, candidate: Candidate) -> bool:
-        rounds = self._rounds(key, candidate)
-        return bool(rounds) and steady(rounds, usual_s=1.0).noise > self.settings.noise
+        row = self.database.find(key, candidate.context)
+        return row is not None and row.failure is None and steady(row.rounds, usual_s=1.0).noise > self.settings.noise
 
     def _build_all(self, candidates: Mapping[str, Candidate]) -> list[Job]:
         jobs = []

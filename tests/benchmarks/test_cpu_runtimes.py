@@ -21,6 +21,7 @@ def kernel(name: str, calls: int, warm_s: float, flops: int | None) -> dict[str,
         "calls": calls,
         "warm_s": warm_s,
         "flops": flops,
+        "peak_flops": 200e9,
         "traffic": 2048,
     }
     return {**row, "bound_s": warm_s / 2, "share_of_bound": 0.5}
@@ -34,6 +35,7 @@ def figures(threads: tuple[int, ...] = (1, 2)) -> dict[str, Any]:
     kernels = [kernel("big", 2, 1e-3, 400_000), kernel("loops", 1, 5e-4, None), kernel("little", 1, 1e-6, 10)]
     table = {
         "net": "n",
+        "compile_s": 2.04,
         "macs": 100_000_000,
         "peak_flops": ROOFLINE.flops,
         "results": figures_of(timings, 200_000_000, ROOFLINE.flops),
@@ -63,11 +65,22 @@ def test_the_tables_say_everything_once() -> None:
     text = as_markdown(figures())
     assert "| 1 | 200 GFLOP/s in 512-bit vectors | 400 GB/s | 200 GB/s | 100 GB/s | 20 GB/s |" in text
     assert "Instructions: avx2. Schedule version 7." in text
-    assert "| n | 1 | 3.00 ms | 4.50 ms (1.50x) | 33% of 200 GFLOP/s | 2.50 ms | 1.10 times that | 1.25 ms |" in text
+    row = "| n | 1 | 3.00 ms | 4.50 ms (1.50x) | 33% of 200 GFLOP/s | 1.50x | 2.50 ms | 1.10 times that | 1.25 ms | 2.0 s |"
+    assert row in text
     assert "| big 7x7 1->2 | 2 | 1000.0 us | 0 | 2 KiB | 500.0 us | 50% |" in text
     assert "| loops 7x7 1->2 | 1 | 500.0 us | - |" in text
     assert "little" not in text
     assert "1 more make the rest of the time." in text
+
+
+def test_large_products_of_published_networks_are_counted() -> None:
+    found = figures(threads=(1,))
+    table = found["nets"][0]
+    rows = [{**kernel("pointwise", 1, seconds, 20_000_000), "peak_flops": 200e9} for seconds in (1.1e-4, 2e-4, 1.25e-4)]
+    others = [kernel("pointwise", 1, 1.0, 9_999_999), kernel("other", 1, 1.0, 10**9)]
+    table |= {"net": "mobilenet_v2", "kernels": [*rows, *others]}
+    assert "1 thread(s): 1 of 3 pointwise kernels of 10 MFLOP and more" in as_markdown(found)
+    assert "the slowest 50.0%" in as_markdown(found)
 
 
 def test_the_plot_is_small_xml_with_a_bar_for_every_runtime() -> None:

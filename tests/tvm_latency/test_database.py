@@ -46,7 +46,7 @@ def test_rows_of_another_context_do_not_mix(path: Path, other: Context) -> None:
     assert database.find("another op", other) is None
 
 
-def test_successes_win_over_failures_and_all_rounds_count(path: Path) -> None:
+def test_all_rounds_count_and_the_latest_attempt_decides_whether_it_failed(path: Path) -> None:
     database = MeasurementDatabase(path)
     database.add("op", HERE, failure="first")
     database.add("op", HERE, failure="second")
@@ -59,7 +59,12 @@ def test_successes_win_over_failures_and_all_rounds_count(path: Path) -> None:
     found = database.find("op", HERE)
     assert found is not None
     assert found.rounds == (((1.0,), 1.0), ((2.0,), 1.0))
-    assert database.count() == 5
+    assert found.failure == "third"
+    database.add("op", HERE, samples_s=[3.0])
+    found = database.find("op", HERE)
+    assert found is not None
+    assert (len(found.rounds), found.failure) == (3, None)
+    assert database.count() == 6
 
 
 @pytest.mark.parametrize("result", [{}, {"samples_s": [1.0], "failure": "x"}, {"samples_s": []}])

@@ -140,6 +140,17 @@ def test_a_failure_is_a_row_has_no_further_round_and_is_tried_again(database: Me
     assert again.built == [KEYS[1]]
 
 
+def test_what_dies_after_a_good_round_is_a_failure_until_it_works(database: MeasurementDatabase) -> None:
+    bench(Machine({KEYS[0]: [1.0, "died of SIGSEGV"]}), database).measure(CANDIDATES)
+    row = database.find(KEYS[0], HERE)
+    assert row is not None
+    assert (len(row.rounds), row.failure) == (1, "died of SIGSEGV")
+    assert bench(Machine(), database).measure(CANDIDATES) == len(KEYS) - 1
+    row = database.find(KEYS[0], HERE)
+    assert row is not None
+    assert (len(row.rounds), row.failure) == (1 + ROUNDS, None)
+
+
 def test_without_its_reference_nothing_is_measured(database: MeasurementDatabase) -> None:
     with pytest.raises(RunnerError, match="reference network cannot be built: no linker"):
         bench(Machine(unbuildable=(REFERENCE,)), database).measure(CANDIDATES)
