@@ -65,8 +65,8 @@ def test_the_tables_say_everything_once() -> None:
     text = as_markdown(figures())
     assert "| 1 | 200 GFLOP/s in 512-bit vectors | 400 GB/s | 200 GB/s | 100 GB/s | 20 GB/s |" in text
     assert "Instructions: avx2. Schedule version 7." in text
-    row = "| n | 1 | 3.00 ms | 4.50 ms (1.50x) | 33% of 200 GFLOP/s | 1.50x | 2.50 ms | 1.10 times that | 1.25 ms | 2.0 s |"
-    assert row in text
+    ours = "3.00 ms | 4.50 ms (1.50x) | 33% of 200 GFLOP/s | 1.50x | 2.50 ms | 1.10 times that | 1.25 ms | 2.0 s"
+    assert f"| n | 1 | {ours} |" in text
     assert "| big 7x7 1->2 | 2 | 1000.0 us | 0 | 2 KiB | 500.0 us | 50% |" in text
     assert "| loops 7x7 1->2 | 1 | 500.0 us | - |" in text
     assert "little" not in text
