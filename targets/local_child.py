@@ -11,7 +11,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -20,25 +20,31 @@ sys.modules["torch"] = None  # type: ignore[assignment]
 
 import numpy as np  # noqa: E402
 import tvm  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
 from tvm.runtime.vm import VirtualMachine  # noqa: E402
 
 EVICT = "netlathe.evict"
+Array = NDArray[np.float32]
 # The parent enforces the deadline; the alarm only ends a child whose parent was killed.
 ALARM_MARGIN_S = 5
 
 
-def evictor(cpus: set[int], evict_bytes: int) -> Callable[..., None]:
-    """A function that reads and writes a buffer of `evict_bytes` once on every CPU.
+def evictor(cpus: set[int], evict_bytes: int, inputs: Sequence[Array]) -> Callable[..., None]:
+    """A function that reads and writes a buffer of `evict_bytes` once on every CPU, and then its share of the inputs.
 
     That many bytes pass through the caches of each. How much of what was there before they push out is up to the
-    machine: less than all where the caches together are larger, or replace other lines than the oldest.
+    machine: less than all where the caches together are larger, or replace other lines than the oldest. The inputs
+    come last, because in a network the operator before has just written them.
     """
     buffer = np.zeros(evict_bytes // 4, dtype=np.float32)
+    shares = {cpu: [np.array_split(array, len(cpus))[turn] for array in inputs] for turn, cpu in enumerate(cpus)}
 
     def evict(*_: object) -> None:
         for cpu in cpus:
             os.sched_setaffinity(0, {cpu})
             np.add(buffer, 1, out=buffer)
+            for array in shares[cpu]:
+                np.multiply(array, 1, out=array)
         os.sched_setaffinity(0, cpus)
 
     return evict
@@ -74,7 +80,8 @@ def measure(job: dict[str, Any], cpus: set[int]) -> list[float]:
     inputs = [tvm.runtime.tensor(rng.standard_normal(shape, dtype=np.float32)) for shape in job["input_shapes"]]
     machine.set_input("main", *inputs)
     if job["evict_bytes"]:
-        tvm.register_global_func(EVICT, evictor(cpus, job["evict_bytes"]), override=True)
+        flat = [np.from_dlpack(tensor).reshape(-1) for tensor in inputs]
+        tvm.register_global_func(EVICT, evictor(cpus, job["evict_bytes"], flat), override=True)
     # `invoke_stateful` keeps one result and frees the one before; a function that answers its result would have every
     # result kept until the end, and each call would pay for fresh pages.
     time = machine.time_evaluator(

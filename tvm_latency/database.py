@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _SCHEMA = """
 CREATE TABLE measurement (
@@ -30,8 +30,12 @@ CREATE TABLE measurement (
 CREATE INDEX by_key ON measurement (op_key, fingerprint, schedule_version, tvm_version, evict_bytes);
 """
 
-# Statements that take a file of one format to the next. Rows are never changed: old ones lack what is new.
-_MIGRATIONS = {1: ("ALTER TABLE measurement ADD COLUMN reference_s REAL",)}
+# Statements that take a file of one format to the next. Samples are never changed; a round without a reference does not
+# count. Format 2 has operators whose inputs were as cold as their weights.
+_MIGRATIONS = {
+    1: ("ALTER TABLE measurement ADD COLUMN reference_s REAL",),
+    2: ("UPDATE measurement SET reference_s = NULL WHERE evict_bytes > 0",),
+}
 
 
 class DatabaseError(RuntimeError):
@@ -121,7 +125,8 @@ class MeasurementDatabase:
             if version == 0:
                 self._create(connection)
             elif version in _MIGRATIONS:
-                self._migrate(connection, version)
+                for older in range(version, SCHEMA_VERSION):
+                    self._migrate(connection, older)
             elif version != SCHEMA_VERSION:
                 raise DatabaseError(
                     f"{self.path} has format {version}, this netlathe writes {SCHEMA_VERSION}. "
@@ -214,7 +219,7 @@ class MeasurementDatabase:
         rows = self._execute(
             "SELECT samples_s, reference_s, failure, created FROM measurement WHERE op_key = ? AND fingerprint = ?"
             " AND schedule_version = ? AND tvm_version = ? AND evict_bytes = ?"
-            # Times of before there was a reference cannot be compared with others.
+            # Others cannot be compared.
             " AND (samples_s IS NULL OR reference_s IS NOT NULL) ORDER BY id",
             op_key,
             *astuple(context),

@@ -177,11 +177,28 @@ def test_the_evictor_touches_all_its_buffer_on_each_cpu(
     monkeypatch.setattr(
         local_child.os, "sched_setaffinity", lambda pid, cpus: seen.append((cpus, buffers[0].min(), buffers[0].max()))
     )
-    evict = local_child.evictor({0, 1}, 4096)
+    evict = local_child.evictor({0, 1}, 4096, [])
     evict()
     evict()
     assert [buffer.nbytes for buffer in buffers] == [4096]
     assert seen == [({0}, 0, 0), ({1}, 1, 1), ({0, 1}, 2, 2), ({0}, 2, 2), ({1}, 3, 3), ({0, 1}, 4, 4)]
+
+
+def test_the_evictor_touches_the_inputs_last_each_cpu_its_share(
+    local_child: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[object] = []
+    monkeypatch.setattr(local_child.os, "sched_setaffinity", lambda pid, cpus: events.append(cpus))
+    monkeypatch.setattr(local_child.np, "add", lambda *a, **k: events.append("buffer"))
+    multiply = np.multiply
+    monkeypatch.setattr(
+        local_child.np, "multiply", lambda array, *a, **k: events.append(array.tolist()) or multiply(array, *a, **k)
+    )
+    image = np.arange(5, dtype=np.float32)
+    image_before = image.copy()
+    local_child.evictor({0, 1}, 4096, [image])()
+    assert events == [{0}, "buffer", [0, 1, 2], {1}, "buffer", [3, 4], {0, 1}]
+    np.testing.assert_array_equal(image, image_before)
 
 
 @pytest.mark.parametrize("evict_bytes", [0, 4096])
@@ -189,7 +206,7 @@ def test_each_timed_call_is_a_call_of_main_with_an_eviction_before(
     local_child: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, evict_bytes: int
 ) -> None:
     events: list[object] = []
-    monkeypatch.setattr(local_child, "evictor", lambda cpus, size: lambda *_: events.append(("evict", cpus, size)))
+    monkeypatch.setattr(local_child, "evictor", lambda cpus, size, inputs: lambda *_: events.append(("evict", cpus, size)))
     tvm.register_global_func("netlathe.test_main", lambda x: events.append("main") or x, override=True)
     call = relax.ExternFunc("netlathe.test_main")
     module = compiled(tmp_path / "main.so", lambda x: relax.Call(call, [x], ty_args=[x.ty]))

@@ -219,3 +219,18 @@ def test_a_file_of_the_first_format_is_taken_on_and_its_times_do_not_count(path:
     found = database.find("op", HERE)
     assert found is not None
     assert found.rounds == (((3.0,), 0.5),)
+
+
+def test_of_the_second_format_networks_count_and_operators_with_cold_inputs_do_not(path: Path) -> None:
+    alone = replace(HERE, evict_bytes=4096)
+    warm = replace(HERE, evict_bytes=0)
+    database = MeasurementDatabase(path)
+    for context in (alone, warm):
+        database.add("op", context, samples_s=[3.0], reference_s=0.5)
+    database.close()
+    with closing(sqlite3.connect(path)) as old:
+        old.execute("PRAGMA user_version = 2")
+    database = MeasurementDatabase(path)
+    assert database.count() == 2
+    assert database.find("op", alone) is None
+    assert database.find("op", warm) is not None
