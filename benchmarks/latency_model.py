@@ -2,13 +2,14 @@
 
 python -m benchmarks.latency_model [--spaces imagenet,cifar] [--target x86] [--threads 1]
 
-Every space is calibrated from an empty database. The published networks are measured on the same bench after that,
-beside the same reference, and none of them is fitted to.
+Every space is calibrated from an empty database. The published networks are measured in the same passes, and none of
+them is fitted to.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -18,18 +19,16 @@ from typing import Any
 
 from benchmarks.networks import PUBLISHED
 from benchmarks.results import save_results
-from pipeline.calibration import SpaceCalibration, calibrate_space, local_workbench
+from pipeline.calibration import SpaceCalibration, calibrate_space
 from pipeline.console import ProgressView
-from pipeline.measure import code_versions
 from supernet.named import named_architecture
 from supernet.space import IMAGENET, SearchSpace, preset
 from targets.target import Target, get_target
 from tvm_latency.accuracy import Scores
-from tvm_latency.calibrate import network_key
-from tvm_latency.database import Context, MeasurementDatabase
-from tvm_latency.drift import steady
+from tvm_latency.calibrate import Calibration
+from tvm_latency.database import MeasurementDatabase
+from tvm_latency.fitting import Net
 from tvm_latency.plan import FULL
-from tvm_latency.workbench import Candidate
 
 # What the model promises of random networks of its space, and of published ones.
 WITHIN_10, WITHIN_5, SPEARMAN, MAPE, NOISE_MULTIPLE, NAMED_ERROR, MINUTES = 0.99, 0.90, 0.98, 0.03, 1.5, 0.08, 12.0
@@ -39,10 +38,10 @@ def calibrated(space: SearchSpace, target: Target, folder: Path) -> dict[str, An
     """A calibration from nothing: how long it took, its scores, and every prediction beside its measurement."""
     with closing(MeasurementDatabase(folder / f"{space.name}.sqlite")) as database, ProgressView() as progress:
         start = perf_counter()
-        found = calibrate_space(space, target, database, progress, plan=FULL)
+        nets = {name: named_architecture(name).op_specs() for name in PUBLISHED} if space == IMAGENET else {}
+        found = calibrate_space(space, target, database, progress, plan=FULL, beside=tuple(nets.values()))
         seconds = perf_counter() - start
-        named = published(found, target, database, folder, progress) if space == IMAGENET else []
-    calibration = found.calibration
+    calibration, named = found.calibration, published(found.calibration, nets)
     return {
         "space": space.name,
         "seconds": seconds,
@@ -50,29 +49,21 @@ def calibrated(space: SearchSpace, target: Target, folder: Path) -> dict[str, An
         "failures": dict(calibration.failures),
         "disturbed": calibration.disturbed,
         "accuracy": asdict(calibration.accuracy),
-        "correction": asdict(calibration.table.correction),
+        "correction": asdict(calibration.model.correction),
         "held_out": [asdict(net) for net in found.held_out],
         "published": named,
         "promises": promises(found, seconds, named),
     }
 
 
-def published(
-    found: SpaceCalibration, target: Target, database: MeasurementDatabase, folder: Path, progress: Any
-) -> list[dict[str, Any]]:
-    """The five networks, measured at the same usual speed as what the model was fitted to, and predicted."""
-    here = Context(target.fingerprint, *code_versions(), evict_bytes=0)
-    nets = {name: named_architecture(name).op_specs() for name in PUBLISHED}
-    local_workbench(target, database, folder, progress).measure(
-        {network_key(ops): Candidate(ops, here) for ops in nets.values()}
-    )
+def published(calibration: Calibration, nets: Mapping[str, Net]) -> list[dict[str, Any]]:
+    """Networks that were measured beside what was fitted to, and predicted."""
     rows = []
     for name, ops in nets.items():
-        row = database.find(network_key(ops), here)
-        if row is None or not row.rounds:
-            raise RuntimeError(f"{name} could not be measured: {row.failure if row else 'nothing was recorded'}")
-        measured = steady(row.rounds, found.calibration.usual_s)
-        table = found.calibration.table.completed(ops, found.calibration.model.predict)
+        if ops not in calibration.beside:
+            raise RuntimeError(f"{name} could not be measured: {calibration.failures}")
+        measured = calibration.beside[ops]
+        table = calibration.table.completed(ops, calibration.model.predict)
         prediction = table.network(ops)
         rows.append(
             {

@@ -25,10 +25,11 @@ from targets.toolchain import ToolchainError
 from tvm_latency import calibrate as calibrating
 from tvm_latency.accuracy import Scores
 from tvm_latency.build import compile_onnx
-from tvm_latency.calibrate import Calibration, network_key
+from tvm_latency.calibrate import Calibration
 from tvm_latency.cost_model import CostModel
 from tvm_latency.database import MeasurementDatabase
 from tvm_latency.expected import expected_output
+from tvm_latency.fitting import Net
 from tvm_latency.latency_table import LatencyTable
 from tvm_latency.lower import LoweringError
 from tvm_latency.onnx_graph import input_shape, network_graph
@@ -69,10 +70,12 @@ def calibrate_space(
     weights: WeightType = "float32",
     seed: int = 0,
     plan: CalibrationPlan = QUICK,
+    beside: Sequence[Net] = (),
 ) -> SpaceCalibration:
     """Measure every operator of the space and what is planned beside them, as far as the database does not have it.
 
     weights: how those of every operator are stored; each type has rows of its own.
+    beside: networks that are only measured, in the same passes.
 
     Raises:
         CalibrationError: too little could be measured.
@@ -91,12 +94,13 @@ def calibrate_space(
             workbench=local_workbench(target, database, workspace, progress, seed),
             versions=code_versions(),
             evict_bytes=evict_bytes(space, weights),
+            beside=beside,
             seed=seed,
         )
     held_out = []
     for net, ops in list(zip(drawn, networks))[plan.fit_networks :]:
-        if (measured_s := found.network_s.get(network_key(ops))) is not None:
-            held_out.append(HeldOut(net.text, found.table.network_seconds(ops), measured_s))
+        if ops in found.test:
+            held_out.append(HeldOut(net.text, found.table.network_seconds(ops), found.test[ops].seconds))
     return SpaceCalibration(found, tuple(held_out))
 
 
@@ -165,15 +169,14 @@ class _Builder:
 
 
 def path_latency(space: SearchSpace, table: LatencyTable, weights: WeightType = "float32") -> PathLatency:
-    """The latencies that the search adds up: those of the table, with its correction for whole networks.
+    """The latencies that the search adds up: what the operators of the table add to a network.
 
     Raises:
         MissingLatencyError: the table was made for another space, or for weights that are stored otherwise.
     """
-    scale = table.correction.scale
 
     def seconds(op: OpSpec | None) -> float:
-        return 0.0 if op is None else scale * table.block_seconds(replace(op, dtype=weights))
+        return 0.0 if op is None else table.entry(replace(op, dtype=weights)).network_s
 
     return PathLatency(
         fixed_s=table.network_seconds(stored_as(space.fixed_ops(), weights)),

@@ -54,10 +54,7 @@ def export_calibration(file: Path, folder: Path, space: SearchSpace, target: Tar
     table, _ = load_calibration(folder, target, weights)
     if file.suffix in _YAML:
         ops = stored_as(space.op_specs(), weights)
-        seconds = {op: table.correction.scale * table.block_seconds(op) for op in ops}
-        # Every network begins with the stem.
-        seconds[ops[0]] += table.correction.offset_s
-        write_proxyless_yaml(seconds, file)
+        write_proxyless_yaml({op: table.entry(op).network_s for op in ops}, file)
         return
     write_json(
         file,
@@ -121,7 +118,7 @@ def _import_yaml(file: Path, folder: Path, space: SearchSpace, target: Target, w
     table = LatencyTable(
         target_name=target.name,
         fingerprint=target.fingerprint,
-        entries={op.key: Entry(found, 0.0, "measured") for op, found in seconds.items()},
+        entries={op.key: Entry(found, 0.0, "measured", found) for op, found in seconds.items()},
     )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / VERSIONS).unlink(missing_ok=True)

@@ -59,17 +59,15 @@ def predict(
         "not_predicted": list(network.others),
     }
     if explain:
-        scale = table.correction.scale
         result["blocks"] = [
             {
                 "operator": op.key,
-                "ms": 1e3 * scale * table.block_seconds(op),
+                "ms": 1e3 * table.entry(op).network_s,
                 "source": table.entry(op).source,
                 "drivers": _drivers(model, op),
             }
             for op in network.ops
         ]
-        result["offset_ms"] = 1e3 * table.correction.offset_s
     return result
 
 

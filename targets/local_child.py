@@ -80,7 +80,7 @@ def measure(job: dict[str, Any], cpus: set[int]) -> list[float]:
     inputs = [tvm.runtime.tensor(rng.standard_normal(shape, dtype=np.float32)) for shape in job["input_shapes"]]
     machine.set_input("main", *inputs)
     if job["evict_bytes"]:
-        flat = [np.from_dlpack(tensor).reshape(-1) for tensor in inputs]
+        flat = [np.asarray(np.from_dlpack(tensor), np.float32).reshape(-1) for tensor in inputs]
         tvm.register_global_func(EVICT, evictor(cpus, job["evict_bytes"], flat), override=True)
     # `invoke_stateful` keeps one result and frees the one before; a function that answers its result would have every
     # result kept until the end, and each call would pay for fresh pages.

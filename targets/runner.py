@@ -16,8 +16,9 @@ class RunnerError(RuntimeError):
 class Job:
     """One timing to take: of `main` of a Relax VM module, on float32 inputs.
 
-    Before each timed call `evict_bytes` of memory are read and written, and then the inputs, so that weights are as cold
-    and inputs as warm as inside a network; 0 leaves the caches as they are. The first `warmup` calls are not reported.
+    Before each timed call `evict_bytes` of memory are read and written, and then the inputs, so that weights are as
+    cold and inputs as warm as inside a network; 0 leaves the caches as they are. The first `warmup` calls are not
+    reported.
 
     answer: an .npz file with `input`, an `output` and a `tolerance`: before it is timed the module must answer that
     input with that output, or the job fails. No output may be off by more than that share of the largest.

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-
-import numpy as np
+from dataclasses import dataclass
 
 from targets.target import Target
-from tvm_latency.accuracy import Accuracy, Scores
-from tvm_latency.baselines import FlopsLinear, NetworkPredictor, RandomForest, SumOfBlocks
+from tvm_latency.accuracy import Accuracy
 from tvm_latency.cost_model import MIN_OPS, CostModel
-from tvm_latency.database import Context, Round
-from tvm_latency.drift import disturbed, steady, usual
-from tvm_latency.latency_table import Entry, LatencyTable, NetworkCorrection
+from tvm_latency.database import Context
+from tvm_latency.drift import Steady, disturbed, steady, usual
+from tvm_latency.fitting import Measured, Net, baselines, fit, judge
+from tvm_latency.latency_table import LatencyTable
 from tvm_latency.workbench import Candidate, Ops, Workbench
 
 
@@ -28,9 +26,8 @@ class Calibration:
 
     measured, reused: artefacts timed now, and taken from the database.
     failures: key -> reason of what could not be built or run; its latency is predicted.
-    usual_s: what the reference takes at the machine's usual speed, to which all measurements were brought.
     disturbed: share of the rounds in which the reference was slow.
-    network_s: measured seconds of each network that ran, by its key.
+    fitted_to: what model and table were fitted to; test: what they were judged by; beside: what was only measured.
     """
 
     table: LatencyTable
@@ -39,9 +36,10 @@ class Calibration:
     measured: int
     reused: int
     failures: Mapping[str, str]
-    usual_s: float
     disturbed: float
-    network_s: Mapping[str, float]
+    fitted_to: Measured
+    test: Mapping[Net, Steady]
+    beside: Mapping[Net, Steady]
 
 
 def network_key(ops: Ops) -> str:
@@ -58,6 +56,7 @@ def calibrate(
     workbench: Workbench,
     versions: tuple[int, str],
     evict_bytes: int,
+    beside: Sequence[Ops] = (),
     seed: int = 0,
 ) -> Calibration:
     """Measure what the database lacks, then fit and evaluate on what it holds.
@@ -72,15 +71,17 @@ def calibrate(
         versions: of the schedules and of TVM; with the target's fingerprint they decide which rows count.
         evict_bytes: memory that passes between two runs of an operator: the weights of a network of the space.
             Networks are run back to back, as they will be used.
+        beside: networks that are only measured, in the same passes.
 
     Raises:
         CalibrationError: too few networks or operators could be measured.
     """
-    fitted = {network_key(net) for net in fit_networks}
-    test_networks = [net for net in test_networks if network_key(net) not in fitted]
+    seen = {network_key(net) for net in fit_networks}
+    test_networks = [net for net in test_networks if network_key(net) not in seen]
     cold, warm = (Context(target.fingerprint, *versions, evicted) for evicted in (evict_bytes, 0))
     candidates = {op.key: Candidate((op,), cold) for op in ops}
-    candidates |= {network_key(net): Candidate(tuple(net), warm) for net in (*fit_networks, *test_networks)}
+    every_net = (*fit_networks, *test_networks, *beside)
+    candidates |= {network_key(net): Candidate(tuple(net), warm) for net in every_net}
     reused = workbench.measure(candidates)
     rows = {key: workbench.database.find(key, candidate.context) for key, candidate in candidates.items()}
     # What works only sometimes cannot be shipped, so its time does not count either.
@@ -88,63 +89,30 @@ def calibrate(
     failures = {key: row.failure for key, row in rows.items() if row and row.failure}
     references = [reference_s for rounds in timed.values() for _, reference_s in rounds]
     usual_s = usual(references) if references else 1.0
-    entries = {key: _entry(rounds, usual_s) for key, rounds in timed.items()}
-    blocks = {op.key: entries[op.key] for op in ops if op.key in entries}
-    networks = {key: entry for key, entry in entries.items() if key not in blocks}
-    known = [op for op in ops if op.key in blocks]
-    fit, test = ([net for net in nets if network_key(net) in networks] for nets in (fit_networks, test_networks))
-    if len(known) < MIN_OPS or len(fit) < 2 or not test:
+    times = {key: steady(rounds, usual_s) for key, rounds in timed.items()}
+
+    def networks(nets: Sequence[Ops]) -> dict[Net, Steady]:
+        return {tuple(net): times[key] for net in nets if (key := network_key(net)) in times}
+
+    measured = Measured({op: times[op.key] for op in ops if op.key in times}, networks(fit_networks))
+    test = networks(test_networks)
+    if len(measured.ops) < MIN_OPS or len(measured.networks) < 2 or not test:
         first = next((f" The first failure, of {key}: {reason}" for key, reason in failures.items()), "")
         raise CalibrationError(
-            f"Measured {len(known)} operators, {len(fit)} networks to fit to and {len(test)} to test on; at least "
-            f"{MIN_OPS}, 2 and 1 are needed.{first}"
+            f"Measured {len(measured.ops)} operators, {len(measured.networks)} networks to fit to and {len(test)} to "
+            f"test on; at least {MIN_OPS}, 2 and 1 are needed.{first}"
         )
-
-    model = CostModel.fit(known, [blocks[op.key].seconds for op in known], target, seed)
-    every_op = [op for net in (ops, *fit_networks, *test_networks) for op in net]
-    table = LatencyTable(target_name=target.name, fingerprint=target.fingerprint, entries=blocks)
-    table = table.completed(every_op, model.predict)
-
-    def measured_s(nets: Sequence[Ops]) -> list[float]:
-        return [networks[network_key(net)].seconds for net in nets]
-
-    alone = [[(op, table.entry(op).seconds) for op in net] for net in fit]
-    correction = NetworkCorrection.fit(alone, measured_s(fit))
-    table, model = replace(table, correction=correction), model.with_correction(correction)
-    baselines: dict[str, NetworkPredictor] = {
-        "flops_linear": FlopsLinear.fit(fit, measured_s(fit)),
-        "sum_of_blocks": SumOfBlocks({key: entry.seconds for key, entry in table.entries.items()}),
-        "random_forest": RandomForest.fit(
-            [*((op,) for op in known), *fit],
-            [*(blocks[op.key].seconds for op in known), *measured_s(fit)],
-            target,
-            seed,
-        ),
-    }
-    accuracy = Accuracy(
-        blocks=Scores.of([model.held_out_s[op.key] for op in known], [blocks[op.key].seconds for op in known]),
-        model=Scores.of([model.network_seconds(net) for net in test], measured_s(test)),
-        networks=Scores.of([table.network_seconds(net) for net in test], measured_s(test)),
-        baselines={
-            name: Scores.of([baseline.network_seconds(net) for net in test], measured_s(test))
-            for name, baseline in baselines.items()
-        },
-        noise=float(np.median([entry.spread_s / entry.seconds for entry in networks.values()])),
-    )
+    fitted = fit(measured, target, [op for net in (ops, *test_networks) for op in net], seed)
+    accuracy = judge(fitted, baselines(measured, fitted, target, seed), measured, test)
     return Calibration(
-        table=table,
-        model=model,
+        table=fitted.table,
+        model=fitted.model,
         accuracy=accuracy,
         measured=len(timed) - reused,
         reused=reused,
         failures=failures,
-        usual_s=usual_s,
         disturbed=disturbed(references, usual_s),
-        network_s={key: entry.seconds for key, entry in networks.items()},
+        fitted_to=measured,
+        test=test,
+        beside=networks(beside),
     )
-
-
-def _entry(rounds: Sequence[Round], usual_s: float) -> Entry:
-    """A measurement at the machine's usual speed."""
-    found = steady(rounds, usual_s)
-    return Entry(found.seconds, found.spread_s, "measured")

@@ -21,11 +21,12 @@ from scipy.optimize import least_squares
 from sklearn.model_selection import KFold
 
 from targets.target import Target
+from tvm_latency.correction import NetworkCorrection
 from tvm_latency.features import FEATURES, TERMS, features, terms
-from tvm_latency.latency_table import NetworkCorrection, Prediction
+from tvm_latency.latency_table import Entry
 from tvm_latency.opspec import OpSpec
 
-FORMAT: Literal["netlathe-cost-model/2"] = "netlathe-cost-model/2"
+FORMAT: Literal["netlathe-cost-model/3"] = "netlathe-cost-model/3"
 FOLDS = 8
 MIN_OPS = 2 * FOLDS
 
@@ -54,6 +55,8 @@ _ROUNDS = 150
 _SLACK = 0.02
 
 Array = NDArray[np.float64]
+# The operators of a network, with the seconds of each alone.
+Alone = Sequence[tuple[OpSpec, float]]
 
 
 class CostModelError(ValueError):
@@ -83,7 +86,7 @@ class _Saved:
     ranges: dict[str, tuple[float, float]]
     correction: NetworkCorrection
     boosters: tuple[dict[str, Any], ...]
-    format: Literal["netlathe-cost-model/2"] = FORMAT
+    format: Literal["netlathe-cost-model/3"] = FORMAT
 
 
 _SAVED = TypeAdapter(_Saved)
@@ -98,7 +101,7 @@ class CostModel:
 
     held_out_s: for each fitted operator, the prediction of the member that had not seen it.
     ranges: the least and the greatest value that each feature had among them.
-    correction: from operators alone to whole networks.
+    correction: from operators alone to networks.
     """
 
     target: Target
@@ -143,13 +146,38 @@ class CostModel:
             ranges=dict(zip(FEATURES, zip(inputs.min(axis=0).tolist(), inputs.max(axis=0).tolist()))),
         )
 
-    def predict(self, op: OpSpec) -> Prediction:
-        """Seconds of one operator; the spread joins held-out error and disagreement of the members."""
+    def predict(self, op: OpSpec) -> Entry:
+        """The latency of one operator; its spread joins held-out error and disagreement of the members."""
         inputs = _matrix(np.array([features(op, self.target)]))
         corrections = np.array([float(booster.predict(inputs)[0]) for booster in self.boosters])
         members = np.log(self.seconds_per_unit @ terms(op, self.target)) + corrections
         mean_s = exp(float(members.mean()))
-        return Prediction(mean_s=mean_s, spread_s=mean_s * hypot(self.log_spread, float(members.std())))
+        spread_s = mean_s * hypot(self.log_spread, float(members.std()))
+        return Entry(mean_s, spread_s, "predicted", self.in_network(op, mean_s))
+
+    def in_network(self, op: OpSpec, seconds: float) -> float:
+        """What an operator that takes so long alone adds to a network."""
+        return seconds * float(self._shares(op) @ self.correction.array(tuple(TERMS)))
+
+    def corrected(self, networks: Sequence[Alone], measured_s: Sequence[float]) -> CostModel:
+        """This model with a correction that is fitted to whole networks.
+
+        networks: for each, its operators with their seconds alone; measured_s: its seconds as a whole.
+
+        Raises:
+            CorrectionError: fewer than two networks.
+        """
+        work_s = [np.sum([self._shares(op) * seconds for op, seconds in net], axis=0) for net in networks]
+        return replace(self, correction=NetworkCorrection.fit(tuple(TERMS), work_s, measured_s))
+
+    def network_seconds(self, ops: Sequence[OpSpec]) -> float:
+        """Predicted seconds of the network that runs these operators, none of them taken from measurements."""
+        return sum(self.predict(op).network_s for op in ops)
+
+    def _shares(self, op: OpSpec) -> Array:
+        """Of an operator's time alone, by kind of work; they add up to 1."""
+        seconds = self.seconds_per_unit.mean(axis=0) * terms(op, self.target)
+        return np.asarray(seconds / seconds.sum())
 
     def outside(self, op: OpSpec) -> dict[str, str]:
         """Features in which the operator is unlike all that was measured: `13.2, measured were 2 to 12.3`."""
@@ -162,21 +190,13 @@ class CostModel:
         }
 
     def explain(self, op: OpSpec) -> Explanation:
-        """What makes up the prediction of an operator."""
-        seconds = self.seconds_per_unit.mean(axis=0) * terms(op, self.target)
+        """What makes up the prediction of an operator in a network."""
+        seconds = self.seconds_per_unit.mean(axis=0) * terms(op, self.target) * self.correction.array(tuple(TERMS))
         inputs = _matrix(np.array([features(op, self.target)]))
         shares = np.mean([booster.predict(inputs, pred_contribs=True)[0] for booster in self.boosters], axis=0)
         return Explanation(
             terms_s=dict(zip(TERMS, seconds.tolist())), factors=dict(zip(FEATURES, np.exp(shares[:-1]).tolist()))
         )
-
-    def with_correction(self, correction: NetworkCorrection) -> CostModel:
-        """The same model with another network correction."""
-        return replace(self, correction=correction)
-
-    def network_seconds(self, ops: Sequence[OpSpec]) -> float:
-        """Predicted seconds of the network that runs these operators, none of them taken from measurements."""
-        return self.correction.network((op, self.predict(op).mean_s) for op in ops)
 
     def save(self, path: Path) -> None:
         """Write as JSON, atomically."""

@@ -17,6 +17,8 @@ from tvm_latency.database import Round
 MAD_OF_NORMAL = 1.4826
 # A reference that takes so many times as long as usual was disturbed.
 DISTURBED = 1.1
+# From so many quiet rounds on, the others do not count: what slows the reference may slow a candidate more or less.
+QUIET_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,17 @@ def steady(rounds: Iterable[Round], usual_s: float) -> Steady:
 
     usual_s: the reference at the machine's usual speed.
     """
-    corrected = np.array([np.median(samples_s) * usual_s / reference_s for samples_s, reference_s in rounds])
+    rounds = tuple(rounds)
+    undisturbed = quiet(rounds, usual_s)
+    counted = undisturbed if len(undisturbed) >= QUIET_ROUNDS else rounds
+    corrected = np.array([np.median(samples_s) * usual_s / reference_s for samples_s, reference_s in counted])
     seconds = float(np.median(corrected))
     return Steady(seconds, float(MAD_OF_NORMAL * np.median(np.abs(corrected - seconds))))
+
+
+def quiet(rounds: Iterable[Round], usual_s: float) -> tuple[Round, ...]:
+    """The rounds in which the reference was not slow."""
+    return tuple(found for found in rounds if found[1] <= DISTURBED * usual_s)
 
 
 def usual(references_s: Sequence[float]) -> float:

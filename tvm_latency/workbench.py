@@ -12,7 +12,7 @@ from statistics import median
 
 from targets.runner import Failure, Job, Runner, RunnerError
 from tvm_latency.database import Context, MeasurementDatabase
-from tvm_latency.drift import steady
+from tvm_latency.drift import QUIET_ROUNDS, quiet, steady, usual
 from tvm_latency.onnx_graph import input_shape
 from tvm_latency.opspec import OpSpec
 
@@ -56,10 +56,11 @@ class MeasureSettings:
     """How candidates are timed: in `rounds` passes over all of them, `warmup` calls and `repeats` timed ones in each.
 
     The reference has its turn before every `reference_every` candidates. What spreads over rounds by more than `noise`
-    of its time has as many passes again, after `pause_s` seconds, until there were `attempts`; all rounds count.
+    of its time, or was disturbed in all but a few, has as many passes again, after `pause_s` seconds, until there were
+    `attempts`.
     """
 
-    rounds: int = 5
+    rounds: int = 12
     repeats: int = 8
     warmup: int = 2
     reference_every: int = 6
@@ -126,7 +127,8 @@ class Workbench:
         jobs = self._build_all({key: candidates[key] for key in missing})
         self._passes(jobs, candidates, reference, missing)
         for _ in range(1, self.settings.attempts):
-            again = {job.key: rounds for job in jobs if self._is_noisy(job.key, candidates[job.key])}
+            noisy = self._noisy(candidates)
+            again = {job.key: rounds for job in jobs if job.key in noisy}
             if again:
                 self.sleep(self.settings.pause_s)
                 self._passes([job for job in jobs if job.key in again], candidates, reference, again)
@@ -136,9 +138,19 @@ class Workbench:
         row = self.database.find(key, candidate.context)
         return self.settings.rounds - (len(row.rounds) if row and row.failure is None else 0)
 
-    def _is_noisy(self, key: str, candidate: Candidate) -> bool:
-        row = self.database.find(key, candidate.context)
-        return row is not None and row.failure is None and steady(row.rounds, usual_s=1.0).noise > self.settings.noise
+    def _noisy(self, candidates: Mapping[str, Candidate]) -> set[str]:
+        """The candidates whose time is not certain yet."""
+        rows = {key: self.database.find(key, candidate.context) for key, candidate in candidates.items()}
+        rounds = {key: row.rounds for key, row in rows.items() if row and row.failure is None}
+        if not rounds:
+            return set()
+        usual_s = usual([reference_s for found in rounds.values() for _, reference_s in found])
+        return {
+            key
+            for key, found in rounds.items()
+            if len(quiet(found, usual_s)) < min(QUIET_ROUNDS, self.settings.rounds)
+            or steady(found, usual_s).noise > self.settings.noise
+        }
 
     def _build_all(self, candidates: Mapping[str, Candidate]) -> list[Job]:
         jobs = []

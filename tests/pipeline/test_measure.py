@@ -21,7 +21,7 @@ from targets.runner import Failure, Job, Timing
 from targets.target import Target, get_target
 from tvm_latency.accuracy import Accuracy, Scores
 from tvm_latency.cost_model import CostModel, CostModelError
-from tvm_latency.latency_table import Entry, LatencyTable, Prediction
+from tvm_latency.latency_table import Entry, LatencyTable
 from tvm_latency.lower import LoweringError
 
 Tensor = tuple[str, int]
@@ -118,10 +118,12 @@ def calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A calibration of the digits space whose first operator is measured and the others predicted."""
     target = get_target("x86")
     sources = ["measured"] + ["predicted"] * (len(DIGITS.op_specs()) - 1)
-    entries = {op.key: Entry(1e-5, 0.0, source) for op, source in zip(DIGITS.op_specs(), sources)}  # type: ignore[arg-type]
+    entries = {op.key: Entry(1e-5, 0.0, source, 1e-5) for op, source in zip(DIGITS.op_specs(), sources)}  # type: ignore[arg-type]
     table = LatencyTable(target_name="x86", fingerprint=target.fingerprint, entries=entries)
     model = SimpleNamespace(
-        save=lambda path: path.touch(), predict=lambda op: Prediction(1e-5, 0.0), outside=lambda op: {}
+        save=lambda path: path.touch(),
+        predict=lambda op: Entry(1e-5, 0.0, "predicted", 1e-5),
+        outside=lambda op: {},
     )
     scores = Scores.of([1.0], [1.0])
     accuracy = Accuracy(blocks=scores, model=scores, networks=scores, baselines={}, noise=0.0)

@@ -206,7 +206,9 @@ def test_each_timed_call_is_a_call_of_main_with_an_eviction_before(
     local_child: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, evict_bytes: int
 ) -> None:
     events: list[object] = []
-    monkeypatch.setattr(local_child, "evictor", lambda cpus, size, inputs: lambda *_: events.append(("evict", cpus, size)))
+    monkeypatch.setattr(
+        local_child, "evictor", lambda cpus, size, inputs: lambda *_: events.append(("evict", cpus, size))
+    )
     tvm.register_global_func("netlathe.test_main", lambda x: events.append("main") or x, override=True)
     call = relax.ExternFunc("netlathe.test_main")
     module = compiled(tmp_path / "main.so", lambda x: relax.Call(call, [x], ty_args=[x.ty]))

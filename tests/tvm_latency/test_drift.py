@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tvm_latency.drift import disturbed, steady, usual
+from tvm_latency.drift import QUIET_ROUNDS, disturbed, steady, usual
 
 SPEEDS = st.lists(st.floats(0.5, 4.0), min_size=1, max_size=9)
 
@@ -38,3 +38,11 @@ def test_the_usual_speed_is_the_quiet_one_if_a_quarter_was_quiet() -> None:
     assert usual(references) == pytest.approx(1.0, rel=0.02)
     assert disturbed(references, usual(references)) == pytest.approx(18 / 27)
     assert disturbed([1.0, 1.05, 1.0], 1.0) == 0.0
+
+
+def test_disturbed_rounds_count_only_where_quiet_ones_are_few() -> None:
+    """A candidate that a disturbance slows more than the reference."""
+    disturbed_rounds = [((3.0,), 2.0)] * 7
+    quiet_rounds = [((1.0,), 1.0)] * QUIET_ROUNDS
+    assert steady([*disturbed_rounds, *quiet_rounds], usual_s=1.0).seconds == 1.0
+    assert steady([*disturbed_rounds, *quiet_rounds[1:]], usual_s=1.0).seconds == 1.5

@@ -117,10 +117,17 @@ def test_what_is_noisy_has_more_rounds_after_a_pause(database: MeasurementDataba
 
 
 def test_noise_that_the_reference_explains_is_none(database: MeasurementDatabase) -> None:
-    slowness = [1.0, 1.5, 2.0]
+    slowness = [1.0, 1.06, 1.12]
     machine = Machine({KEYS[0]: list(slowness), REFERENCE: [slow for slow in slowness for _ in range(2)]})
     bench(machine, database).measure({KEYS[0]: CANDIDATES[KEYS[0]]})
     assert (len(machine.passes), machine.paused) == (ROUNDS, [])
+
+
+def test_what_was_disturbed_has_more_rounds_though_the_reference_explains_it(database: MeasurementDatabase) -> None:
+    slowness = [1.0, 1.5, 2.0]
+    machine = Machine({KEYS[0]: list(slowness), REFERENCE: [slow for slow in slowness for _ in range(2)]})
+    bench(machine, database).measure({KEYS[0]: CANDIDATES[KEYS[0]]})
+    assert (len(machine.passes), machine.paused) == (2 * ROUNDS, [2.0])
 
 
 def test_a_failure_is_a_row_has_no_further_round_and_is_tried_again(database: MeasurementDatabase) -> None:

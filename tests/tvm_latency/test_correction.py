@@ -1,0 +1,63 @@
+"""The correction finds what work costs inside a network, where networks tell it, and else leaves it as it is alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tvm_latency.correction import LEAST_FACTOR, NOISE, CorrectionError, NetworkCorrection
+
+KINDS = ("calls", "multiplications", "bytes")
+# Seconds of each kind of work in 40 networks.
+WORK = np.random.default_rng(0).uniform(0.5, 2.0, (40, 3))
+
+
+def fitted(work: np.ndarray, measured_s: np.ndarray) -> np.ndarray:
+    return NetworkCorrection.fit(KINDS, work, measured_s.tolist()).array(KINDS)
+
+
+def test_a_correction_needs_two_networks() -> None:
+    with pytest.raises(CorrectionError, match="at least two measured networks, got 1"):
+        NetworkCorrection.fit(KINDS, WORK[:1], [1.0])
+
+
+def test_networks_that_are_the_sum_of_their_operators_need_no_correction() -> None:
+    found = NetworkCorrection.fit(KINDS, WORK, WORK.sum(axis=1).tolist())
+    assert found.array(KINDS) == pytest.approx(1.0)
+    assert found.spread == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("unit_s", [1.0, 1e-6])
+@pytest.mark.parametrize("truth", [(0.8, 0.8, 0.8), (0.3, 1.0, 0.9), (1.0, 1.2, 0.5)])
+def test_the_factors_that_networks_follow_are_found(truth: tuple[float, ...], unit_s: float) -> None:
+    # The priors are far weaker than 40 networks without noise.
+    assert fitted(unit_s * WORK, unit_s * WORK @ truth) == pytest.approx(truth, abs=1e-3)
+
+
+def test_the_spread_is_what_factors_do_not_explain() -> None:
+    noise = 1 + 0.03 * np.random.default_rng(1).standard_normal(2000)
+    work = np.random.default_rng(2).uniform(0.5, 2.0, (2000, 3))
+    found = NetworkCorrection.fit(KINDS, work, (work.sum(axis=1) * noise).tolist())
+    assert found.spread == pytest.approx(0.03, rel=0.1)
+
+
+def test_one_outlier_among_many_moves_the_correction_little() -> None:
+    measured_s = WORK @ (0.8, 1.0, 0.6)
+    measured_s[5] *= 10
+    work = NetworkCorrection.fit(KINDS, WORK, measured_s.tolist()).array(KINDS)
+    predicted = WORK @ work / (WORK @ (0.8, 1.0, 0.6))
+    assert np.delete(predicted, 5) == pytest.approx(1.0, rel=2 * NOISE)
+
+
+def test_what_two_networks_cannot_tell_stays_as_it_is_alone() -> None:
+    """Both have the same shares of work, so only the sum is known."""
+    found = fitted(np.array([[1.0, 1.0, 0.0], [2.0, 2.0, 0.0]]), np.array([1.6, 3.2]))
+    assert found == pytest.approx([0.8, 0.8, 1.0], abs=1e-3)
+
+
+@given(st.lists(st.floats(1e-6, 10.0), min_size=2, max_size=6))
+def test_no_work_is_free(measured_s: list[float]) -> None:
+    found = fitted(WORK[: len(measured_s)], np.array(measured_s))
+    assert (found >= LEAST_FACTOR).all()

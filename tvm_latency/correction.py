@@ -1,0 +1,74 @@
+"""NetworkCorrection: what work costs inside a network, relative to what it costs when an operator runs alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydantic import Field
+from scipy.optimize import least_squares
+
+from tvm_latency.drift import MAD_OF_NORMAL
+
+# Random networks take nearly the same time, so kinds of work are hard to tell apart. Where the data do not insist, work
+# costs the same; these are standard deviations.
+NOISE = 0.01  # of a network's time, beyond which it is an outlier that pulls linearly, not squared
+FACTOR_SPREAD = 0.5
+# No work is free.
+LEAST_FACTOR = 0.05
+
+Factor = Annotated[float, Field(ge=LEAST_FACTOR, allow_inf_nan=False)]
+Array = NDArray[np.float64]
+
+
+class CorrectionError(ValueError):
+    """Too little was measured to tell what work costs inside a network."""
+
+
+@dataclass(frozen=True)
+class NetworkCorrection:
+    """The seconds of an operator alone, split into kinds of work, each multiplied by its factor: those in a network.
+
+    Alone, every kernel is called cold: its code and the virtual machine's have left the caches with the weights. In a
+    network they have not, and the processor fetches ahead across operators, so a call of a kernel and a byte of weights
+    cost less there than alone, and a multiplication what it does. A network is the sum of its operators, so an
+    expectation over paths is linear in their probabilities.
+
+    factors: by kind of work, 1 for all that are not in it.
+    spread: how far networks are from that sum, a standard deviation as a share of their time.
+    """
+
+    factors: Mapping[str, Factor] = field(default_factory=dict)
+    spread: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+    def array(self, kinds: Sequence[str]) -> Array:
+        """The factors of these kinds of work."""
+        return np.array([self.factors.get(kind, 1.0) for kind in kinds])
+
+    @classmethod
+    def fit(cls, kinds: Sequence[str], work_s: ArrayLike, measured_s: Sequence[float]) -> NetworkCorrection:
+        """Least squares on relative residuals, robust to outliers (soft L1), with weak priors towards factors of 1.
+
+        work_s: [networks, kinds], the seconds of a network's operators alone, by kind of work; measured_s: [networks],
+        those of the network as a whole.
+
+        Raises:
+            CorrectionError: fewer than two networks.
+        """
+        if len(measured_s) < 2:
+            raise CorrectionError(
+                f"A network correction needs at least two measured networks, got {len(measured_s)}. "
+                "Measure more random networks."
+            )
+        work = np.asarray(work_s) / np.asarray(measured_s)[:, None]
+
+        def residuals(factors: Array) -> Array:
+            return np.append((work @ factors - 1.0) / NOISE, (factors - 1.0) / FACTOR_SPREAD)
+
+        bounds = LEAST_FACTOR, np.inf
+        factors = least_squares(residuals, x0=np.ones(len(kinds)), bounds=bounds, loss="soft_l1").x
+        spread = MAD_OF_NORMAL * np.median(np.abs(work @ factors - 1.0))
+        return cls(dict(zip(kinds, factors.tolist())), float(spread))

@@ -1,0 +1,94 @@
+"""Fit the cost model and the latency table to measurements, and judge them by networks that were left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from targets.target import Target
+from tvm_latency.accuracy import Accuracy, Scores
+from tvm_latency.baselines import FlopsLinear, NetworkPredictor, RandomForest, SumOfBlocks
+from tvm_latency.cost_model import CostModel
+from tvm_latency.drift import Steady
+from tvm_latency.latency_table import Entry, LatencyTable
+from tvm_latency.opspec import OpSpec
+
+Net = tuple[OpSpec, ...]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Operators alone and whole networks with their times, at the usual speed of one machine."""
+
+    ops: Mapping[OpSpec, Steady]
+    networks: Mapping[Net, Steady]
+
+    def network_seconds(self) -> list[float]:
+        """Of each network."""
+        return [found.seconds for found in self.networks.values()]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A cost model, and a table of the operators that were measured and of those that networks have beside them."""
+
+    model: CostModel
+    table: LatencyTable
+
+
+def fit(measured: Measured, target: Target, others: Iterable[OpSpec] = (), seed: int = 0) -> Fitted:
+    """Fit the cost model to operators, its correction to networks; `others` have their place in the table too.
+
+    Raises:
+        CostModelError, CorrectionError: too little was measured.
+    """
+    seconds = {op: found.seconds for op, found in measured.ops.items()}
+    model = CostModel.fit(tuple(seconds), tuple(seconds.values()), target, seed)
+    alone = [
+        [(op, seconds[op] if op in seconds else model.predict(op).seconds) for op in net] for net in measured.networks
+    ]
+    model = model.corrected(alone, measured.network_seconds())
+    table = LatencyTable(
+        target_name=target.name,
+        fingerprint=target.fingerprint,
+        entries={
+            op.key: Entry(found.seconds, found.spread_s, "measured", model.in_network(op, found.seconds))
+            for op, found in measured.ops.items()
+        },
+        spread=model.correction.spread,
+    )
+    every_op = [op for net in measured.networks for op in net]
+    return Fitted(model, table.completed([*every_op, *others], model.predict))
+
+
+def baselines(measured: Measured, fitted: Fitted, target: Target, seed: int = 0) -> dict[str, NetworkPredictor]:
+    """The baselines by name, from the same measurements."""
+    nets, seconds = list(measured.networks), measured.network_seconds()
+    alone = {op: found.seconds for op, found in measured.ops.items()}
+    return {
+        "flops_linear": FlopsLinear.fit(nets, seconds),
+        "sum_of_blocks": SumOfBlocks({key: entry.seconds for key, entry in fitted.table.entries.items()}),
+        "random_forest": RandomForest.fit([*((op,) for op in alone), *nets], [*alone.values(), *seconds], target, seed),
+    }
+
+
+def judge(
+    fitted: Fitted, others: Mapping[str, NetworkPredictor], measured: Measured, test: Mapping[Net, Steady]
+) -> Accuracy:
+    """Scores on networks that were not fitted to, and on operators of the folds that were left out."""
+
+    def scores(predictor: NetworkPredictor) -> Scores:
+        return Scores.of([predictor.network_seconds(net) for net in test], [found.seconds for found in test.values()])
+
+    networks: Sequence[Steady] = [*measured.networks.values(), *test.values()]
+    return Accuracy(
+        blocks=Scores.of(
+            [fitted.model.held_out_s[op.key] for op in measured.ops], [found.seconds for found in measured.ops.values()]
+        ),
+        model=scores(fitted.model),
+        networks=scores(fitted.table),
+        baselines={name: scores(predictor) for name, predictor in others.items()},
+        noise=float(np.median([found.noise for found in networks])),
+    )
