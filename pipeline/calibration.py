@@ -11,35 +11,27 @@ from random import Random
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-
 from pipeline.figures import predicted_against_measured
 from pipeline.files import read_json, write_json
 from pipeline.measure import MeasureError, code_versions
 from supernet.latency import PathLatency
 from supernet.settings import Progress
 from supernet.space import SearchSpace
+from targets.host import available_cpus
 from targets.local import LocalRunner
 from targets.target import Target
-from targets.toolchain import ToolchainError
 from tvm_latency import calibrate as calibrating
 from tvm_latency.accuracy import Scores
-from tvm_latency.build import compile_onnx
+from tvm_latency.builders import BuilderPool
 from tvm_latency.calibrate import Calibration
 from tvm_latency.cost_model import CostModel
 from tvm_latency.database import MeasurementDatabase
-from tvm_latency.expected import expected_output
 from tvm_latency.fitting import Net
 from tvm_latency.latency_table import LatencyTable
-from tvm_latency.lower import LoweringError
-from tvm_latency.onnx_graph import input_shape, network_graph
 from tvm_latency.opspec import OpSpec, WeightType, stored_as
 from tvm_latency.plan import QUICK, CalibrationPlan, variations
 from tvm_latency.workbench import Workbench
 
-# The share of the largest output by which a candidate may miss what NumPy answers: far more than rounding moves it, far
-# less than a wrong kernel does.
-TOLERANCE = {"float32": 1e-3, "float16": 3e-2}
 LATENCY_TABLE, MODEL, VERSIONS = "latency_table.json", "cost_model.json", "versions.json"
 ACCURACY, ACCURACY_PLOT = "accuracy.json", "accuracy.html"
 
@@ -79,19 +71,28 @@ def calibrate_space(
 
     Raises:
         CalibrationError: too little could be measured.
+        RunnerError: this machine cannot run code for the target.
     """
     random = Random(seed)
     drawn = dict.fromkeys(space.random_architecture(random) for _ in range(plan.fit_networks + plan.test_networks))
     networks = [stored_as(net.op_specs(), weights) for net in drawn]
     ops = space.op_specs()
     ops += variations(ops, plan.variations, Random(seed))
-    with _workspace(database) as workspace:
+    with _workspace(database) as workspace, BuilderPool(target, workers=len(available_cpus())) as build:
         found = calibrating.calibrate(
             stored_as(ops, weights),
             networks[: plan.fit_networks],
             networks[plan.fit_networks :],
             target=target,
-            workbench=local_workbench(target, database, workspace, progress, seed),
+            workbench=Workbench(
+                runner=LocalRunner(target),
+                database=database,
+                build=build,
+                workspace=workspace,
+                progress=progress,
+                workers=build.workers,
+                seed=seed,
+            ),
             versions=code_versions(),
             evict_bytes=evict_bytes(space, weights),
             beside=beside,
@@ -123,24 +124,6 @@ def _workspace(database: MeasurementDatabase) -> Iterator[Path]:
             file.unlink()
 
 
-def local_workbench(
-    target: Target, database: MeasurementDatabase, workspace: Path, progress: Progress, seed: int = 0
-) -> Workbench:
-    """What measures on this machine.
-
-    Raises:
-        RunnerError: it cannot run code for the target.
-    """
-    return Workbench(
-        runner=LocalRunner(target),
-        database=database,
-        build=_Builder(target),
-        workspace=workspace,
-        progress=progress,
-        seed=seed,
-    )
-
-
 def evict_bytes(space: SearchSpace, weights: WeightType = "float32") -> int:
     """What passes through the caches between two runs of an operator: the baseline's weights, stored as `weights`.
 
@@ -148,24 +131,6 @@ def evict_bytes(space: SearchSpace, weights: WeightType = "float32") -> int:
     """
     ops = stored_as(space.baseline.op_specs(), weights)
     return sum(op.weight_bytes for op in ops if op.kind != "linear")
-
-
-@dataclass(frozen=True)
-class _Builder:
-    """Builds operators for a target, as `calibrate` wants it: a failure is a text, so that the rest goes on."""
-
-    target: Target
-
-    def __call__(self, ops: Sequence[OpSpec], path: Path) -> Path | str:
-        model = network_graph(ops)
-        try:
-            library = compile_onnx(model, self.target, ops[0].dtype).export(path)
-        except (LoweringError, ToolchainError) as error:
-            return str(error)
-        image = np.random.default_rng(0).standard_normal(input_shape(ops[0]), dtype=np.float32)
-        output = expected_output(model, image)
-        np.savez(path.with_suffix(".npz"), input=image, output=output, tolerance=TOLERANCE[ops[0].dtype])
-        return library
 
 
 def path_latency(space: SearchSpace, table: LatencyTable, weights: WeightType = "float32") -> PathLatency:

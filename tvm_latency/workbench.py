@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -94,7 +95,7 @@ class Workbench:
     the machine had, and not one kind of them in one mood.
 
     workspace: where artefacts are kept until all is measured; what an interrupted calibration left there is not built
-    again.
+    again. workers: threads from which `build` is called. Nothing is built while something is timed.
 
     Raises:
         RunnerError: the reference cannot be built or run, so that nothing can be compared.
@@ -106,6 +107,7 @@ class Workbench:
     workspace: Path
     progress: Progress
     settings: MeasureSettings = field(default_factory=MeasureSettings)
+    workers: int = 1
     seed: int = 0
     sleep: Callable[[float], None] = time.sleep
 
@@ -153,15 +155,21 @@ class Workbench:
         }
 
     def _build_all(self, candidates: Mapping[str, Candidate]) -> list[Job]:
-        jobs = []
-        for number, (key, candidate) in enumerate(candidates.items(), start=1):
-            built = self._built(key, candidate)
-            if isinstance(built, str):
-                self.database.add(key, candidate.context, failure=built)
-            else:
-                jobs.append(built)
-            self.progress("build", number, len(candidates), {})
-        return jobs
+        jobs: dict[str, Job] = {}
+        with ThreadPoolExecutor(self.workers) as pool:
+            building = {pool.submit(self._built, key, candidate): key for key, candidate in candidates.items()}
+            try:
+                for number, finished in enumerate(as_completed(building), start=1):
+                    key, built = building[finished], finished.result()
+                    if isinstance(built, str):
+                        self.database.add(key, candidates[key].context, failure=built)
+                    else:
+                        jobs[key] = built
+                    self.progress("build", number, len(candidates), {})
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        return [jobs[key] for key in candidates if key in jobs]
 
     def _built(self, key: str, candidate: Candidate) -> Job | str:
         """A job for the candidate's artefact, which appears whole or not at all; or why there is none."""
