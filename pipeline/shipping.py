@@ -191,6 +191,7 @@ def summarise(context: RunContext) -> Result:
         "budget_ms": 1e3 * shipped["budget_s"],
         "predicted_ms": 1e3 * derive["predicted_s"],
         "measured_ms": 1e3 * measured_s,
+        "rederivations": derive["rederivations"],
         "search_seconds": results["search"]["seconds"],
         "calibrate_seconds": results["calibrate"]["seconds"],
         "train_seconds": results["train"]["winner"]["seconds"] + results["train"]["baseline"]["seconds"],

@@ -38,6 +38,7 @@ def test_summary_has_every_field_and_keeps_its_promises(finished: Path) -> None:
         "budget_ms",
         "predicted_ms",
         "measured_ms",
+        "rederivations",
         "search_seconds",
         "calibrate_seconds",
         "train_seconds",
