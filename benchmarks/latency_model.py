@@ -1,9 +1,10 @@
 """How well latencies are predicted: random networks that nothing was fitted to, and the five published ones.
 
-python -m benchmarks.latency_model [--spaces imagenet,cifar] [--target x86] [--threads 1]
+python -m benchmarks.latency_model [--spaces imagenet,cifar] [--target x86] [--threads 1] [--second x86-64-v3]
 
 Every space is calibrated from an empty database. The published networks are measured in the same passes, and none of
-them is fitted to.
+them is fitted to. Then the calibration is transferred to a second target by a few networks, and judged by others that
+are measured beside them. From all that was measured follows how accuracy grows with the number of measurements.
 """
 
 from __future__ import annotations
@@ -17,31 +18,37 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
+from benchmarks.learning import learning_curve
 from benchmarks.networks import PUBLISHED
 from benchmarks.results import save_results
 from pipeline.calibration import SpaceCalibration, calibrate_space
 from pipeline.console import ProgressView
 from supernet.named import named_architecture
+from supernet.settings import Progress
 from supernet.space import IMAGENET, SearchSpace, preset
 from targets.target import Target, get_target
 from tvm_latency.accuracy import Scores
 from tvm_latency.calibrate import Calibration
 from tvm_latency.database import MeasurementDatabase
 from tvm_latency.fitting import Net
-from tvm_latency.plan import FULL
+from tvm_latency.latency_table import LatencyTable
+from tvm_latency.plan import FULL, TRANSFERRED, transfer_plan
 
 # What the model promises of random networks of its space, and of published ones.
 WITHIN_10, WITHIN_5, SPEARMAN, MAPE, NOISE_MULTIPLE, NAMED_ERROR, MINUTES = 0.99, 0.90, 0.98, 0.03, 1.5, 0.08, 12.0
+# And of networks on another target, from so many measurements there.
+TRANSFER_SPEARMAN = 0.97
 
 
-def calibrated(space: SearchSpace, target: Target, folder: Path) -> dict[str, Any]:
+def calibrated(space: SearchSpace, target: Target, second: Target | None, folder: Path) -> dict[str, Any]:
     """A calibration from nothing: how long it took, its scores, and every prediction beside its measurement."""
     with closing(MeasurementDatabase(folder / f"{space.name}.sqlite")) as database, ProgressView() as progress:
         start = perf_counter()
         nets = {name: named_architecture(name).op_specs() for name in PUBLISHED} if space == IMAGENET else {}
         found = calibrate_space(space, target, database, progress, plan=FULL, beside=tuple(nets.values()))
         seconds = perf_counter() - start
-    calibration, named = found.calibration, published(found.calibration, nets)
+        calibration, named = found.calibration, published(found.calibration, nets)
+        transfer = transferred(space, calibration, second, database, progress) if second else None
     return {
         "space": space.name,
         "seconds": seconds,
@@ -52,7 +59,31 @@ def calibrated(space: SearchSpace, target: Target, folder: Path) -> dict[str, An
         "correction": asdict(calibration.model.correction),
         "held_out": [asdict(net) for net in found.held_out],
         "published": named,
-        "promises": promises(found, seconds, named),
+        "transfer": transfer,
+        "learning_curve": learning_curve(calibration, target),
+        "promises": promises(found, seconds, named, transfer),
+    }
+
+
+def transferred(
+    space: SearchSpace, calibration: Calibration, target: Target, database: MeasurementDatabase, progress: Progress
+) -> dict[str, Any]:
+    """A calibration of another target from this one: scores on the networks that this one was judged by."""
+    plan, nets = transfer_plan(TRANSFERRED), tuple(calibration.test)
+    found = calibrate_space(
+        space, target, database, progress, plan=plan, beside=nets, source=calibration.fitted
+    ).calibration
+    measured_s = [time.seconds for time in found.beside.values()]
+
+    def scores(table: LatencyTable) -> dict[str, Any]:
+        return asdict(Scores.of([table.network_seconds(net) for net in found.beside], measured_s))
+
+    return {
+        "target": target.name,
+        "measurements": len(found.fitted_to.networks) + len(found.test),
+        "noise": found.accuracy.noise,
+        "transferred": scores(found.table),
+        "source_as_it_is": scores(calibration.table),
     }
 
 
@@ -80,8 +111,18 @@ def published(calibration: Calibration, nets: Mapping[str, Net]) -> list[dict[st
     return rows
 
 
-def promises(found: SpaceCalibration, seconds: float, named: list[dict[str, Any]]) -> dict[str, bool]:
+def promises(
+    found: SpaceCalibration, seconds: float, named: list[dict[str, Any]], transfer: dict[str, Any] | None
+) -> dict[str, bool]:
     """Which hold."""
+    there = (
+        {
+            f"Spearman on {transfer['target']} >= {TRANSFER_SPEARMAN}": transfer["transferred"]["spearman"]
+            >= TRANSFER_SPEARMAN
+        }
+        if transfer
+        else {}
+    )
     accuracy = found.calibration.accuracy
     ours, baselines = accuracy.networks, accuracy.baselines
     return {
@@ -96,6 +137,7 @@ def promises(found: SpaceCalibration, seconds: float, named: list[dict[str, Any]
             for name, scores in baselines.items()
         },
         **{f"{row['net']} within {NAMED_ERROR}": abs(row["error"]) <= NAMED_ERROR for row in named},
+        **there,
     }
 
 
@@ -125,6 +167,15 @@ def print_space(table: dict[str, Any]) -> None:
             f"  {row['net']:18} measured {row['measured_ms']:.3f} ms, predicted {row['predicted_ms']:.3f} "
             f"+- {row['spread_ms']:.3f} ms ({row['error']:+.1%})"
         )
+    if table["transfer"]:
+        print(f"  on {table['transfer']['target']}, by {table['transfer']['measurements']} networks measured there:")
+        for name in ("transferred", "source_as_it_is"):
+            print(scores_line(name.replace("_", " "), Scores(**table["transfer"][name])))
+    for row in table["learning_curve"]:
+        print(
+            f"  {row['measurements']:4} measurements, operators {row['chosen']:10}: MAPE {row['mape']:6.2%}, "
+            f"Spearman {row['spearman']:.4f}"
+        )
     broken = [promise for promise, kept in table["promises"].items() if not kept]
     print(f"  BROKEN: {', '.join(broken)}" if broken else "  every promise kept", flush=True)
 
@@ -135,12 +186,14 @@ def main() -> None:
     parser.add_argument("--spaces", default="imagenet,cifar")
     parser.add_argument("--target", default="x86")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--second", default="x86-64-v3")
     options = parser.parse_args()
     target = get_target(options.target).with_threads(options.threads)
+    second = get_target(options.second).with_threads(options.threads) if options.second else None
     tables = []
     with TemporaryDirectory() as folder:
         for name in options.spaces.split(","):
-            tables.append(calibrated(preset(name), target, Path(folder)))
+            tables.append(calibrated(preset(name), target, second, Path(folder)))
             print_space(tables[-1])
     print(f"written to {save_results('latency_model', target, {'spaces': tables})}")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artefacts import bench, compile, report, silent, targets  # noqa: A004
-from pipeline.calibration import ACCURACY_PLOT, calibrate_space, save_calibration
+from pipeline.calibration import ACCURACY_PLOT, calibrate_space, load_calibration, save_calibration
 from pipeline.config import RunConfig
 from pipeline.context import RunContext
 from pipeline.disk import require_free_space
@@ -28,8 +28,9 @@ from supernet.settings import Progress
 from supernet.space import preset
 from targets.target import get_target
 from tvm_latency.database import MeasurementDatabase
+from tvm_latency.fitting import Fitted
 from tvm_latency.opspec import WeightType
-from tvm_latency.plan import FULL
+from tvm_latency.plan import FULL, TRANSFERRED, transfer_plan
 
 __all__ = ["bench", "calibrate", "compile", "predict", "report", "run", "search", "targets", "train"]
 
@@ -78,6 +79,8 @@ def calibrate(
     *,
     threads: int = 1,
     weights: WeightType = "float32",
+    source: str | None = None,
+    measurements: int = TRANSFERRED,
     export: Path | None = None,
     imported: Path | None = None,
     database: Path | None = None,
@@ -86,11 +89,13 @@ def calibrate(
 ) -> dict[str, Any]:
     """Measure a space on a target, fit the cost model, and judge it by blocks and networks it has not seen.
 
+    source: a target whose calibration of the space is transferred: `measurements` networks are measured, no operators.
     export: a file to write the calibration to, beside the folder where commands look for it.
     imported: a file that such a calibration, or an official ProxylessNAS table, is taken from; nothing is measured.
 
     Raises:
         CalibrationError: too little could be measured.
+        MeasureError: the source was not calibrated.
         PortableError, ProxylessYamlError: a file to import that is none for this target, space and weights.
     """
     database = database or default_database()
@@ -105,7 +110,12 @@ def calibrate(
     with closing(MeasurementDatabase(database)) as rows:
         if rows.recovered:
             say(rows.recovered)
-        found = calibrate_space(chosen, machine, rows, progress, weights=weights, plan=FULL)
+        there = None
+        if source is not None:
+            other = get_target(source).with_threads(threads)
+            there = Fitted(*load_calibration(calibration_folder(database, other, space, weights), other, weights))
+        plan = FULL if there is None else transfer_plan(measurements)
+        found = calibrate_space(chosen, machine, rows, progress, weights=weights, plan=plan, source=there)
     save_calibration(found, folder)
     if export is not None:
         export_calibration(export, folder, chosen, machine, weights)

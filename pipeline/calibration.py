@@ -26,7 +26,7 @@ from tvm_latency.builders import BuilderPool
 from tvm_latency.calibrate import Calibration
 from tvm_latency.cost_model import CostModel
 from tvm_latency.database import MeasurementDatabase
-from tvm_latency.fitting import Net
+from tvm_latency.fitting import Fitted, Net
 from tvm_latency.latency_table import LatencyTable
 from tvm_latency.opspec import OpSpec, WeightType, stored_as
 from tvm_latency.plan import QUICK, CalibrationPlan, variations
@@ -63,11 +63,13 @@ def calibrate_space(
     seed: int = 0,
     plan: CalibrationPlan = QUICK,
     beside: Sequence[Net] = (),
+    source: Fitted | None = None,
 ) -> SpaceCalibration:
     """Measure every operator of the space and what is planned beside them, as far as the database does not have it.
 
     weights: how those of every operator are stored; each type has rows of its own.
     beside: networks that are only measured, in the same passes.
+    source: another target's calibration of the same space, from where the operators are transferred.
 
     Raises:
         CalibrationError: too little could be measured.
@@ -96,6 +98,7 @@ def calibrate_space(
             versions=code_versions(),
             evict_bytes=evict_bytes(space, weights),
             beside=beside,
+            source=source,
             seed=seed,
         )
     held_out = []

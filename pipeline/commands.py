@@ -22,6 +22,8 @@ def calibrate(
     space: options.Space = "imagenet",
     threads: options.Threads = 1,
     weights: options.Weights = "float32",
+    from_: options.From = None,
+    measurements: options.Measurements = 50,
     export: options.Export = None,
     imported: options.Import = None,
     database: options.Database = None,
@@ -36,6 +38,8 @@ def calibrate(
             space,
             threads=threads,
             weights=weights,
+            source=from_,
+            measurements=measurements,
             export=export,
             imported=imported,
             database=database,
@@ -51,7 +55,7 @@ def calibrate(
         "latency table: measured operators, corrected": table,
         "cost model alone": model,
         **{f"baseline: {name.replace('_', ' ')}": score for name, score in baselines.items()},
-        "cost model, operators it has not seen": blocks,
+        **({"cost model, operators it has not seen": blocks} if blocks else {}),
     }
     console.show_table("Predictions of what was not fitted", [{"by": name, **score} for name, score in scores.items()])
     if found["disturbed"] > _DISTURBED:

@@ -35,6 +35,10 @@ Space = Annotated[str, typer.Option(help="Search space: digits, cifar or imagene
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of splits, weights, search and training.")]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs, instead of what suits the images' size.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for everything that is written.")]
+From = Annotated[
+    str | None, typer.Option("--from", help="A target whose calibration of this space is taken over, scaled.")
+]
+Measurements = Annotated[int, typer.Option(min=5, help="With --from: networks to measure on the new target.")]
 Export = Annotated[Path | None, typer.Option(help="Write the calibration to a .json, or a .yaml for ProxylessNAS.")]
 Import = Annotated[Path | None, typer.Option("--import", help="Take the calibration from such a file.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]

@@ -56,14 +56,14 @@ class Scores:
 class Accuracy:
     """Scores on what was not used for fitting.
 
-    blocks: the cost model on operators of the folds it was not fitted to.
+    blocks: the cost model on operators of the folds it was not fitted to; None where no operator was measured.
     model: the cost model on whole networks, none of their operators taken from measurements.
     networks: the latency table, measured operators where there are any, on the same networks: what a search adds up.
     baselines: simple predictors on the same networks, fitted to the same measurements, by name.
     noise: how far the rounds of the median network are apart, as a share of its time; a median of them varies less.
     """
 
-    blocks: Scores
+    blocks: Scores | None
     model: Scores
     networks: Scores
     baselines: Mapping[str, Scores]

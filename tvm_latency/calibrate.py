@@ -11,8 +11,9 @@ from tvm_latency.accuracy import Accuracy
 from tvm_latency.cost_model import MIN_OPS, CostModel
 from tvm_latency.database import Context
 from tvm_latency.drift import Steady, disturbed, steady, usual
-from tvm_latency.fitting import Measured, Net, baselines, fit, judge
+from tvm_latency.fitting import Fitted, Measured, Net, baselines, fit, judge
 from tvm_latency.latency_table import LatencyTable
+from tvm_latency.transfer import transfer
 from tvm_latency.workbench import Candidate, Ops, Workbench
 
 
@@ -30,8 +31,7 @@ class Calibration:
     fitted_to: what model and table were fitted to; test: what they were judged by; beside: what was only measured.
     """
 
-    table: LatencyTable
-    model: CostModel
+    fitted: Fitted
     accuracy: Accuracy
     measured: int
     reused: int
@@ -40,6 +40,16 @@ class Calibration:
     fitted_to: Measured
     test: Mapping[Net, Steady]
     beside: Mapping[Net, Steady]
+
+    @property
+    def table(self) -> LatencyTable:
+        """The latency table."""
+        return self.fitted.table
+
+    @property
+    def model(self) -> CostModel:
+        """The cost model."""
+        return self.fitted.model
 
 
 def network_key(ops: Ops) -> str:
@@ -57,6 +67,7 @@ def calibrate(
     versions: tuple[int, str],
     evict_bytes: int,
     beside: Sequence[Ops] = (),
+    source: Fitted | None = None,
     seed: int = 0,
 ) -> Calibration:
     """Measure what the database lacks, then fit and evaluate on what it holds.
@@ -72,6 +83,7 @@ def calibrate(
         evict_bytes: memory that passes between two runs of an operator: the weights of a network of the space.
             Networks are run back to back, as they will be used.
         beside: networks that are only measured, in the same passes.
+        source: what was found on another target, from where the operators are transferred: none is measured here.
 
     Raises:
         CalibrationError: too few networks or operators could be measured.
@@ -79,7 +91,7 @@ def calibrate(
     seen = {network_key(net) for net in fit_networks}
     test_networks = [net for net in test_networks if network_key(net) not in seen]
     cold, warm = (Context(target.fingerprint, *versions, evicted) for evicted in (evict_bytes, 0))
-    candidates = {op.key: Candidate((op,), cold) for op in ops}
+    candidates = {op.key: Candidate((op,), cold) for op in ops} if source is None else {}
     every_net = (*fit_networks, *test_networks, *beside)
     candidates |= {network_key(net): Candidate(tuple(net), warm) for net in every_net}
     reused = workbench.measure(candidates)
@@ -96,17 +108,23 @@ def calibrate(
 
     measured = Measured({op: times[op.key] for op in ops if op.key in times}, networks(fit_networks))
     test = networks(test_networks)
-    if len(measured.ops) < MIN_OPS or len(measured.networks) < 2 or not test:
+    least = MIN_OPS if source is None else 0
+    if len(measured.ops) < least or len(measured.networks) < 2 or not test:
         first = next((f" The first failure, of {key}: {reason}" for key, reason in failures.items()), "")
         raise CalibrationError(
             f"Measured {len(measured.ops)} operators, {len(measured.networks)} networks to fit to and {len(test)} to "
-            f"test on; at least {MIN_OPS}, 2 and 1 are needed.{first}"
+            f"test on; at least {least}, 2 and 1 are needed.{first}"
         )
-    fitted = fit(measured, target, [op for net in (ops, *test_networks) for op in net], seed)
-    accuracy = judge(fitted, baselines(measured, fitted, target, seed), measured, test)
+    others = [op for net in (ops, *fit_networks, *test_networks) for op in net]
+    if source is None:
+        fitted = fit(measured, target, others, seed)
+        alone = fitted.table
+    else:
+        fitted = transfer(source, ops, measured.networks, target, others, seed)
+        alone = source.table.completed(others, source.model.predict)
+    accuracy = judge(fitted, baselines(measured, alone, target, seed), measured, test)
     return Calibration(
-        table=fitted.table,
-        model=fitted.model,
+        fitted=fitted,
         accuracy=accuracy,
         measured=len(timed) - reused,
         reused=reused,

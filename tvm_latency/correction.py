@@ -13,14 +13,14 @@ from scipy.optimize import least_squares
 
 from tvm_latency.drift import MAD_OF_NORMAL
 
-# Random networks take nearly the same time, so kinds of work are hard to tell apart. Where the data do not insist, work
-# costs the same; these are standard deviations.
+# Random networks take nearly the same time, so kinds of work are hard to tell apart. Where the data do not insist, all
+# have the same factor; these are standard deviations.
 NOISE = 0.01  # of a network's time, beyond which it is an outlier that pulls linearly, not squared
-FACTOR_SPREAD = 0.5
-# No work is free.
+FACTOR_SPREAD = 0.5  # of the common factor
+# No work is free: of the common factor too.
 LEAST_FACTOR = 0.05
 
-Factor = Annotated[float, Field(ge=LEAST_FACTOR, allow_inf_nan=False)]
+Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Array = NDArray[np.float64]
 
 
@@ -50,7 +50,7 @@ class NetworkCorrection:
 
     @classmethod
     def fit(cls, kinds: Sequence[str], work_s: ArrayLike, measured_s: Sequence[float]) -> NetworkCorrection:
-        """Least squares on relative residuals, robust to outliers (soft L1), with weak priors towards factors of 1.
+        """Least squares on relative residuals, robust to outliers (soft L1), with weak priors towards a common factor.
 
         work_s: [networks, kinds], the seconds of a network's operators alone, by kind of work; measured_s: [networks],
         those of the network as a whole.
@@ -64,6 +64,8 @@ class NetworkCorrection:
                 "Measure more random networks."
             )
         work = np.asarray(work_s) / np.asarray(measured_s)[:, None]
+        common = 1.0 / np.median(work.sum(axis=1))
+        work *= common
 
         def residuals(factors: Array) -> Array:
             return np.append((work @ factors - 1.0) / NOISE, (factors - 1.0) / FACTOR_SPREAD)
@@ -71,4 +73,4 @@ class NetworkCorrection:
         bounds = LEAST_FACTOR, np.inf
         factors = least_squares(residuals, x0=np.ones(len(kinds)), bounds=bounds, loss="soft_l1").x
         spread = MAD_OF_NORMAL * np.median(np.abs(work @ factors - 1.0))
-        return cls(dict(zip(kinds, factors.tolist())), float(spread))
+        return cls(dict(zip(kinds, (common * factors).tolist())), float(spread))

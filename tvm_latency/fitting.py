@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,10 +32,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A cost model, and a table of the operators that were measured and of those that networks have beside them."""
+    """A table of the operators that were measured and of those that networks have beside them, and a cost model."""
 
-    model: CostModel
     table: LatencyTable
+    model: CostModel
 
 
 def fit(measured: Measured, target: Target, others: Iterable[OpSpec] = (), seed: int = 0) -> Fitted:
@@ -60,17 +60,17 @@ def fit(measured: Measured, target: Target, others: Iterable[OpSpec] = (), seed:
         spread=model.correction.spread,
     )
     every_op = [op for net in measured.networks for op in net]
-    return Fitted(model, table.completed([*every_op, *others], model.predict))
+    return Fitted(table.completed([*every_op, *others], model.predict), model)
 
 
-def baselines(measured: Measured, fitted: Fitted, target: Target, seed: int = 0) -> dict[str, NetworkPredictor]:
-    """The baselines by name, from the same measurements."""
+def baselines(measured: Measured, alone: LatencyTable, target: Target, seed: int = 0) -> dict[str, NetworkPredictor]:
+    """The baselines by name, from the same measurements; `alone` has every operator of the networks to predict."""
     nets, seconds = list(measured.networks), measured.network_seconds()
-    alone = {op: found.seconds for op, found in measured.ops.items()}
+    ops = {op: found.seconds for op, found in measured.ops.items()}
     return {
         "flops_linear": FlopsLinear.fit(nets, seconds),
-        "sum_of_blocks": SumOfBlocks({key: entry.seconds for key, entry in fitted.table.entries.items()}),
-        "random_forest": RandomForest.fit([*((op,) for op in alone), *nets], [*alone.values(), *seconds], target, seed),
+        "sum_of_blocks": SumOfBlocks({key: entry.seconds for key, entry in alone.entries.items()}),
+        "random_forest": RandomForest.fit([*((op,) for op in ops), *nets], [*ops.values(), *seconds], target, seed),
     }
 
 
@@ -78,15 +78,14 @@ def judge(
     fitted: Fitted, others: Mapping[str, NetworkPredictor], measured: Measured, test: Mapping[Net, Steady]
 ) -> Accuracy:
     """Scores on networks that were not fitted to, and on operators of the folds that were left out."""
+    held_out, ops = fitted.model.held_out_s, measured.ops.items()
 
     def scores(predictor: NetworkPredictor) -> Scores:
         return Scores.of([predictor.network_seconds(net) for net in test], [found.seconds for found in test.values()])
 
-    networks: Sequence[Steady] = [*measured.networks.values(), *test.values()]
+    networks = [*measured.networks.values(), *test.values()]
     return Accuracy(
-        blocks=Scores.of(
-            [fitted.model.held_out_s[op.key] for op in measured.ops], [found.seconds for found in measured.ops.values()]
-        ),
+        blocks=Scores.of([held_out[op.key] for op, _ in ops], [found.seconds for _, found in ops]) if ops else None,
         model=scores(fitted.model),
         networks=scores(fitted.table),
         baselines={name: scores(predictor) for name, predictor in others.items()},

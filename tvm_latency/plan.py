@@ -30,6 +30,15 @@ class CalibrationPlan:
 # A run needs its own space alone, at once; who calibrates wants to know how good the model is, and other networks.
 QUICK = CalibrationPlan(variations=0, fit_networks=12, test_networks=24)
 FULL = CalibrationPlan(variations=100, fit_networks=60, test_networks=60)
+# Measurements for a transfer, if nothing else is asked for, and the share of them that judges it.
+TRANSFERRED = 50
+_TRANSFER_TEST = 0.2
+
+
+def transfer_plan(measurements: int) -> CalibrationPlan:
+    """So many networks in all; the operators of `FULL` are transferred and not measured."""
+    test = max(1, round(_TRANSFER_TEST * measurements))
+    return CalibrationPlan(variations=FULL.variations, fit_networks=measurements - test, test_networks=test)
 
 
 def variations(ops: Sequence[OpSpec], count: int, random: Random) -> tuple[OpSpec, ...]:

@@ -105,6 +105,23 @@ def test_a_second_calibration_measures_nothing_and_prediction_follows(finished: 
     assert predicted["predicted_ms"] == pytest.approx(read(finished / "summary.json")["predicted_ms"])
 
 
+def test_a_calibration_is_transferred_to_another_target_by_a_few_networks(finished: Path, cli: Any) -> None:
+    transfer = ("calibrate", "--space", "tiny", "--target", "x86-64-v3", "--from", "x86", "--measurements", "6")
+    before = rows(cli.folder)
+    found = json.loads(cli(*transfer, "--json"))
+    assert (found["measured"], found["blocks"], found["networks"]["count"]) == (6, None, 1)
+    assert {key[:4] for key, *_ in rows(cli.folder)[len(before) :]} == {"net:"}
+    predicted = json.loads(cli("predict", "whole", "--space", "tiny", "--target", "x86-64-v3", "--json"))
+    assert predicted["measured_operators"] == 0
+    # Half the vector width, and a machine that tests share: more than nothing, less than four times as long.
+    here = json.loads(cli("predict", "whole", "--space", "tiny", "--json"))
+    assert 0.7 < predicted["predicted_ms"] / here["predicted_ms"] < 4.0
+    with cli.start("calibrate", "--space", "digits", "--target", "x86-64-v3", "--from", "x86") as process:
+        _, said = process.communicate(timeout=600)
+    assert process.returncode == 9
+    assert "Run `netlathe calibrate --target x86 --space digits" in " ".join(said.split())
+
+
 # The line after which the process is killed: in stages that take their time not the first, but one in the middle.
 KILLS = (
     "setup",
