@@ -68,6 +68,7 @@ EXIT_CODES: dict[str, ExitCode] = {
     "pipeline.peers.interface:RuntimeUnavailableError": ExitCode.MEASUREMENT,
     "targets.runner:RunnerError": ExitCode.MEASUREMENT,
     "tvm_latency.calibrate:CalibrationError": ExitCode.MEASUREMENT,
+    "tvm_latency.correction:CorrectionError": ExitCode.MEASUREMENT,
     "tvm_latency.latency_table:MissingLatencyError": ExitCode.MEASUREMENT,
     "supernet.latency:LatencyError": ExitCode.MEASUREMENT,
     "supernet.search:SearchError": ExitCode.TRAINING,

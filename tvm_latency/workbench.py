@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -25,6 +27,8 @@ Build = Callable[[Ops, Path], Path | str]
 Progress = Callable[[str, int, int, dict[str, float]], None]
 
 REFERENCE = "reference"
+# Of code and of what it must answer, beside the weights.
+ARTEFACT_BYTES = 2 << 20
 
 
 def _mbconv(size: int, channels: int, out: int, kernel: int, stride: int = 1) -> OpSpec:
@@ -99,6 +103,7 @@ class Workbench:
 
     Raises:
         RunnerError: the reference cannot be built or run, so that nothing can be compared.
+        OSError: the disk of the workspace is too full for all artefacts.
     """
 
     runner: Runner
@@ -155,6 +160,7 @@ class Workbench:
         }
 
     def _build_all(self, candidates: Mapping[str, Candidate]) -> list[Job]:
+        self._require_space(candidates)
         jobs: dict[str, Job] = {}
         with ThreadPoolExecutor(self.workers) as pool:
             building = {pool.submit(self._built, key, candidate): key for key, candidate in candidates.items()}
@@ -171,10 +177,24 @@ class Workbench:
                 raise
         return [jobs[key] for key in candidates if key in jobs]
 
+    def _require_space(self, candidates: Mapping[str, Candidate]) -> None:
+        missing = [found.ops for key, found in candidates.items() if not self._module(key, found).exists()]
+        needed = sum(ARTEFACT_BYTES + sum(op.weight_bytes for op in ops) for ops in missing)
+        free = shutil.disk_usage(self.workspace).free
+        if free < needed:
+            raise OSError(
+                errno.ENOSPC,
+                f"Only {free >> 20} MB are free where {self.workspace} is, and what will be measured takes about "
+                f"{needed >> 20} MB. Free some space, or name a file on another disk with --database",
+            )
+
+    def _module(self, key: str, candidate: Candidate) -> Path:
+        name = hashlib.sha256(repr((key, astuple(candidate.context))).encode()).hexdigest()[:24]
+        return self.workspace / f"{name}.so"
+
     def _built(self, key: str, candidate: Candidate) -> Job | str:
         """A job for the candidate's artefact, which appears whole or not at all; or why there is none."""
-        name = hashlib.sha256(repr((key, astuple(candidate.context))).encode()).hexdigest()[:24]
-        module = self.workspace / f"{name}.so"
+        module = self._module(key, candidate)
         answer = module.with_suffix(".npz")
         if not module.exists():
             part = module.with_name(f"part-{module.name}")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -164,3 +166,19 @@ def test_without_its_reference_nothing_is_measured(database: MeasurementDatabase
     with pytest.raises(RunnerError, match="reference network cannot be measured: died of SIGKILL"):
         bench(Machine({REFERENCE: ["died of SIGKILL"]}), database).measure(CANDIDATES)
     assert database.count() == 0
+
+
+def test_a_disk_without_room_for_what_is_to_be_built_is_refused_before(
+    database: MeasurementDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full, free = Machine(), [20 << 20]
+    monkeypatch.setattr("tvm_latency.workbench.shutil.disk_usage", lambda path: SimpleNamespace(free=free[0]))
+    with pytest.raises(OSError, match=r"Only 20 MB are free .* about 2\d MB.* --database"):
+        bench(full, database).measure(CANDIDATES)
+    assert (full.passes, database.count()) == ([], 0)
+    free[0] = 1 << 30
+    bench(Machine(), database).measure(CANDIDATES)
+    # What is there from before takes no room.
+    free[0] = 0
+    with closing(MeasurementDatabase(database.path.with_name("other.sqlite"))) as other:
+        bench(Machine(), other).measure(CANDIDATES)
