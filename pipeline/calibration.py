@@ -80,7 +80,7 @@ def calibrate_space(
     networks = [stored_as(net.op_specs(), weights) for net in drawn]
     ops = space.op_specs()
     ops += variations(ops, plan.variations, Random(seed))
-    with _workspace(database) as workspace, BuilderPool(target, workers=len(available_cpus())) as build:
+    with _workspace(database) as workspace:
         found = calibrating.calibrate(
             stored_as(ops, weights),
             networks[: plan.fit_networks],
@@ -89,10 +89,9 @@ def calibrate_space(
             workbench=Workbench(
                 runner=LocalRunner(target),
                 database=database,
-                build=build,
+                build=BuilderPool(target, workers=len(available_cpus())),
                 workspace=workspace,
                 progress=progress,
-                workers=build.workers,
                 seed=seed,
             ),
             versions=code_versions(),

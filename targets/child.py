@@ -89,9 +89,13 @@ class Child:
         how = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return f"{how}: {said[-1]}" if said else how
 
-    def close(self) -> None:
-        """End the process, whatever it is doing."""
+    def kill(self) -> None:
+        """End the process, whatever it is doing; a thread that waits for its reply is told."""
         self._process.kill()
+
+    def close(self) -> None:
+        """End the process and let go of it."""
+        self.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._stderr):
             if stream is not None:

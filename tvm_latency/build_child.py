@@ -6,7 +6,9 @@ It catches what says why something cannot be built. Anything else ends the proce
 from __future__ import annotations
 
 import json
+import math
 import os
+import signal
 import sys
 from typing import TextIO
 
@@ -22,6 +24,8 @@ from tvm_latency.expected import expected_output  # noqa: E402
 from tvm_latency.lower import LoweringError  # noqa: E402
 from tvm_latency.onnx_graph import input_shape, network_graph  # noqa: E402
 
+# The parent enforces the deadline; the alarm only ends a child whose parent was killed.
+ALARM_MARGIN_S = 5
 # The share of the largest output by which a candidate may miss what NumPy answers: far more than rounding moves it, far
 # less than a wrong kernel does.
 TOLERANCE = {"float32": 1e-3, "float16": 3e-2}
@@ -43,12 +47,15 @@ def build(job: BuildJob) -> None:
 def serve(jobs: TextIO, replies: TextIO) -> None:
     """Answer each line of `jobs` with a line of `replies`, until the input ends."""
     for line in jobs:
+        job = BUILD_JOB.validate_json(line)
+        signal.alarm(math.ceil(job.deadline_s) + ALARM_MARGIN_S)
         try:
-            build(BUILD_JOB.validate_json(line))
+            build(job)
         except (LoweringError, ToolchainError) as error:
             failure = str(error)
         else:
             failure = ""
+        signal.alarm(0)
         print(json.dumps({"failure": failure}), file=replies, flush=True)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
-from types import TracebackType
 
 from pydantic import TypeAdapter
 
@@ -23,53 +23,60 @@ MOST_WORKERS = 8
 
 @dataclass(frozen=True)
 class BuildJob:
-    """Operators to run in sequence, for which machine, and where the shared library goes."""
+    """Operators to run in sequence, for which machine, where the shared library goes, and how long it may take."""
 
     ops: tuple[OpSpec, ...]
     target: Target
     path: Path
+    deadline_s: float
 
 
 BUILD_JOB = TypeAdapter(BuildJob)
 
 
 class BuilderPool:
-    """Builds operators for a target; called from `workers` threads at once, it builds in as many processes."""
+    """Builds candidates for a target in `workers` processes at once; see `workbench.Build`.
+
+    They end with the iteration, however that ends: nothing is left that takes memory or a core from a measurement.
+    """
 
     def __init__(
         self, target: Target, workers: int, deadline_s: float = DEADLINE_S, environ: Mapping[str, str] = os.environ
     ) -> None:
-        self.workers = min(workers, MOST_WORKERS)
         self._target, self._deadline_s, self._environ = target, deadline_s, environ
-        self._idle: SimpleQueue[Child | None] = SimpleQueue()
-        for _ in range(self.workers):
-            self._idle.put(None)
+        self._workers = min(workers, MOST_WORKERS)
+        self._children: list[Child] = []
+        self._thread = threading.local()
 
-    def __call__(self, ops: Sequence[OpSpec], path: Path) -> Path | str:
-        """A shared library at `path`, or why there is none; see `workbench.Build`."""
-        child = self._idle.get()
+    def __call__(self, wanted: Mapping[str, tuple[Sequence[OpSpec], Path]]) -> Iterator[tuple[str, Path | str]]:
+        """For each key its path, when the shared library is there, or why it is not; as they come."""
         try:
-            child = child or Child(["-m", "tvm_latency.build_child"], self._environ)
-            child.send(BUILD_JOB.dump_python(BuildJob(tuple(ops), self._target, path.resolve()), mode="json"))
+            with ThreadPoolExecutor(self._workers) as threads:
+                building = {threads.submit(self._build, ops, path): key for key, (ops, path) in wanted.items()}
+                try:
+                    for finished in as_completed(building):
+                        yield building[finished], finished.result()
+                finally:
+                    threads.shutdown(wait=False, cancel_futures=True)
+                    for child in self._children:
+                        child.kill()
+        finally:
+            self._thread = threading.local()
+            while self._children:
+                self._children.pop().close()
+
+    def _build(self, ops: Sequence[OpSpec], path: Path) -> Path | str:
+        child: Child | None = getattr(self._thread, "child", None)
+        if child is None:
+            child = self._thread.child = Child(["-m", "tvm_latency.build_child"], self._environ)
+            self._children.append(child)
+        job = BuildJob(tuple(ops), self._target, path.resolve(), self._deadline_s)
+        try:
+            child.send(BUILD_JOB.dump_python(job, mode="json"))
             failure = child.receive(self._deadline_s).get("failure")
         except ChildEnded as end:
-            failure = f"the process that built it {end}"
-            if child is not None:
-                child.close()
-                child = None
-        finally:
-            self._idle.put(child)
+            self._children.remove(child)
+            child.close()
+            self._thread.child = None
+            return f"the process that built it {end}"
         return str(failure) if failure else path
-
-    def __enter__(self) -> BuilderPool:
-        """The pool itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End all children, whatever they are doing."""
-        for _ in range(self.workers):
-            child = self._idle.get()
-            if child is not None:
-                child.close()

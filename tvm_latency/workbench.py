@@ -4,56 +4,32 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from random import Random
 from statistics import median
 
 from targets.runner import Failure, Job, Runner, RunnerError
-from tvm_latency.database import Context, MeasurementDatabase
+from tvm_latency.database import Context, Measurement, MeasurementDatabase, Round
 from tvm_latency.drift import QUIET_ROUNDS, quiet, steady, usual
 from tvm_latency.onnx_graph import input_shape
 from tvm_latency.opspec import OpSpec
+from tvm_latency.reference import REFERENCE_OPS
 
 Ops = Sequence[OpSpec]
-# Builds a shared library of these operators in sequence at this path, and beside it, ending in .npz, what it must
-# answer (see `targets.runner.Job`); returns the path or, as text, why it cannot.
-Build = Callable[[Ops, Path], Path | str]
+# Builds a shared library for each key, of operators in sequence, at a path, and beside it, ending in .npz, what it must
+# answer (see `targets.runner.Job`); yields the key with the path or, as text, why it cannot, as they come.
+Build = Callable[[Mapping[str, tuple[Ops, Path]]], Iterable[tuple[str, Path | str]]]
 # (stage, done, total, figures)
 Progress = Callable[[str, int, int, dict[str, float]], None]
 
 REFERENCE = "reference"
 # Of code and of what it must answer, beside the weights.
 ARTEFACT_BYTES = 2 << 20
-
-
-def _mbconv(size: int, channels: int, out: int, kernel: int, stride: int = 1) -> OpSpec:
-    return OpSpec(
-        kind="mbconv",
-        height=size,
-        width=size,
-        in_channels=channels,
-        out_channels=out,
-        kernel=kernel,
-        stride=stride,
-        expand=6,
-    )
-
-
-# A little of all that networks are made of, with more weights than second-level caches hold, so that it slows
-# down with clocks and with neighbours that take memory.
-REFERENCE_OPS: tuple[OpSpec, ...] = (
-    _mbconv(28, 32, 48, kernel=5, stride=2),
-    _mbconv(14, 48, 96, kernel=3),
-    _mbconv(14, 96, 160, kernel=5, stride=2),
-    OpSpec(kind="conv", height=7, width=7, in_channels=160, out_channels=1280),
-    OpSpec(kind="pool", height=7, width=7, in_channels=1280, out_channels=1280),
-    OpSpec(kind="linear", height=1, width=1, in_channels=1280, out_channels=1000),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +75,7 @@ class Workbench:
     the machine had, and not one kind of them in one mood.
 
     workspace: where artefacts are kept until all is measured; what an interrupted calibration left there is not built
-    again. workers: threads from which `build` is called. Nothing is built while something is timed.
+    again. Nothing is built while something is timed.
 
     Raises:
         RunnerError: the reference cannot be built or run, so that nothing can be compared.
@@ -112,73 +88,94 @@ class Workbench:
     workspace: Path
     progress: Progress
     settings: MeasureSettings = field(default_factory=MeasureSettings)
-    workers: int = 1
     seed: int = 0
     sleep: Callable[[float], None] = time.sleep
 
     def measure(self, candidates: Mapping[str, Candidate]) -> int:
-        """Measure every candidate (key -> operators) that lacks rounds, or failed when it was last run.
+        """Measure every candidate (key -> operators) that lacks rounds, is uncertain, or failed when it was last run.
 
         Answers how many did not have to be run.
         """
-        rounds = self.settings.rounds
-        missing = {key: self._missing(key, candidate) for key, candidate in candidates.items()}
-        missing = {key: number for key, number in missing.items() if number > 0}
-        reused = len(candidates) - len(missing)
-        if not missing:
+        due = self._due(candidates)
+        reused, jobs, failed = len(candidates) - len(due), dict[str, Job](), set[str]()
+        if not due:
             return reused
-        reference = self._built(REFERENCE, Candidate(REFERENCE_OPS, next(iter(candidates.values())).context))
-        if isinstance(reference, str):
-            raise RunnerError(f"The reference network cannot be built: {reference}")
-        reference = replace(reference, evict_bytes=0)
-        jobs = self._build_all({key: candidates[key] for key in missing})
-        self._passes(jobs, candidates, reference, missing)
-        for _ in range(1, self.settings.attempts):
-            noisy = self._noisy(candidates)
-            again = {job.key: rounds for job in jobs if job.key in noisy}
-            if again:
+        reference = self._reference(next(iter(candidates.values())).context)
+        while due:
+            jobs |= self._build_all({key: candidates[key] for key in due if key not in jobs}, failed)
+            failed |= self._passes([jobs[key] for key in due if key in jobs], candidates, reference, due)
+            due = {key: number for key, number in self._due(candidates).items() if key not in failed}
+            if due:
                 self.sleep(self.settings.pause_s)
-                self._passes([job for job in jobs if job.key in again], candidates, reference, again)
         return reused
 
-    def _missing(self, key: str, candidate: Candidate) -> int:
-        row = self.database.find(key, candidate.context)
-        return self.settings.rounds - (len(row.rounds) if row and row.failure is None else 0)
-
-    def _noisy(self, candidates: Mapping[str, Candidate]) -> set[str]:
-        """The candidates whose time is not certain yet."""
+    def _due(self, candidates: Mapping[str, Candidate]) -> dict[str, int]:
+        """How many rounds each candidate should still have; those with none are left out."""
         rows = {key: self.database.find(key, candidate.context) for key, candidate in candidates.items()}
-        rounds = {key: row.rounds for key, row in rows.items() if row and row.failure is None}
-        if not rounds:
-            return set()
-        usual_s = usual([reference_s for found in rounds.values() for _, reference_s in found])
-        return {
-            key
-            for key, found in rounds.items()
-            if len(quiet(found, usual_s)) < min(QUIET_ROUNDS, self.settings.rounds)
-            or steady(found, usual_s).noise > self.settings.noise
-        }
+        references = [reference_s for row in rows.values() if row for _, reference_s in row.rounds]
+        usual_s = usual(references) if references else 1.0
+        planned, most = self.settings.rounds, self.settings.rounds * self.settings.attempts
 
-    def _build_all(self, candidates: Mapping[str, Candidate]) -> list[Job]:
-        self._require_space(candidates)
-        jobs: dict[str, Job] = {}
-        with ThreadPoolExecutor(self.workers) as pool:
-            building = {pool.submit(self._built, key, candidate): key for key, candidate in candidates.items()}
-            try:
-                for number, finished in enumerate(as_completed(building), start=1):
-                    key, built = building[finished], finished.result()
-                    if isinstance(built, str):
-                        self.database.add(key, candidates[key].context, failure=built)
-                    else:
-                        jobs[key] = built
-                    self.progress("build", number, len(candidates), {})
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-        return [jobs[key] for key in candidates if key in jobs]
+        def done(row: Measurement | None) -> bool:
+            if row is None or row.failure is not None or not row.rounds or len(row.rounds) % planned:
+                return False
+            return len(row.rounds) >= most or not self._uncertain(row.rounds, usual_s)
 
-    def _require_space(self, candidates: Mapping[str, Candidate]) -> None:
-        missing = [found.ops for key, found in candidates.items() if not self._module(key, found).exists()]
+        # An attempt that was begun is finished.
+        had = {key: len(row.rounds) if row else 0 for key, row in rows.items()}
+        return {key: planned - had[key] % planned for key, row in rows.items() if not done(row)}
+
+    def _uncertain(self, rounds: Sequence[Round], usual_s: float) -> bool:
+        few = len(quiet(rounds, usual_s)) < min(QUIET_ROUNDS, self.settings.rounds)
+        return few or steady(rounds, usual_s).noise > self.settings.noise
+
+    def _reference(self, context: Context) -> Job:
+        ((_, found),) = self._jobs({REFERENCE: Candidate(REFERENCE_OPS, replace(context, evict_bytes=0))})
+        if isinstance(found, str):
+            raise RunnerError(f"The reference network cannot be built: {found}")
+        return found
+
+    def _build_all(self, candidates: Mapping[str, Candidate], failed: set[str]) -> dict[str, Job]:
+        """A job for every candidate that can be built; for each other one a row, and its key in `failed`."""
+        jobs = {}
+        for number, (key, found) in enumerate(self._jobs(candidates), start=1):
+            if isinstance(found, str):
+                failed.add(key)
+                self.database.add(key, candidates[key].context, failure=found)
+            else:
+                jobs[key] = found
+            self.progress("build", number, len(candidates), {})
+        return {key: jobs[key] for key in candidates if key in jobs}
+
+    def _jobs(self, candidates: Mapping[str, Candidate]) -> Iterator[tuple[str, Job | str]]:
+        """A job for each candidate, or why it cannot be built. An artefact appears whole or not at all."""
+        modules = {key: self._module(key, candidate) for key, candidate in candidates.items()}
+        missing = {key: module for key, module in modules.items() if not module.exists()}
+        self._require_space([candidates[key].ops for key in missing])
+        yield from ((key, self._job(key, candidates[key])) for key in modules if key not in missing)
+        # Not the same names as of a process that was killed, whose children may not know it yet.
+        parts = {key: module.with_name(f"part-{os.getpid()}-{module.name}") for key, module in missing.items()}
+        for key, built in self.build({key: (candidates[key].ops, part) for key, part in parts.items()}):
+            if isinstance(built, str):
+                yield key, built
+            else:
+                for suffix in (".npz", ".so"):
+                    built.with_suffix(suffix).replace(modules[key].with_suffix(suffix))
+                yield key, self._job(key, candidates[key])
+
+    def _job(self, key: str, candidate: Candidate) -> Job:
+        module = self._module(key, candidate)
+        return Job(
+            key=key,
+            module=module,
+            input_shapes=(input_shape(candidate.ops[0]),),
+            repeats=self.settings.repeats,
+            warmup=self.settings.warmup,
+            evict_bytes=candidate.context.evict_bytes,
+            answer=module.with_suffix(".npz"),
+        )
+
+    def _require_space(self, missing: Sequence[Ops]) -> None:
         needed = sum(ARTEFACT_BYTES + sum(op.weight_bytes for op in ops) for ops in missing)
         free = shutil.disk_usage(self.workspace).free
         if free < needed:
@@ -192,49 +189,28 @@ class Workbench:
         name = hashlib.sha256(repr((key, astuple(candidate.context))).encode()).hexdigest()[:24]
         return self.workspace / f"{name}.so"
 
-    def _built(self, key: str, candidate: Candidate) -> Job | str:
-        """A job for the candidate's artefact, which appears whole or not at all; or why there is none."""
-        module = self._module(key, candidate)
-        answer = module.with_suffix(".npz")
-        if not module.exists():
-            part = module.with_name(f"part-{module.name}")
-            built = self.build(candidate.ops, part)
-            if isinstance(built, str):
-                return built
-            if part.with_suffix(".npz").exists():
-                part.with_suffix(".npz").replace(answer)
-            built.replace(module)
-        return Job(
-            key=key,
-            module=module,
-            input_shapes=(input_shape(candidate.ops[0]),),
-            repeats=self.settings.repeats,
-            warmup=self.settings.warmup,
-            evict_bytes=candidate.context.evict_bytes,
-            answer=answer if answer.exists() else None,
-        )
-
     def _passes(
-        self, jobs: Sequence[Job], candidates: Mapping[str, Candidate], reference: Job, missing: Mapping[str, int]
-    ) -> None:
-        """As many passes over the jobs as each is missing rounds, in another order each time."""
+        self, jobs: Sequence[Job], candidates: Mapping[str, Candidate], reference: Job, due: Mapping[str, int]
+    ) -> set[str]:
+        """As many passes over the jobs as each has rounds due, in another order each time; the keys of what failed."""
         failed: set[str] = set()
-        total, done, random = sum(missing[job.key] for job in jobs), 0, Random(self.seed)
-        for number in range(max((missing[job.key] for job in jobs), default=0)):
-            due = [job for job in jobs if missing[job.key] > number and job.key not in failed]
-            random.shuffle(due)
+        total, done, random = sum(due[job.key] for job in jobs), 0, Random(self.seed)
+        for number in range(max((due[job.key] for job in jobs), default=0)):
+            turn = [job for job in jobs if due[job.key] > number and job.key not in failed]
+            random.shuffle(turn)
             # The answer is checked once.
-            due = [replace(job, answer=None) if number else job for job in due]
-            for found in self._pass(due, reference):
+            turn = [replace(job, answer=None) if number else job for job in turn]
+            for found in self._pass(turn, reference):
                 done += 1
                 context = candidates[found.key].context
                 if isinstance(found, Failure):
                     failed.add(found.key)
-                    done += missing[found.key] - number - 1
+                    done += due[found.key] - number - 1
                     self.database.add(found.key, context, failure=found.reason)
                 else:
                     self.database.add(found.key, context, samples_s=found.samples_s, reference_s=found.reference_s)
                 self.progress("measure", done, total, {})
+        return failed
 
     def _pass(self, jobs: Sequence[Job], reference: Job) -> Iterator[Failure | _Timed]:
         """One round of every job, each with the mean of the reference before and after it."""

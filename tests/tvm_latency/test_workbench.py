@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from supernet.space import DIGITS
 from targets.runner import Failure, Job, RunnerError, Timing
 from tvm_latency.database import Context, MeasurementDatabase
 from tvm_latency.opspec import OpSpec
-from tvm_latency.workbench import REFERENCE, REFERENCE_OPS, Candidate, MeasureSettings, Workbench
+from tvm_latency.workbench import REFERENCE, Candidate, MeasureSettings, Workbench
 
 HERE = Context("machine", 1, "0.27", 0)
 CANDIDATES = {op.key: Candidate((op,), HERE) for op in DIGITS.op_specs()[:10]}
@@ -33,14 +33,12 @@ class Machine:
     passes: list[list[Job]] = field(default_factory=list)
     paused: list[float] = field(default_factory=list)
 
-    def build(self, ops: Sequence[OpSpec], path: Path) -> Path | str:
-        key = REFERENCE if ops == REFERENCE_OPS else ops[0].key
-        if key in self.unbuildable:
-            return "no linker"
-        self.built.append(key)
-        path.write_text(key)
-        path.with_suffix(".npz").write_text("an answer")
-        return path
+    def build(self, wanted: Mapping[str, tuple[Sequence[OpSpec], Path]]) -> Iterator[tuple[str, Path | str]]:
+        for key, (_, path) in wanted.items():
+            path.with_suffix(".npz").write_text("an answer")
+            path.write_text(key)
+            self.built.append(key)
+            yield key, "no linker" if key in self.unbuildable else path
 
     def run(self, jobs: Sequence[Job], rounds: int = 1) -> Iterator[Timing | Failure]:
         assert rounds == 1
@@ -157,7 +155,7 @@ def test_what_dies_after_a_good_round_is_a_failure_until_it_works(database: Meas
     assert bench(Machine(), database).measure(CANDIDATES) == len(KEYS) - 1
     row = database.find(KEYS[0], HERE)
     assert row is not None
-    assert (len(row.rounds), row.failure) == (1 + ROUNDS, None)
+    assert (len(row.rounds), row.failure) == (ROUNDS, None)
 
 
 def test_without_its_reference_nothing_is_measured(database: MeasurementDatabase) -> None:
@@ -182,3 +180,34 @@ def test_a_disk_without_room_for_what_is_to_be_built_is_refused_before(
     free[0] = 0
     with closing(MeasurementDatabase(database.path.with_name("other.sqlite"))) as other:
         bench(Machine(), other).measure(CANDIDATES)
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_an_interrupted_second_attempt_is_finished_by_the_next_call(database: MeasurementDatabase, after: int) -> None:
+    noisy = [1.0, 1.5, 2.0]
+
+    def interrupted(seconds: float) -> None:
+        if not after:
+            raise KeyboardInterrupt
+
+    machine = Machine({KEYS[0]: noisy + [1.0] * after})
+    stopped = replace(bench(machine, database), sleep=interrupted, progress=stop_after(ROUNDS * len(KEYS) + after))
+    with pytest.raises(KeyboardInterrupt):
+        stopped.measure(CANDIDATES)
+    rest = Machine()
+    assert bench(rest, database).measure(CANDIDATES) == len(KEYS) - 1
+    assert [rest.measured(number) for number in range(len(rest.passes))] == [[KEYS[0]]] * (ROUNDS - after)
+    assert len(rounds(database, KEYS[0])) == 2 * ROUNDS
+    assert bench(Machine(), database).measure(CANDIDATES) == len(KEYS)
+
+
+def stop_after(rounds: int) -> Callable[..., None]:
+    """A callback that interrupts after so many rounds of measuring, if there are as many."""
+    seen = []
+
+    def progress(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
+        seen.extend([done] if stage == "measure" else [])
+        if len(seen) == rounds and rounds > ROUNDS * len(KEYS):
+            raise KeyboardInterrupt
+
+    return progress
