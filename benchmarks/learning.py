@@ -5,7 +5,7 @@ Everything was measured once; here parts of it are given to the fit, as if no mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from statistics import mean
 from typing import Any
@@ -67,7 +67,9 @@ def learning_curve(calibration: Calibration, target: Target) -> list[dict[str, A
     return rows
 
 
-def _fits(calibration: Calibration, target: Target, sizes: Sequence[int], choose: Choose, seed: int) -> Any:
+def _fits(
+    calibration: Calibration, target: Target, sizes: Sequence[int], choose: Choose, seed: int
+) -> Iterator[tuple[int, Fitted]]:
     """(size, what is found with so many measurements), each with those of the one before."""
     random, every = Random(seed), calibration.fitted_to
     nets, ops = random.sample(list(every.networks), len(every.networks)), random.sample(list(every.ops), len(every.ops))
@@ -77,7 +79,7 @@ def _fits(calibration: Calibration, target: Target, sizes: Sequence[int], choose
         return CostModel.fit(known, [every.ops[op].seconds for op in known], target, seed)
 
     for size in sizes:
-        networks = min(len(nets), max(2, round(NETWORKS * size)))
+        networks = max(2, round(NETWORKS * size)) if size < len(ops) + len(nets) else len(nets)
         while len(known) < min(size - networks, len(ops)):
             chosen = choose([op for op in ops if op not in known], model)
             known = [*known, *chosen[: size - networks - len(known)]]

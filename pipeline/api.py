@@ -9,8 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artefacts import bench, compile, report, silent, targets  # noqa: A004
-from pipeline.calibration import ACCURACY_PLOT, calibrate_space, load_calibration, save_calibration
-from pipeline.config import RunConfig
+from pipeline.calibration import (
+    ACCURACY_PLOT,
+    LATENCY_TABLE,
+    calibrate_space,
+    load_calibration,
+    save_calibration,
+)
+from pipeline.config import ConfigError, RunConfig
 from pipeline.context import RunContext
 from pipeline.disk import require_free_space
 from pipeline.files import write_json
@@ -26,9 +32,10 @@ from supernet.data import load_data
 from supernet.export import export_onnx
 from supernet.settings import Progress
 from supernet.space import preset
-from targets.target import get_target
+from targets.target import Target, get_target
 from tvm_latency.database import MeasurementDatabase
 from tvm_latency.fitting import Fitted
+from tvm_latency.latency_table import LatencyTable
 from tvm_latency.opspec import WeightType
 from tvm_latency.plan import FULL, TRANSFERRED, transfer_plan
 
@@ -80,7 +87,7 @@ def calibrate(
     threads: int = 1,
     weights: WeightType = "float32",
     source: str | None = None,
-    measurements: int = TRANSFERRED,
+    measurements: int | None = None,
     export: Path | None = None,
     imported: Path | None = None,
     database: Path | None = None,
@@ -89,12 +96,14 @@ def calibrate(
 ) -> dict[str, Any]:
     """Measure a space on a target, fit the cost model, and judge it by blocks and networks it has not seen.
 
-    source: a target whose calibration of the space is transferred: `measurements` networks are measured, no operators.
+    source: a target whose calibration of the space is transferred: `measurements` networks (50 unless given) are
+    measured, and no operators.
     export: a file to write the calibration to, beside the folder where commands look for it.
     imported: a file that such a calibration, or an official ProxylessNAS table, is taken from; nothing is measured.
 
     Raises:
         CalibrationError: too little could be measured.
+        ConfigError: options that exclude each other, or that would replace measured operators by predicted ones.
         MeasureError: the source was not calibrated.
         PortableError, ProxylessYamlError: a file to import that is none for this target, space and weights.
     """
@@ -102,19 +111,20 @@ def calibrate(
     machine, chosen = get_target(target).with_threads(threads), preset(space)
     folder = calibration_folder(database, machine, space, weights)
     kind = {"target": target, "space": space, "weights": weights}
+    if source is None and measurements is not None:
+        raise ConfigError("--measurements says how many networks --from measures; name its target too.")
+    if source is not None and imported is not None:
+        raise ConfigError("--from measures, --import does not. Give one of them.")
     if imported is not None:
         left_out = import_calibration(imported, folder, chosen, machine, weights)
         return {**kind, "imported": str(imported), "left_out": list(left_out), "folder": str(folder)}
     if export is not None:
         check_export(export, weights)
+    there = None if source is None else _source(source, machine, folder, database, space, weights)
+    plan = FULL if there is None else transfer_plan(measurements or TRANSFERRED)
     with closing(MeasurementDatabase(database)) as rows:
         if rows.recovered:
             say(rows.recovered)
-        there = None
-        if source is not None:
-            other = get_target(source).with_threads(threads)
-            there = Fitted(*load_calibration(calibration_folder(database, other, space, weights), other, weights))
-        plan = FULL if there is None else transfer_plan(measurements)
         found = calibrate_space(chosen, machine, rows, progress, weights=weights, plan=plan, source=there)
     save_calibration(found, folder)
     if export is not None:
@@ -129,6 +139,24 @@ def calibrate(
         "folder": str(folder),
         "plot": str(folder / ACCURACY_PLOT),
     }
+
+
+def _source(source: str, machine: Target, folder: Path, database: Path, space: str, weights: WeightType) -> Fitted:
+    """The calibration that is transferred to a machine whose own is in `folder`.
+
+    Raises:
+        ConfigError: it has measured operators itself.
+        MeasureError: the source was not calibrated.
+    """
+    other = get_target(source).with_threads(machine.threads)
+    if (folder / LATENCY_TABLE).exists():
+        table = LatencyTable.load(folder / LATENCY_TABLE)
+        if any(entry.source == "measured" for entry in table.entries.values()):
+            raise ConfigError(
+                f"{machine.name} was calibrated with measured operators already, which is better than what --from "
+                f"finds. Remove {folder} to do it all the same."
+            )
+    return Fitted(*load_calibration(calibration_folder(database, other, space, weights), other, weights))
 
 
 def train(

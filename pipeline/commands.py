@@ -23,7 +23,7 @@ def calibrate(
     threads: options.Threads = 1,
     weights: options.Weights = "float32",
     from_: options.From = None,
-    measurements: options.Measurements = 50,
+    measurements: options.Measurements = None,
     export: options.Export = None,
     imported: options.Import = None,
     database: options.Database = None,
@@ -52,7 +52,7 @@ def calibrate(
     blocks, model, table, baselines = (found.pop(name) for name in ("blocks", "model", "networks", "baselines"))
     console.show(found, as_json=False)
     scores = {
-        "latency table: measured operators, corrected": table,
+        "latency table": table,
         "cost model alone": model,
         **{f"baseline: {name.replace('_', ' ')}": score for name, score in baselines.items()},
         **({"cost model, operators it has not seen": blocks} if blocks else {}),
@@ -61,7 +61,7 @@ def calibrate(
     if found["disturbed"] > _DISTURBED:
         console.say(
             f"The machine was disturbed: in {found['disturbed']:.0%} of the rounds the reference took longer than "
-            "usual. What was measured in them is corrected for it."
+            "usual. They count only where too few others are left, and then corrected for it."
         )
 
 

@@ -38,7 +38,7 @@ Out = Annotated[Path | None, typer.Option(help="Folder for everything that is wr
 From = Annotated[
     str | None, typer.Option("--from", help="A target whose calibration of this space is taken over, scaled.")
 ]
-Measurements = Annotated[int, typer.Option(min=5, help="With --from: networks to measure on the new target.")]
+Measurements = Annotated[int | None, typer.Option(min=5, help="With --from: networks to measure. [default: 50]")]
 Export = Annotated[Path | None, typer.Option(help="Write the calibration to a .json, or a .yaml for ProxylessNAS.")]
 Import = Annotated[Path | None, typer.Option("--import", help="Take the calibration from such a file.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]

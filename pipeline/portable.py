@@ -5,20 +5,21 @@ from __future__ import annotations
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.calibration import ACCURACY, LATENCY_TABLE, MODEL, VERSIONS, load_calibration
 from pipeline.deploy import versions
 from pipeline.files import read_json, write_json
-from pipeline.measure import MeasureError, code_versions
+from pipeline.measure import code_versions
 from supernet.space import SearchSpace
 from targets.target import Target
-from tvm_latency.cost_model import CostModel, CostModelError
-from tvm_latency.latency_table import Entry, LatencyTable, LatencyTableError
+from tvm_latency.cost_model import CostModel
+from tvm_latency.latency_table import Entry, LatencyTable
 from tvm_latency.opspec import WeightType, stored_as
 from tvm_latency.proxyless_yaml import read_proxyless_yaml, write_proxyless_yaml
 
-FORMAT = "netlathe-calibration/1"
+FORMAT = "netlathe-calibration/2"
 _YAML = (".yaml", ".yml")
 _PARTS = (LATENCY_TABLE, MODEL, ACCURACY)
 
@@ -129,13 +130,14 @@ def _import_yaml(file: Path, folder: Path, space: SearchSpace, target: Target, w
 
 
 def _install(parts: dict[str, Any], folder: Path, target: Target, weights: WeightType) -> None:
+    """Put the parts into the folder if together they are a calibration; if not, what is there stays."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / VERSIONS).unlink(missing_ok=True)
-    for name, part in parts.items():
-        write_json(folder / name, part)
-    write_json(folder / VERSIONS, {"versions": list(code_versions())})
-    try:
-        load_calibration(folder, target, weights)
-    except (LatencyTableError, CostModelError, MeasureError):
-        (folder / VERSIONS).unlink()
-        raise
+    with TemporaryDirectory(dir=folder) as name:
+        fresh = Path(name)
+        for part, content in parts.items():
+            write_json(fresh / part, content)
+        write_json(fresh / VERSIONS, {"versions": list(code_versions())})
+        load_calibration(fresh, target, weights)
+        (folder / VERSIONS).unlink(missing_ok=True)
+        for part in (*parts, VERSIONS):
+            (fresh / part).replace(folder / part)

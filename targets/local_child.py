@@ -43,6 +43,8 @@ def evictor(cpus: set[int], evict_bytes: int, inputs: Sequence[Array]) -> Callab
         for cpu in cpus:
             os.sched_setaffinity(0, {cpu})
             np.add(buffer, 1, out=buffer)
+        for cpu in cpus:
+            os.sched_setaffinity(0, {cpu})
             for array in shares[cpu]:
                 np.multiply(array, 1, out=array)
         os.sched_setaffinity(0, cpus)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 from scipy.optimize import least_squares
+from sklearn.model_selection import KFold
 
 from tvm_latency.drift import MAD_OF_NORMAL
 
@@ -19,6 +20,8 @@ NOISE = 0.01  # of a network's time, beyond which it is an outlier that pulls li
 FACTOR_SPREAD = 0.5  # of the common factor
 # No work is free: of the common factor too.
 LEAST_FACTOR = 0.05
+# What networks miss that were left out of a fit is the spread.
+FOLDS = 10
 
 Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Array = NDArray[np.float64]
@@ -38,7 +41,7 @@ class NetworkCorrection:
     expectation over paths is linear in their probabilities.
 
     factors: by kind of work, 1 for all that are not in it.
-    spread: how far networks are from that sum, a standard deviation as a share of their time.
+    spread: how far networks that were not fitted to are from that sum, a standard deviation as a share of their time.
     """
 
     factors: Mapping[str, Factor] = field(default_factory=dict)
@@ -64,13 +67,17 @@ class NetworkCorrection:
                 "Measure more random networks."
             )
         work = np.asarray(work_s) / np.asarray(measured_s)[:, None]
-        common = 1.0 / np.median(work.sum(axis=1))
-        work *= common
+        folds = KFold(min(FOLDS, len(work)), shuffle=True, random_state=0).split(work)
+        misses = np.concatenate([work[rest] @ _factors(work[fit]) - 1.0 for fit, rest in folds])
+        return cls(dict(zip(kinds, _factors(work).tolist())), float(MAD_OF_NORMAL * np.median(np.abs(misses))))
 
-        def residuals(factors: Array) -> Array:
-            return np.append((work @ factors - 1.0) / NOISE, (factors - 1.0) / FACTOR_SPREAD)
 
-        bounds = LEAST_FACTOR, np.inf
-        factors = least_squares(residuals, x0=np.ones(len(kinds)), bounds=bounds, loss="soft_l1").x
-        spread = MAD_OF_NORMAL * np.median(np.abs(work @ factors - 1.0))
-        return cls(dict(zip(kinds, (common * factors).tolist())), float(spread))
+def _factors(work: Array) -> Array:
+    """Factors of each kind by which rows of work add up to 1."""
+    common = 1.0 / np.median(work.sum(axis=1))
+
+    def residuals(factors: Array) -> Array:
+        return np.append((common * work @ factors - 1.0) / NOISE, (factors - 1.0) / FACTOR_SPREAD)
+
+    start, bounds = np.ones(work.shape[1]), (LEAST_FACTOR, np.inf)
+    return np.asarray(common * least_squares(residuals, x0=start, bounds=bounds, loss="soft_l1").x)

@@ -72,7 +72,7 @@ class Measurement:
 
 
 class MeasurementDatabase:
-    """Rows are added and never changed, one for each round or failure. Each is committed before `add` returns.
+    """Rows are added, one for each round or failure, and committed before `add` returns. Samples never change.
 
     A file that SQLite cannot read is moved aside, never deleted; `recovered` then says so and where it is.
     """

@@ -42,7 +42,8 @@ class Prediction:
 class Entry:
     """The latency of an operator: the median where measured, the expectation where predicted.
 
-    seconds, spread_s: run alone, and their standard deviation; network_s: what it adds to a network.
+    seconds, spread_s: run alone, and their standard deviation; network_s: what it adds to a network. A table that was
+    transferred or imported only knows the latter, and has it for both.
     """
 
     seconds: Positive

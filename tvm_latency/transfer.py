@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from statistics import median
 
 from targets.target import Target
 from tvm_latency.correction import NetworkCorrection
@@ -40,13 +41,15 @@ def transfer(
     alone = [[(op, there(op)) for op in net] for net in networks]
     here = source.model.corrected(alone, [found.seconds for found in networks.values()])
     spread = here.correction.spread
+    # Errors of operators that do not depend on each other add up to that of a network so.
+    op_spread = spread * median(len(net) for net in networks) ** 0.5
     seconds = {op: here.in_network(op, there(op)) for op in ops if op.key in source.table.entries}
     model = CostModel.fit(tuple(seconds), tuple(seconds.values()), target, seed)
     model = replace(model, correction=NetworkCorrection(spread=spread))
     table = LatencyTable(
         target_name=target.name,
         fingerprint=target.fingerprint,
-        entries={op.key: Entry(found, spread * found, "predicted", found) for op, found in seconds.items()},
+        entries={op.key: Entry(found, op_spread * found, "predicted", found) for op, found in seconds.items()},
         spread=spread,
     )
     every_op = [op for net in networks for op in net]

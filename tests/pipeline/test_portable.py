@@ -12,6 +12,7 @@ import yaml
 
 from pipeline import api
 from pipeline.calibration import ACCURACY, LATENCY_TABLE, MODEL, VERSIONS, code_versions, load_calibration
+from pipeline.config import ConfigError
 from pipeline.files import write_json
 from pipeline.places import calibration_folder
 from pipeline.portable import PortableError, export_calibration
@@ -20,6 +21,7 @@ from targets.target import get_target
 from tvm_latency.cost_model import CostModelError
 from tvm_latency.drift import Steady
 from tvm_latency.fitting import Measured, fit
+from tvm_latency.latency_table import LatencyTableError
 from tvm_latency.proxyless_yaml import ProxylessYamlError
 
 TARGET = get_target("x86")
@@ -94,6 +96,33 @@ def test_a_damaged_part_leaves_no_calibration(calibrated: Path, tmp_path: Path) 
     with pytest.raises(CostModelError, match="cannot read a booster"):
         api.calibrate("x86", "digits", imported=file, database=tmp_path / "m.sqlite")
     assert not list(tmp_path.rglob(VERSIONS))
+
+
+def test_a_damaged_file_leaves_the_calibration_that_was_there(calibrated: Path, tmp_path: Path) -> None:
+    file = exported(calibrated, tmp_path / "mine.json")
+    there = Path(api.calibrate("x86", "digits", imported=file, database=tmp_path / "m.sqlite")["folder"])
+    before = {path.name: path.read_bytes() for path in there.iterdir()}
+    content = json.loads(file.read_text())
+    content["parts"][LATENCY_TABLE]["format"] = "netlathe-latency-table/1"
+    file.write_text(json.dumps(content))
+    with pytest.raises(LatencyTableError, match="not a latency table of format netlathe-latency-table/2"):
+        api.calibrate("x86", "digits", imported=file, database=tmp_path / "m.sqlite")
+    assert {path.name: path.read_bytes() for path in there.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"measurements": 20}, "--measurements says how many networks --from measures"),
+        ({"source": "x86", "imported": Path("mine.json")}, "--from measures, --import does not"),
+        ({"source": "x86"}, "calibrated with measured operators already"),
+    ],
+)
+def test_a_transfer_that_makes_no_sense_is_refused(calibrated: Path, options: dict[str, Any], message: str) -> None:
+    database = calibrated.parents[2] / "m.sqlite"
+    with pytest.raises(ConfigError, match=message):
+        api.calibrate("x86", "digits", database=database, **options)
+    assert not database.exists()
 
 
 def test_the_official_table_adds_up_to_networks_and_is_imported(calibrated: Path, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def measured() -> Measured:
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A calibration of the digits space on a machine that is as fast as `seconds` says."""
+    """A calibration of the digits space on the machine of `measured`."""
     path, target = tmp_path_factory.mktemp("data") / "m.sqlite", get_target("x86")
     folder = calibration_folder(path, target, "digits")
     folder.mkdir(parents=True)

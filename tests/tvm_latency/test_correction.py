@@ -36,11 +36,18 @@ def test_the_factors_that_networks_follow_are_found(truth: tuple[float, ...], un
     assert fitted(unit_s * WORK, unit_s * WORK @ truth) == pytest.approx(truth, abs=1e-3)
 
 
-def test_the_spread_is_what_factors_do_not_explain() -> None:
-    noise = 1 + 0.03 * np.random.default_rng(1).standard_normal(2000)
-    work = np.random.default_rng(2).uniform(0.5, 2.0, (2000, 3))
-    found = NetworkCorrection.fit(KINDS, work, (work.sum(axis=1) * noise).tolist())
-    assert found.spread == pytest.approx(0.03, rel=0.1)
+@pytest.mark.parametrize("count", [12, 60])
+def test_the_spread_is_what_networks_that_were_not_fitted_to_miss_by(count: int) -> None:
+    """Nine kinds of work, 1 % of noise, means over 40 fits."""
+    random, kinds, truth = np.random.default_rng(1), tuple("abcdefghi"), np.linspace(0.5, 1.5, 9)
+    said, missed = [], []
+    for _ in range(40):
+        work = random.uniform(0.5, 2.0, (count + 50, 9))
+        seconds = work @ truth * (1 + 0.01 * random.standard_normal(count + 50))
+        found = NetworkCorrection.fit(kinds, work[:count], seconds[:count].tolist())
+        said.append(found.spread)
+        missed.append(np.std(work[count:] @ found.array(kinds) / seconds[count:]))
+    assert np.mean(said) == pytest.approx(np.mean(missed), rel=0.35)
 
 
 def test_one_outlier_among_many_moves_the_correction_little() -> None:
