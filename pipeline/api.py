@@ -13,6 +13,7 @@ from pipeline.calibration import (
     ACCURACY_PLOT,
     LATENCY_TABLE,
     calibrate_space,
+    disturbance,
     load_calibration,
     save_calibration,
 )
@@ -127,6 +128,8 @@ def calibrate(
             say(rows.recovered)
         found = calibrate_space(chosen, machine, rows, progress, weights=weights, plan=plan, source=there)
     save_calibration(found, folder)
+    if sentence := disturbance(found.calibration.disturbed):
+        say(sentence)
     if export is not None:
         export_calibration(export, folder, chosen, machine, weights)
     return {

@@ -33,6 +33,8 @@ from tvm_latency.plan import QUICK, CalibrationPlan, variations
 from tvm_latency.workbench import Workbench
 
 LATENCY_TABLE, MODEL, VERSIONS = "latency_table.json", "cost_model.json", "versions.json"
+# More disturbed rounds than this are worth a sentence.
+WORTH_SAYING = 0.05
 ACCURACY, ACCURACY_PLOT = "accuracy.json", "accuracy.html"
 
 
@@ -148,6 +150,16 @@ def path_latency(space: SearchSpace, table: LatencyTable, weights: WeightType = 
     return PathLatency(
         fixed_s=table.network_seconds(stored_as(space.fixed_ops(), weights)),
         block_s=tuple(tuple(seconds(block.op_spec(choice)) for choice in block.candidates) for block in space.blocks),
+    )
+
+
+def disturbance(share: float) -> str:
+    """A sentence on the share of disturbed rounds; empty where it is too small for one."""
+    if share <= WORTH_SAYING:
+        return ""
+    return (
+        f"The machine was disturbed: in {share:.0%} of the rounds the reference took longer than usual. They count only "
+        "where too few others are left, and then corrected for it."
     )
 
 

@@ -11,9 +11,6 @@ import typer
 from pipeline import console, options
 from pipeline.errors import ExitCode
 
-# More slow rounds than this are worth a sentence.
-_DISTURBED = 0.05
-
 # `pipeline.api` is imported where it is used: torch and TVM take seconds to load, and `--help` needs neither.
 
 
@@ -58,11 +55,6 @@ def calibrate(
         **({"cost model, operators it has not seen": blocks} if blocks else {}),
     }
     console.show_table("Predictions of what was not fitted", [{"by": name, **score} for name, score in scores.items()])
-    if found["disturbed"] > _DISTURBED:
-        console.say(
-            f"The machine was disturbed: in {found['disturbed']:.0%} of the rounds the reference took longer than "
-            "usual. They count only where too few others are left, and then corrected for it."
-        )
 
 
 def predict(

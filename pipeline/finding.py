@@ -81,6 +81,8 @@ def calibrate(context: RunContext, folder: Path) -> Result:
             context.space, context.target, database, context.progress, weights=context.config.weights
         )
     calibration.save_calibration(found, folder)
+    if sentence := calibration.disturbance(found.calibration.disturbed):
+        context.say(sentence)
     return {
         "seconds": perf_counter() - started,
         "measured": found.calibration.measured,
@@ -169,7 +171,7 @@ def derive(context: RunContext, folder: Path) -> Result:
         "measured_s": last.measured_s,
         "budget_s": last.budget_s,
         "rederivations": len(attempts) - 1,
-        "operators": [{"key": key, "seconds": entry.seconds, "source": entry.source} for key, entry in entries],
+        "operators": [{"key": key, "seconds": entry.network_s, "source": entry.source} for key, entry in entries],
     }
 
 

@@ -11,6 +11,7 @@ from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs
 
 from pipeline import figures
+from pipeline.calibration import disturbance
 from supernet.architecture import SKIP, Architecture
 
 Results = Mapping[str, dict[str, Any]]
@@ -153,8 +154,8 @@ def _sections(results: Results) -> list[dict[str, Any]]:
         ),
         _section(
             "Where the time goes",
-            f"Each operator of the derived network alone, with cold weights: {_sources(derive['operators'])}. In the "
-            "network an operator finds its input warm, so their sum is not the network's own latency.",
+            "What each operator of the derived network adds to it, as it was measured alone with cold weights and then "
+            f"corrected: {_sources(derive['operators'])}. Their sum is the prediction.",
             figures.time_by_operator(derive["operators"]),
         ),
     ]
@@ -207,7 +208,7 @@ def _obtained(results: Results) -> dict[str, str]:
         "Latency in the search": f"predicted: {1e3 * derive['predicted_s']:.4f} ms for the derived network, "
         f"{derive['rederivations']} re-derivation(s) with a tighter budget",
         "Blocks and networks": f"measured: {calibrate['measured']} now, {calibrate['reused']} from the database, "
-        f"{len(calibrate['failures'])} failed",
+        f"{len(calibrate['failures'])} failed. {disturbance(calibrate.get('disturbed', 0.0))}",
         "Accuracy": "measured on test images that neither the weights nor the architecture were trained on",
         "Agreement with PyTorch": f"measured on {verify['images']} test images: largest difference of an output "
         f"{verify['max_abs_error']:.2e}, same top-1 for {100 * verify['top1_agreement']:.2f} %; the artefact "

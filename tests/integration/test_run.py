@@ -57,6 +57,8 @@ def test_summary_has_every_field_and_keeps_its_promises(finished: Path) -> None:
     assert summary["verify"]["top1_agreement"] == 1.0
     assert all((finished / path).is_file() for path in summary["artefacts"].values())
     assert (finished / "report.html").is_file()
+    derived = read(finished / "derive" / "result.json")
+    assert sum(op["seconds"] for op in derived["operators"]) == pytest.approx(derived["predicted_s"])
 
 
 def test_the_artefact_answers_what_pytorch_answered(finished: Path) -> None:

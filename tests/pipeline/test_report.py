@@ -74,6 +74,12 @@ class Resources(HTMLParser):
         self.loaded += [str(value) for name, value in attrs if name in ("src", "href") and value]
 
 
+@pytest.mark.parametrize(("share", "said"), [(0.3, True), (0.01, False)])
+def test_a_disturbed_machine_is_told(results: dict[str, dict[str, Any]], share: float, said: bool) -> None:
+    results["calibrate"]["disturbed"] = share
+    assert (f"The machine was disturbed: in {share:.0%} of the rounds" in render(results)) == said
+
+
 def test_the_page_opens_without_a_network(results: dict[str, dict[str, Any]]) -> None:
     page = render(results)
     parser = Resources()
