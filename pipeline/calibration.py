@@ -158,8 +158,8 @@ def disturbance(share: float) -> str:
     if share <= WORTH_SAYING:
         return ""
     return (
-        f"The machine was disturbed: in {share:.0%} of the rounds the reference took longer than usual. They count only "
-        "where too few others are left, and then corrected for it."
+        f"The machine was disturbed: in {share:.0%} of the rounds the reference took longer than usual. They count "
+        "only where too few others are left, and then corrected for it."
     )
 
 
