@@ -102,7 +102,7 @@ def test_the_page_says_what_was_measured_and_what_predicted(results: dict[str, d
         "2.00x",
         "+fma +avx2",
         "rank correlation unknown",
-        "with cold weights: 8 measured, 1 predicted (grey).",
+        "with cold weights and then corrected: 8 measured, 1 predicted (grey).",
     ):
         assert text in page, text
 
