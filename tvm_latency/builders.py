@@ -58,7 +58,8 @@ class BuilderPool:
                         yield building[finished], finished.result()
                 finally:
                     threads.shutdown(wait=False, cancel_futures=True)
-                    for child in self._children:
+                    # A copy: a thread that is told takes its child out.
+                    for child in tuple(self._children):
                         child.kill()
         finally:
             self._thread = threading.local()
