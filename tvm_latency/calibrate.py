@@ -99,8 +99,8 @@ def calibrate(
     # What works only sometimes cannot be shipped, so its time does not count either.
     timed = {key: row.rounds for key, row in rows.items() if row and row.failure is None}
     failures = {key: row.failure for key, row in rows.items() if row and row.failure}
-    references = [reference_s for rounds in timed.values() for _, reference_s in rounds]
-    usual_s = usual(references) if references else 1.0
+    every_round = [found for rounds in timed.values() for found in rounds]
+    usual_s = usual(every_round) if every_round else 1.0
     times = {key: steady(rounds, usual_s) for key, rounds in timed.items()}
 
     def networks(nets: Sequence[Ops]) -> dict[Net, Steady]:
@@ -129,7 +129,7 @@ def calibrate(
         measured=len(timed) - reused,
         reused=reused,
         failures=failures,
-        disturbed=disturbed(references, usual_s),
+        disturbed=disturbed(every_round, usual_s),
         fitted_to=measured,
         test=test,
         beside=networks(beside),

@@ -6,12 +6,12 @@ import fcntl
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 _SCHEMA = """
 CREATE TABLE measurement (
@@ -23,6 +23,7 @@ CREATE TABLE measurement (
     evict_bytes INTEGER NOT NULL,
     samples_s TEXT,
     reference_s REAL,
+    reference_mean_s REAL,
     failure TEXT,
     created REAL NOT NULL,
     CHECK ((samples_s IS NULL) <> (failure IS NULL))
@@ -31,10 +32,14 @@ CREATE INDEX by_key ON measurement (op_key, fingerprint, schedule_version, tvm_v
 """
 
 # Statements that take a file of one format to the next. Samples are never changed; a round without a reference does not
-# count. Format 2 has operators whose inputs were as cold as their weights.
+# count. Format 2 has operators whose inputs were as cold as their weights; format 3 knows no interrupted references.
 _MIGRATIONS = {
     1: ("ALTER TABLE measurement ADD COLUMN reference_s REAL",),
     2: ("UPDATE measurement SET reference_s = NULL WHERE evict_bytes > 0",),
+    3: (
+        "ALTER TABLE measurement ADD COLUMN reference_mean_s REAL",
+        "UPDATE measurement SET reference_mean_s = reference_s",
+    ),
 }
 
 
@@ -52,8 +57,12 @@ class Context:
     evict_bytes: int
 
 
-# Samples in seconds of one round, and what the reference network took beside them.
-Round = tuple[tuple[float, ...], float]
+class Round(NamedTuple):
+    """Seconds of the calls of one round, and of the median and the mean call of the reference network beside them."""
+
+    samples_s: tuple[float, ...]
+    reference_s: float
+    reference_mean_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,34 +188,24 @@ class MeasurementDatabase:
                 "that no other program uses it, or name another file with --database."
             ) from error
 
-    def add(
-        self,
-        op_key: str,
-        context: Context,
-        *,
-        samples_s: Sequence[float] | None = None,
-        reference_s: float = 1.0,
-        failure: str | None = None,
-    ) -> None:
-        """Append one result: either samples or the reason for a failure.
-
-        samples_s: of one round; reference_s: what the reference network took beside them.
+    def add(self, op_key: str, context: Context, found: Round | str) -> None:
+        """Append one result: a round, or the reason why there is none.
 
         Raises:
-            ValueError: both, or neither, or no samples.
+            ValueError: a round without samples, or no reason.
             DatabaseError: the row cannot be written.
         """
-        if (samples_s is None) == (failure is None) or (samples_s is not None and len(samples_s) == 0):
-            raise ValueError("A measurement has samples or the reason for a failure: exactly one of them.")
+        timed = None if isinstance(found, str) else found
+        if not (found if timed is None else timed.samples_s):
+            raise ValueError("A measurement has samples, or the reason why it has none.")
         self._execute(
             "INSERT INTO measurement"
-            " (op_key, fingerprint, schedule_version, tvm_version, evict_bytes, samples_s, reference_s, failure,"
-            " created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " (op_key, fingerprint, schedule_version, tvm_version, evict_bytes, samples_s, reference_s,"
+            " reference_mean_s, failure, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             op_key,
             *astuple(context),
-            json.dumps(list(samples_s)) if samples_s is not None else None,
-            reference_s if samples_s is not None else None,
-            failure,
+            *((json.dumps(timed.samples_s), timed.reference_s, timed.reference_mean_s) if timed else (None,) * 3),
+            None if timed else found,
             self._clock(),
         )
 
@@ -217,8 +216,8 @@ class MeasurementDatabase:
             DatabaseError: the file cannot be read.
         """
         rows = self._execute(
-            "SELECT samples_s, reference_s, failure, created FROM measurement WHERE op_key = ? AND fingerprint = ?"
-            " AND schedule_version = ? AND tvm_version = ? AND evict_bytes = ?"
+            "SELECT samples_s, reference_s, reference_mean_s, failure, created FROM measurement"
+            " WHERE op_key = ? AND fingerprint = ? AND schedule_version = ? AND tvm_version = ? AND evict_bytes = ?"
             # Others cannot be compared.
             " AND (samples_s IS NULL OR reference_s IS NOT NULL) ORDER BY id",
             op_key,
@@ -226,13 +225,13 @@ class MeasurementDatabase:
         )
         if not rows:
             return None
-        rounds = tuple((tuple(json.loads(samples)), reference_s) for samples, reference_s, _, _ in rows if samples)
+        rounds = tuple(Round(tuple(json.loads(row[0])), row[1], row[2]) for row in rows if row[0])
         return Measurement(
             op_key=op_key,
             context=context,
             rounds=rounds,
-            failure=rows[-1][2],
-            created=rows[-1][3],
+            failure=rows[-1][3],
+            created=rows[-1][4],
         )
 
     def count(self) -> int:

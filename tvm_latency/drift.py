@@ -15,7 +15,9 @@ from tvm_latency.database import Round
 
 # A standard deviation, if it were normal, for each median absolute deviation.
 MAD_OF_NORMAL = 1.4826
-# A reference that takes so many times as long as usual was disturbed.
+# A reference whose mean call takes so many times as long as usual was disturbed. Its median call may fit between two turns
+# of another process on the same core, where the mean one takes 1.4 to 2.7 times as long (and 1.03 times the median where
+# all is quiet).
 DISTURBED = 1.1
 # From so many quiet rounds on, the others do not count: what slows the reference may slow a candidate more or less.
 QUIET_ROUNDS = 3
@@ -42,24 +44,24 @@ def steady(rounds: Iterable[Round], usual_s: float) -> Steady:
     rounds = tuple(rounds)
     undisturbed = quiet(rounds, usual_s)
     counted = undisturbed if len(undisturbed) >= QUIET_ROUNDS else rounds
-    corrected = np.array([np.median(samples_s) * usual_s / reference_s for samples_s, reference_s in counted])
+    corrected = np.array([np.median(found.samples_s) * usual_s / found.reference_s for found in counted])
     seconds = float(np.median(corrected))
     return Steady(seconds, float(MAD_OF_NORMAL * np.median(np.abs(corrected - seconds))))
 
 
 def quiet(rounds: Iterable[Round], usual_s: float) -> tuple[Round, ...]:
     """The rounds in which the reference was not slow."""
-    return tuple(found for found in rounds if found[1] <= DISTURBED * usual_s)
+    return tuple(found for found in rounds if found.reference_mean_s <= DISTURBED * usual_s)
 
 
-def usual(references_s: Sequence[float]) -> float:
+def usual(rounds: Sequence[Round]) -> float:
     """The reference's seconds at the machine's usual speed, from all rounds of many measurements.
 
     A quarter of them was faster: so a machine that is disturbed most of the time still counts as slowed down.
     """
-    return float(np.percentile(references_s, 25))
+    return float(np.percentile([found.reference_s for found in rounds], 25))
 
 
-def disturbed(references_s: Sequence[float], usual_s: float) -> float:
+def disturbed(rounds: Sequence[Round], usual_s: float) -> float:
     """The share of rounds in which the reference was slow."""
-    return float(np.mean(np.asarray(references_s) > DISTURBED * usual_s))
+    return 1 - len(quiet(rounds, usual_s)) / len(rounds)

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from random import Random
-from statistics import median
+from statistics import fmean, median
 
-from targets.runner import Failure, Job, Runner, RunnerError
+from targets.runner import Failure, Job, Runner, RunnerError, Timing
 from tvm_latency.database import Context, Measurement, MeasurementDatabase, Round
 from tvm_latency.drift import QUIET_ROUNDS, quiet, steady, usual
 from tvm_latency.onnx_graph import input_shape
@@ -60,11 +60,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class _Timed:
-    """A round of a candidate, and the reference beside it."""
+    """A round of a candidate."""
 
     key: str
-    samples_s: tuple[float, ...]
-    reference_s: float
+    round: Round
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +111,8 @@ class Workbench:
     def _due(self, candidates: Mapping[str, Candidate]) -> dict[str, int]:
         """How many rounds each candidate should still have; those with none are left out."""
         rows = {key: self.database.find(key, candidate.context) for key, candidate in candidates.items()}
-        references = [reference_s for row in rows.values() if row for _, reference_s in row.rounds]
-        usual_s = usual(references) if references else 1.0
+        every_round = [found for row in rows.values() if row for found in row.rounds]
+        usual_s = usual(every_round) if every_round else 1.0
         planned, most = self.settings.rounds, self.settings.rounds * self.settings.attempts
 
         def done(row: Measurement | None) -> bool:
@@ -141,7 +140,7 @@ class Workbench:
         for number, (key, found) in enumerate(self._jobs(candidates), start=1):
             if isinstance(found, str):
                 failed.add(key)
-                self.database.add(key, candidates[key].context, failure=found)
+                self.database.add(key, candidates[key].context, found)
             else:
                 jobs[key] = found
             self.progress("build", number, len(candidates), {})
@@ -206,21 +205,21 @@ class Workbench:
                 if isinstance(found, Failure):
                     failed.add(found.key)
                     done += due[found.key] - number - 1
-                    self.database.add(found.key, context, failure=found.reason)
+                    self.database.add(found.key, context, found.reason)
                 else:
-                    self.database.add(found.key, context, samples_s=found.samples_s, reference_s=found.reference_s)
+                    self.database.add(found.key, context, found.round)
                 self.progress("measure", done, total, {})
         return failed
 
     def _pass(self, jobs: Sequence[Job], reference: Job) -> Iterator[Failure | _Timed]:
-        """One round of every job, each with the mean of the reference before and after it."""
+        """One round of every job, each with the reference before and after it, the mean of both."""
         every = self.settings.reference_every
         queue = [replace(reference, key=f"{REFERENCE} 0")]
         for number, job in enumerate(jobs, start=1):
             queue.append(job)
             if number % every == 0 or number == len(jobs):
                 queue.append(replace(reference, key=f"{REFERENCE} {number}", answer=None))
-        before_s, waiting = 0.0, []
+        before_s, waiting = (0.0, 0.0), list[Timing]()
         for result in self.runner.run(queue):
             if not result.key.startswith(REFERENCE):
                 if isinstance(result, Failure):
@@ -230,7 +229,7 @@ class Workbench:
                 continue
             if isinstance(result, Failure):
                 raise RunnerError(f"The reference network cannot be measured: {result.reason}")
-            now_s = median(result.samples_s)
+            now_s = (median(result.samples_s), fmean(result.samples_s))
             for timing in waiting:
-                yield _Timed(timing.key, timing.samples_s, (before_s + now_s) / 2)
+                yield _Timed(timing.key, Round(timing.samples_s, *map(fmean, zip(before_s, now_s))))
             before_s, waiting = now_s, []

@@ -12,9 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from tvm_latency.database import Context, DatabaseError, MeasurementDatabase
+from tvm_latency.database import Context, DatabaseError, MeasurementDatabase, Round
 
 HERE = Context("machine", 1, "0.27", 0)
+
+
+def one(seconds: float) -> Round:
+    return Round((seconds,), 1.0, 1.0)
 
 
 @pytest.fixture
@@ -24,10 +28,10 @@ def path(tmp_path: Path) -> Path:
 
 def test_samples_come_back_as_they_were(path: Path) -> None:
     database = MeasurementDatabase(path, clock=lambda: 12.5)
-    database.add("op", HERE, samples_s=[1e-6, 2.5e-6], reference_s=2.0)
+    database.add("op", HERE, Round((1e-6, 2.5e-6), 2.0, 2.25))
     found = database.find("op", HERE)
     assert found is not None
-    assert (found.rounds, found.failure, found.created) == ((((1e-6, 2.5e-6), 2.0),), None, 12.5)
+    assert (found.rounds, found.failure, found.created) == ((Round((1e-6, 2.5e-6), 2.0, 2.25),), None, 12.5)
 
 
 @pytest.mark.parametrize(
@@ -41,59 +45,59 @@ def test_samples_come_back_as_they_were(path: Path) -> None:
 )
 def test_rows_of_another_context_do_not_mix(path: Path, other: Context) -> None:
     database = MeasurementDatabase(path)
-    database.add("op", other, samples_s=[1.0])
+    database.add("op", other, one(1.0))
     assert database.find("op", HERE) is None
     assert database.find("another op", other) is None
 
 
 def test_all_rounds_count_and_the_latest_attempt_decides_whether_it_failed(path: Path) -> None:
     database = MeasurementDatabase(path)
-    database.add("op", HERE, failure="first")
-    database.add("op", HERE, failure="second")
+    database.add("op", HERE, "first")
+    database.add("op", HERE, "second")
     found = database.find("op", HERE)
     assert found is not None
     assert found.failure == "second"
-    database.add("op", HERE, samples_s=[1.0])
-    database.add("op", HERE, samples_s=[2.0])
-    database.add("op", HERE, failure="third")
+    database.add("op", HERE, one(1.0))
+    database.add("op", HERE, one(2.0))
+    database.add("op", HERE, "third")
     found = database.find("op", HERE)
     assert found is not None
-    assert found.rounds == (((1.0,), 1.0), ((2.0,), 1.0))
+    assert found.rounds == (one(1.0), one(2.0))
     assert found.failure == "third"
-    database.add("op", HERE, samples_s=[3.0])
+    database.add("op", HERE, one(3.0))
     found = database.find("op", HERE)
     assert found is not None
     assert (len(found.rounds), found.failure) == (3, None)
     assert database.count() == 6
 
 
-@pytest.mark.parametrize("result", [{}, {"samples_s": [1.0], "failure": "x"}, {"samples_s": []}])
-def test_a_row_is_a_success_or_a_failure(path: Path, result: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="exactly one of them"):
-        MeasurementDatabase(path).add("op", HERE, **result)  # type: ignore[arg-type]
+@pytest.mark.parametrize("result", ["", Round((), 1.0, 1.0)])
+def test_a_row_has_samples_or_a_reason(path: Path, result: Round | str) -> None:
+    with pytest.raises(ValueError, match="the reason why it has none"):
+        MeasurementDatabase(path).add("op", HERE, result)
 
 
 def test_a_killed_writer_loses_nothing_it_added(path: Path) -> None:
     script = f"""
 import os, signal
 from pathlib import Path
-from tvm_latency.database import Context, MeasurementDatabase
+from tvm_latency.database import Context, MeasurementDatabase, Round
 database = MeasurementDatabase(Path({str(path)!r}))
 for i in range(5):
-    database.add(f"op{{i}}", Context("machine", 1, "0.27", 0), samples_s=[float(i)])
+    database.add(f"op{{i}}", Context("machine", 1, "0.27", 0), Round((i,), 1.0, 1.0))
 os.kill(os.getpid(), signal.SIGKILL)
 """
     done = subprocess.run([sys.executable, "-c", script], check=False, env=os.environ)
     assert done.returncode == -signal.SIGKILL
     database = MeasurementDatabase(path)
     assert database.recovered is None
-    assert [database.find(f"op{i}", HERE).rounds for i in range(5)] == [(((float(i),), 1.0),) for i in range(5)]  # type: ignore[union-attr]
+    assert [database.find(f"op{i}", HERE).rounds for i in range(5)] == [(one(i),) for i in range(5)]  # type: ignore[union-attr]
 
 
 def test_two_processes_may_write(path: Path) -> None:
     first, second = MeasurementDatabase(path), MeasurementDatabase(path)
-    first.add("a", HERE, samples_s=[1.0])
-    second.add("b", HERE, samples_s=[2.0])
+    first.add("a", HERE, one(1.0))
+    second.add("b", HERE, one(2.0))
     assert first.find("b", HERE) is not None
 
 
@@ -105,7 +109,7 @@ def test_a_damaged_file_is_moved_aside_and_said(path: Path) -> None:
     assert database.recovered is not None
     assert str(aside) in database.recovered
     assert aside.read_bytes().startswith(b"this is no database")
-    database.add("op", HERE, samples_s=[1.0])
+    database.add("op", HERE, one(1.0))
     database.close()
     path.write_bytes(b"broken again" * 100)
     assert "corrupt-2" in str(MeasurementDatabase(path).recovered)
@@ -127,7 +131,7 @@ def test_a_file_that_another_process_has_just_replaced_stays(path: Path, monkeyp
 
     monkeypatch.setattr(MeasurementDatabase, "_open", open_late)
     database = MeasurementDatabase(path)
-    others[0].add("op", HERE, samples_s=[1.0])
+    others[0].add("op", HERE, one(1.0))
     assert "corrupt-1" in str(others[0].recovered)
     assert database.recovered is None
     assert database.find("op", HERE) is not None
@@ -139,7 +143,7 @@ def test_one_of_many_recovers_a_damaged_file(path: Path) -> None:
 
     def add(i: int) -> str | None:
         with closing(MeasurementDatabase(path)) as database:
-            database.add(f"op{i}", HERE, samples_s=[1.0])
+            database.add(f"op{i}", HERE, one(1.0))
             return database.recovered
 
     with ThreadPoolExecutor(8) as pool:
@@ -170,7 +174,7 @@ def test_a_row_that_cannot_be_written(path: Path, trouble: str, message: str) ->
     database = MeasurementDatabase(path)
     database._connection.execute(trouble)
     with pytest.raises(DatabaseError, match=f"cannot be read or written .*{message}.* --database"):
-        database.add("op", HERE, failure="because " * 10_000)
+        database.add("op", HERE, "because " * 10_000)
 
 
 def test_rows_that_cannot_be_read(path: Path) -> None:
@@ -215,10 +219,10 @@ def test_a_file_of_the_first_format_is_taken_on_and_its_times_do_not_count(path:
         assert database.find("op", HERE) is None
         database.close()
     database = MeasurementDatabase(path)
-    database.add("op", HERE, samples_s=[3.0], reference_s=0.5)
+    database.add("op", HERE, Round((3.0,), 0.5, 0.75))
     found = database.find("op", HERE)
     assert found is not None
-    assert found.rounds == (((3.0,), 0.5),)
+    assert found.rounds == (Round((3.0,), 0.5, 0.75),)
 
 
 def test_of_the_second_format_networks_count_and_operators_with_cold_inputs_do_not(path: Path) -> None:
@@ -226,11 +230,14 @@ def test_of_the_second_format_networks_count_and_operators_with_cold_inputs_do_n
     warm = replace(HERE, evict_bytes=0)
     database = MeasurementDatabase(path)
     for context in (alone, warm):
-        database.add("op", context, samples_s=[3.0], reference_s=0.5)
+        database.add("op", context, Round((3.0,), 0.5, 0.75))
     database.close()
     with closing(sqlite3.connect(path)) as old:
-        old.execute("PRAGMA user_version = 2")
+        old.executescript("ALTER TABLE measurement DROP COLUMN reference_mean_s; PRAGMA user_version = 2")
     database = MeasurementDatabase(path)
     assert database.count() == 2
     assert database.find("op", alone) is None
-    assert database.find("op", warm) is not None
+    found = database.find("op", warm)
+    assert found is not None
+    # Whether the reference was interrupted is not known.
+    assert found.rounds == (Round((3.0,), 0.5, 0.5),)

@@ -13,7 +13,7 @@ import pytest
 
 from supernet.space import DIGITS
 from targets.runner import Failure, Job, RunnerError, Timing
-from tvm_latency.database import Context, MeasurementDatabase
+from tvm_latency.database import Context, MeasurementDatabase, Round
 from tvm_latency.opspec import OpSpec
 from tvm_latency.workbench import REFERENCE, Candidate, MeasureSettings, Workbench
 
@@ -25,9 +25,9 @@ ROUNDS, EVERY = 3, 4
 
 @dataclass
 class Machine:
-    """Calls of one second; a script says otherwise for the next rounds of a candidate, in order."""
+    """Calls of one second; a script says otherwise for the next rounds of a candidate, or its calls, in order."""
 
-    script: dict[str, list[float | str]] = field(default_factory=dict)
+    script: dict[str, list[float | str | tuple[float, ...]]] = field(default_factory=dict)
     unbuildable: tuple[str, ...] = ()
     built: list[str] = field(default_factory=list)
     passes: list[list[Job]] = field(default_factory=list)
@@ -47,7 +47,10 @@ class Machine:
             assert job.module.exists()
             planned = self.script.get(job.key.partition(" ")[0])
             found = planned.pop(0) if planned else 1.0
-            yield Failure(job.key, found) if isinstance(found, str) else Timing(job.key, (found,) * job.repeats)
+            if isinstance(found, str):
+                yield Failure(job.key, found)
+            else:
+                yield Timing(job.key, found if isinstance(found, tuple) else (found,) * job.repeats)
 
     def measured(self, number: int) -> list[str]:
         return [job.key for job in self.passes[number] if not job.key.startswith(REFERENCE)]
@@ -73,7 +76,7 @@ def bench(machine: Machine, database: MeasurementDatabase, seed: int = 0) -> Wor
     )
 
 
-def rounds(database: MeasurementDatabase, key: str) -> tuple[tuple[tuple[float, ...], float], ...]:
+def rounds(database: MeasurementDatabase, key: str) -> tuple[Round, ...]:
     row = database.find(key, HERE)
     assert row is not None
     return row.rounds
@@ -86,7 +89,7 @@ def test_every_pass_has_everything_in_another_order(database: MeasurementDatabas
     orders = [machine.measured(number) for number in range(ROUNDS)]
     assert [sorted(order) for order in orders] == [sorted(KEYS)] * ROUNDS
     assert len({tuple(order) for order in orders}) == ROUNDS
-    assert rounds(database, KEYS[0]) == (((1.0, 1.0), 1.0),) * ROUNDS
+    assert rounds(database, KEYS[0]) == (Round((1.0, 1.0), 1.0, 1.0),) * ROUNDS
     assert bench(machine, database).measure(CANDIDATES) == len(KEYS)
 
 
@@ -98,7 +101,13 @@ def test_the_reference_is_before_and_after_every_few(database: MeasurementDataba
         assert (places[0], places[-1]) == (0, len(jobs) - 1)
         assert all(b - a <= EVERY + 1 for a, b in pairwise(places))
     first, last = machine.measured(0)[0], machine.measured(0)[-1]
-    assert [rounds(database, key)[0][1] for key in (first, last)] == [2.0, 3.0]
+    assert [rounds(database, key)[0].reference_s for key in (first, last)] == [2.0, 3.0]
+
+
+def test_the_mean_call_of_the_reference_knows_what_its_median_call_does_not(database: MeasurementDatabase) -> None:
+    machine = Machine({REFERENCE: [(1.0, 1.0, 4.0), (1.0, 1.0, 1.0)]})
+    bench(machine, database).measure({KEYS[0]: CANDIDATES[KEYS[0]]})
+    assert rounds(database, KEYS[0])[0] == Round((1.0, 1.0), 1.0, 1.5)
 
 
 def test_answers_are_checked_in_the_first_pass(database: MeasurementDatabase) -> None:
@@ -113,7 +122,7 @@ def test_what_is_noisy_has_more_rounds_after_a_pause(database: MeasurementDataba
     bench(machine, database).measure(CANDIDATES)
     assert [len(machine.measured(number)) for number in range(len(machine.passes))] == [10, 10, 10, 1, 1, 1]
     assert machine.paused == [2.0]
-    assert [samples[0] for samples, _ in rounds(database, KEYS[0])] == [1.0, 1.5, 2.0, 1.0, 1.0, 1.0]
+    assert [found.samples_s[0] for found in rounds(database, KEYS[0])] == [1.0, 1.5, 2.0, 1.0, 1.0, 1.0]
 
 
 def test_noise_that_the_reference_explains_is_none(database: MeasurementDatabase) -> None:
