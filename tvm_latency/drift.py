@@ -15,9 +15,9 @@ from tvm_latency.database import Round
 
 # A standard deviation, if it were normal, for each median absolute deviation.
 MAD_OF_NORMAL = 1.4826
-# A reference whose mean call takes so many times as long as usual was disturbed. Its median call may fit between two turns
-# of another process on the same core, where the mean one takes 1.4 to 2.7 times as long (and 1.03 times the median where
-# all is quiet).
+# A reference whose mean call takes so many times as long as usual was disturbed. The median call may fit between two
+# turns of another process on the same core; the mean one then takes 1.4 to 2.7 times as long, and where all is quiet
+# 1.03 times as long as the median one.
 DISTURBED = 1.1
 # From so many quiet rounds on, the others do not count: what slows the reference may slow a candidate more or less.
 QUIET_ROUNDS = 3
