@@ -1,6 +1,6 @@
 """A calibration while another process steals the core that is measured on, for half of the passes.
 
-python -m benchmarks.drift [--space imagenet] [--target x86]
+python -m benchmarks.drift [--spaces imagenet,cifar] [--target x86]
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from benchmarks.latency_model import scores_line
 from benchmarks.results import save_results
-from pipeline.calibration import calibrate_space
+from pipeline.calibration import calibrate_space, disturbance
 from pipeline.console import ProgressView
 from supernet.settings import Progress
-from supernet.space import preset
+from supernet.space import SearchSpace, preset
 from targets.host import available_cpus
-from targets.target import get_target
+from targets.target import Target, get_target
 from tvm_latency.database import MeasurementDatabase
 from tvm_latency.plan import FULL
 
@@ -53,13 +54,8 @@ def stealing(progress: Progress) -> Iterator[Progress]:
             thief.kill()
 
 
-def main() -> None:
-    """Calibrate, judge, print, save; exit with 1 if a promise was broken."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--space", default="imagenet")
-    parser.add_argument("--target", default="x86")
-    options = parser.parse_args()
-    space, target = preset(options.space), get_target(options.target)
+def calibrated(space: SearchSpace, target: Target) -> dict[str, Any]:
+    """What a disturbed calibration of the space says, of the machine and of networks that it was not fitted to."""
     with (
         TemporaryDirectory() as folder,
         closing(MeasurementDatabase(Path(folder) / "measurements.sqlite")) as database,
@@ -69,22 +65,33 @@ def main() -> None:
         found = calibrate_space(space, target, database, progress, plan=FULL).calibration
     promises = {
         f"Spearman >= {SPEARMAN}": (found.accuracy.networks.spearman or 0.0) >= SPEARMAN,
-        "it says that it was disturbed": found.disturbed > 0.25,
+        "it says that it was disturbed": disturbance(found.disturbed) != "",
+        "in about half of the rounds": 0.25 < found.disturbed < 0.75,
     }
     print(
         f"{space.name}: disturbed {found.disturbed:.0%}, noise {found.accuracy.noise:.2%}, {len(found.failures)} failed"
     )
     print(scores_line("latency table, corrected", found.accuracy.networks))
     broken = [promise for promise, kept in promises.items() if not kept]
-    print(f"  BROKEN: {', '.join(broken)}" if broken else "  every promise kept")
-    figures = {
+    print(f"  BROKEN: {', '.join(broken)}" if broken else "  every promise kept", flush=True)
+    return {
         "space": space.name,
         "disturbed": found.disturbed,
         "accuracy": asdict(found.accuracy),
         "promises": promises,
     }
-    print(f"written to {save_results('drift', target, figures)}")
-    sys.exit(1 if broken else 0)
+
+
+def main() -> None:
+    """Calibrate, judge, print, save; exit with 1 if a promise was broken."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--spaces", default="imagenet,cifar")
+    parser.add_argument("--target", default="x86")
+    options = parser.parse_args()
+    target = get_target(options.target)
+    tables = [calibrated(preset(name), target) for name in options.spaces.split(",")]
+    print(f"written to {save_results('drift', target, {'spaces': tables})}")
+    sys.exit(0 if all(all(table["promises"].values()) for table in tables) else 1)
 
 
 if __name__ == "__main__":

@@ -28,11 +28,13 @@ from tvm_latency.cost_model import CostModel
 from tvm_latency.database import MeasurementDatabase
 from tvm_latency.fitting import Fitted, Net
 from tvm_latency.latency_table import LatencyTable
-from tvm_latency.opspec import OpSpec, WeightType, stored_as
-from tvm_latency.plan import QUICK, CalibrationPlan, variations
+from tvm_latency.opspec import OpSpec, WeightType, stored_as, weight_bytes
+from tvm_latency.plan import QUICK, WIDEST, CalibrationPlan, variations
 from tvm_latency.workbench import Workbench
 
 LATENCY_TABLE, MODEL, VERSIONS = "latency_table.json", "cost_model.json", "versions.json"
+# Widths of networks that are heavier than any of their space, times those of the space.
+HEAVIER = (1.2, WIDEST)
 # More disturbed rounds than this are worth a sentence.
 WORTH_SAYING = 0.05
 ACCURACY, ACCURACY_PLOT = "accuracy.json", "accuracy.html"
@@ -98,6 +100,8 @@ def calibrate_space(
             ),
             versions=code_versions(),
             evict_bytes=evict_bytes(space, weights),
+            heavy_networks=heavy_networks(space, plan.heavy_networks, Random(seed), weights),
+            heaviest_bytes=heaviest_bytes(space, weights),
             beside=beside,
             source=source,
             seed=seed,
@@ -134,7 +138,25 @@ def evict_bytes(space: SearchSpace, weights: WeightType = "float32") -> int:
     Without those of its classifier, so that data of other classes need no new measurements.
     """
     ops = stored_as(space.baseline.op_specs(), weights)
-    return sum(op.weight_bytes for op in ops if op.kind != "linear")
+    return weight_bytes([op for op in ops if op.kind != "linear"])
+
+
+def heaviest_bytes(space: SearchSpace, weights: WeightType = "float32") -> int:
+    """The weights of the heaviest network of the space, or of its baseline if that has more, stored as `weights`."""
+    places = [[op] for op in space.fixed_ops()]
+    places += [[op for choice in block.candidates if (op := block.op_spec(choice))] for block in space.blocks]
+    heaviest = sum(max(op.weight_bytes for op in stored_as(ops, weights)) for ops in places)
+    return max(heaviest, weight_bytes(stored_as(space.baseline.op_specs(), weights)))
+
+
+def heavy_networks(space: SearchSpace, count: int, random: Random, weights: WeightType = "float32") -> tuple[Net, ...]:
+    """So many distinct random networks of wider spaces, all with more weights than any of the space."""
+    found: dict[Net, None] = {}
+    while len(found) < count:
+        net = stored_as(space.widened(random.uniform(*HEAVIER)).random_architecture(random).op_specs(), weights)
+        if weight_bytes(net) > heaviest_bytes(space, weights):
+            found[net] = None
+    return tuple(found)
 
 
 def path_latency(space: SearchSpace, table: LatencyTable, weights: WeightType = "float32") -> PathLatency:

@@ -19,7 +19,7 @@ from tvm_latency.latency_table import Entry, LatencyTable
 from tvm_latency.opspec import WeightType, stored_as
 from tvm_latency.proxyless_yaml import read_proxyless_yaml, write_proxyless_yaml
 
-FORMAT = "netlathe-calibration/2"
+FORMAT = "netlathe-calibration/3"
 _YAML = (".yaml", ".yml")
 _PARTS = (LATENCY_TABLE, MODEL, ACCURACY)
 

@@ -59,7 +59,7 @@ def predict(
         "not_predicted": list(network.others),
     }
     if explain:
-        result["blocks"] = [
+        blocks: list[dict[str, Any]] = [
             {
                 "operator": op.key,
                 "ms": 1e3 * table.entry(op).network_s,
@@ -68,6 +68,16 @@ def predict(
             }
             for op in network.ops
         ]
+        if overflow_s := table.overflow_seconds(network.ops):
+            blocks.append(
+                {
+                    "operator": f"weights beyond {table.overflow.above_bytes / 1e6:.1f} MB",
+                    "ms": 1e3 * overflow_s,
+                    "source": "predicted",
+                    "drivers": "more than any network of the space has",
+                }
+            )
+        result["blocks"] = blocks
     return result
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from random import Random
 
-from supernet.architecture import SKIP, Architecture, Block, Choice, mbconv
+from supernet.architecture import SKIP, Architecture, Block, Choice, make_divisible, mbconv
 from supernet.named import mobilenet_v2
 from tvm_latency.opspec import OpSpec
 
@@ -91,6 +91,16 @@ class SearchSpace:
     def with_classes(self, classes: int) -> SearchSpace:
         """The same space, and baseline, for another number of classes."""
         return replace(self, classes=classes, baseline=self.baseline.with_classes(classes))
+
+    def widened(self, width: float) -> SearchSpace:
+        """The same space with every width multiplied, rounded as MobileNetV2's are; the baseline stays."""
+        return replace(
+            self,
+            stem_channels=make_divisible(self.stem_channels * width),
+            first_channels=make_divisible(self.first_channels * width),
+            stages=tuple(replace(s, out_channels=make_divisible(s.out_channels * width)) for s in self.stages),
+            head_channels=make_divisible(self.head_channels * width),
+        )
 
     def architecture(self, choices: Sequence[Choice], name: str = "") -> Architecture:
         """The network with these choices, one for each searched block.

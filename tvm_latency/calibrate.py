@@ -66,6 +66,8 @@ def calibrate(
     workbench: Workbench,
     versions: tuple[int, str],
     evict_bytes: int,
+    heavy_networks: Sequence[Ops] = (),
+    heaviest_bytes: int = 0,
     beside: Sequence[Ops] = (),
     source: Fitted | None = None,
     seed: int = 0,
@@ -82,6 +84,7 @@ def calibrate(
         versions: of the schedules and of TVM; with the target's fingerprint they decide which rows count.
         evict_bytes: memory that passes between two runs of an operator: the weights of a network of the space.
             Networks are run back to back, as they will be used.
+        heavy_networks: networks with more weights than the `heaviest_bytes` of any network of the space.
         beside: networks that are only measured, in the same passes.
         source: what was found on another target, from where the operators are transferred: none is measured here.
 
@@ -92,7 +95,7 @@ def calibrate(
     test_networks = [net for net in test_networks if network_key(net) not in seen]
     cold, warm = (Context(target.fingerprint, *versions, evicted) for evicted in (evict_bytes, 0))
     candidates = {op.key: Candidate((op,), cold) for op in ops} if source is None else {}
-    every_net = (*fit_networks, *test_networks, *beside)
+    every_net = (*fit_networks, *heavy_networks, *test_networks, *beside)
     candidates |= {network_key(net): Candidate(tuple(net), warm) for net in every_net}
     reused = workbench.measure(candidates)
     rows = {key: workbench.database.find(key, candidate.context) for key, candidate in candidates.items()}
@@ -106,7 +109,12 @@ def calibrate(
     def networks(nets: Sequence[Ops]) -> dict[Net, Steady]:
         return {tuple(net): times[key] for net in nets if (key := network_key(net)) in times}
 
-    measured = Measured({op: times[op.key] for op in ops if op.key in times}, networks(fit_networks))
+    measured = Measured(
+        {op: times[op.key] for op in ops if op.key in times},
+        networks(fit_networks),
+        networks(heavy_networks),
+        heaviest_bytes,
+    )
     test = networks(test_networks)
     least = MIN_OPS if source is None else 0
     if len(measured.ops) < least or len(measured.networks) < 2 or not test:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -14,16 +14,22 @@ from tvm_latency.cost_model import CostModel
 from tvm_latency.drift import Steady
 from tvm_latency.latency_table import Entry, LatencyTable
 from tvm_latency.opspec import OpSpec
+from tvm_latency.overflow import Overflow
 
 Net = tuple[OpSpec, ...]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Operators alone and whole networks with their times, at the usual speed of one machine."""
+    """Operators alone and whole networks with their times, at the usual speed of one machine.
+
+    heavy: networks with more weights than the `heaviest_bytes` of any network of the space.
+    """
 
     ops: Mapping[OpSpec, Steady]
     networks: Mapping[Net, Steady]
+    heavy: Mapping[Net, Steady] = field(default_factory=dict)
+    heaviest_bytes: int = 0
 
     def network_seconds(self) -> list[float]:
         """Of each network."""
@@ -39,7 +45,9 @@ class Fitted:
 
 
 def fit(measured: Measured, target: Target, others: Iterable[OpSpec] = (), seed: int = 0) -> Fitted:
-    """Fit the cost model to operators, its correction to networks; `others` have their place in the table too.
+    """Fit the cost model to operators, its correction to networks, and what heavy networks lack then to those.
+
+    `others` have their place in the table too.
 
     Raises:
         CostModelError, CorrectionError: too little was measured.
@@ -59,8 +67,16 @@ def fit(measured: Measured, target: Target, others: Iterable[OpSpec] = (), seed:
         },
         spread=model.correction.spread,
     )
-    every_op = [op for net in measured.networks for op in net]
-    return Fitted(table.completed([*every_op, *others], model.predict), model)
+    every_op = [op for net in (*measured.networks, *measured.heavy) for op in net]
+    table = table.completed([*every_op, *others], model.predict)
+    return Fitted(replace(table, overflow=_overflow(table, measured)), model)
+
+
+def _overflow(table: LatencyTable, measured: Measured) -> Overflow:
+    nets, seconds = list(measured.heavy), np.array([found.seconds for found in measured.heavy.values()])
+    none = Overflow(measured.heaviest_bytes)
+    missing_s = seconds - [table.network_seconds(net) for net in nets]
+    return Overflow.fit(measured.heaviest_bytes, [none.bytes_of(net) for net in nets], missing_s, seconds)
 
 
 def baselines(measured: Measured, alone: LatencyTable, target: Target, seed: int = 0) -> dict[str, NetworkPredictor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import hypot
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,11 +11,11 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from tvm_latency.opspec import OpSpec
+from tvm_latency.overflow import NonNegative, Overflow
 
-FORMAT: Literal["netlathe-latency-table/2"] = "netlathe-latency-table/2"
+FORMAT: Literal["netlathe-latency-table/3"] = "netlathe-latency-table/3"
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class LatencyTableError(ValueError):
@@ -57,13 +57,15 @@ class LatencyTable:
     """Operator key -> latency on one machine.
 
     spread: how far networks are from the sum of their operators, a standard deviation as a share of their time.
+    overflow: what networks take beyond that sum that have more weights than any of the space.
     """
 
     target_name: str
     fingerprint: str
     entries: Mapping[str, Entry]
     spread: NonNegative = 0.0
-    format: Literal["netlathe-latency-table/2"] = FORMAT
+    overflow: Overflow = field(default_factory=Overflow)
+    format: Literal["netlathe-latency-table/3"] = FORMAT
 
     def entry(self, op: OpSpec) -> Entry:
         """The latency of one operator.
@@ -78,16 +80,20 @@ class LatencyTable:
             )
         return self.entries[op.key]
 
-    def network_seconds(self, ops: Iterable[OpSpec]) -> float:
+    def network_seconds(self, ops: Sequence[OpSpec]) -> float:
         """Seconds of the network that runs these operators in order.
 
         Raises:
             MissingLatencyError: the table has no entry for one of them.
         """
-        return sum(self.entry(op).network_s for op in ops)
+        return sum(self.entry(op).network_s for op in ops) + self.overflow_seconds(ops)
+
+    def overflow_seconds(self, ops: Sequence[OpSpec]) -> float:
+        """The part of `network_seconds` that is not its operators'."""
+        return self.overflow.seconds_per_byte * self.overflow.bytes_of(ops)
 
     def network(self, ops: Sequence[OpSpec]) -> Prediction:
-        """`network_seconds` with its spread: that of networks, and that of operators which were not measured.
+        """`network_seconds` with its spread: that of networks, of an overflow, and of operators that were not measured.
 
         Raises:
             MissingLatencyError: the table has no entry for one of them.
@@ -95,7 +101,8 @@ class LatencyTable:
         seconds = self.network_seconds(ops)
         guessed = [entry for entry in map(self.entry, ops) if entry.source == "predicted"]
         spreads = (entry.spread_s * entry.network_s / entry.seconds for entry in guessed)
-        return Prediction(seconds, hypot(self.spread * seconds, *spreads))
+        overflow_s = self.overflow.spread_s_per_byte * self.overflow.bytes_of(ops)
+        return Prediction(seconds, hypot(self.spread * seconds, overflow_s, *spreads))
 
     def completed(self, ops: Iterable[OpSpec], predict: Callable[[OpSpec], Entry]) -> LatencyTable:
         """This table with a predicted entry for each of `ops` that it lacks."""

@@ -157,3 +157,8 @@ class OpSpec:
 def stored_as(ops: Iterable[OpSpec], weights: WeightType) -> tuple[OpSpec, ...]:
     """The same operators with their weights stored so."""
     return tuple(replace(op, dtype=weights) for op in ops)
+
+
+def weight_bytes(ops: Iterable[OpSpec]) -> int:
+    """Of a network."""
+    return sum(op.weight_bytes for op in ops)

@@ -20,16 +20,18 @@ class CalibrationPlan:
 
     variations: operators at other widths than the space's, so that other networks can be predicted too.
     fit_networks: random networks that the correction is fitted to; test_networks: others, that it is judged by.
+    heavy_networks: wider ones, with more weights than any network of the space; other networks have them too.
     """
 
     variations: int
     fit_networks: int
     test_networks: int
+    heavy_networks: int = 0
 
 
 # A run needs its own space alone, at once; who calibrates wants to know how good the model is, and other networks.
 QUICK = CalibrationPlan(variations=0, fit_networks=12, test_networks=24)
-FULL = CalibrationPlan(variations=100, fit_networks=60, test_networks=60)
+FULL = CalibrationPlan(variations=100, fit_networks=54, test_networks=60, heavy_networks=6)
 # Measurements for a transfer, if nothing else is asked for, and the share of them that judges it.
 TRANSFERRED = 50
 _TRANSFER_TEST = 0.2

@@ -51,6 +51,13 @@ def transfer(
         fingerprint=target.fingerprint,
         entries={op.key: Entry(found, op_spread * found, "predicted", found) for op, found in seconds.items()},
         spread=spread,
+        overflow=source.table.overflow.times(_times_as_long(source, networks)),
     )
     every_op = [op for net in networks for op in net]
     return Fitted(table.completed([*every_op, *others], model.predict), model)
+
+
+def _times_as_long(source: Fitted, networks: Mapping[Net, Steady]) -> float:
+    """How many times as long the median network takes here."""
+    table = source.table.completed([op for net in networks for op in net], source.model.predict)
+    return median(found.seconds / table.network_seconds(net) for net, found in networks.items())

@@ -17,7 +17,7 @@ from targets.runner import Failure, Job, Runner, RunnerError, Timing
 from tvm_latency.database import Context, Measurement, MeasurementDatabase, Round
 from tvm_latency.drift import QUIET_ROUNDS, quiet, steady, usual
 from tvm_latency.onnx_graph import input_shape
-from tvm_latency.opspec import OpSpec
+from tvm_latency.opspec import OpSpec, weight_bytes
 from tvm_latency.reference import REFERENCE_OPS
 
 Ops = Sequence[OpSpec]
@@ -175,7 +175,7 @@ class Workbench:
         )
 
     def _require_space(self, missing: Sequence[Ops]) -> None:
-        needed = sum(ARTEFACT_BYTES + sum(op.weight_bytes for op in ops) for ops in missing)
+        needed = sum(ARTEFACT_BYTES + weight_bytes(ops) for ops in missing)
         free = shutil.disk_usage(self.workspace).free
         if free < needed:
             raise OSError(

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -16,13 +17,15 @@ from pipeline.calibration import load_calibration, save_calibration
 from pipeline.measure import MeasureError, measure_libraries
 from pipeline.nets import input_shape_of
 from pipeline.places import calibration_folder
-from supernet.space import CIFAR, DIGITS
+from supernet.architecture import Choice
+from supernet.space import CIFAR, DIGITS, IMAGENET, SearchSpace
 from targets.runner import Failure, Job, Timing
 from targets.target import Target, get_target
 from tvm_latency.accuracy import Accuracy, Scores
 from tvm_latency.cost_model import CostModel, CostModelError
 from tvm_latency.latency_table import Entry, LatencyTable
 from tvm_latency.lower import LoweringError
+from tvm_latency.opspec import weight_bytes
 
 Tensor = tuple[str, int]
 
@@ -77,6 +80,20 @@ def test_a_network_that_fails_is_named(runner: type[FakeRunner], monkeypatch: py
 def test_other_classes_evict_the_same() -> None:
     for space in (DIGITS, CIFAR):
         assert calibration.evict_bytes(space.with_classes(77)) == calibration.evict_bytes(space) > 0
+
+
+@pytest.mark.parametrize("space", [DIGITS, CIFAR, IMAGENET], ids=lambda space: space.name)
+def test_heavy_networks_have_more_weights_than_any_of_the_space(space: SearchSpace) -> None:
+    random = Random(0)
+    heaviest = calibration.heaviest_bytes(space)
+    drawn = [space.baseline, *(space.random_architecture(random) for _ in range(50))]
+    assert max(weight_bytes(net.op_specs()) for net in drawn) <= heaviest
+    # The convolutions with most weights, and the baseline.
+    greedy = space.architecture([Choice(max(space.kernels), max(space.expands))] * len(space.blocks))
+    assert heaviest == max(weight_bytes(net.op_specs()) for net in (greedy, space.baseline))
+    heavy = calibration.heavy_networks(space, 5, random)
+    assert len(set(heavy)) == 5
+    assert min(map(weight_bytes, heavy)) > heaviest
 
 
 def relu(inputs: Sequence[Tensor], outputs: Sequence[Tensor], weights: Sequence[str] = ()) -> ModelProto:

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from pipeline import api
-from pipeline.calibration import VERSIONS, code_versions
+from pipeline.calibration import VERSIONS, code_versions, heaviest_bytes, heavy_networks
 from pipeline.files import write_json
 from pipeline.places import calibration_folder
 from supernet.space import DIGITS, SpaceError
@@ -24,14 +24,25 @@ from tvm_latency.onnx_graph import network_graph
 from tvm_latency.opspec import OpSpec
 
 BASELINE = DIGITS.baseline.op_specs()
+(HEAVY,) = heavy_networks(DIGITS, 1, Random(0))
+
+
+def alone_s(op: OpSpec) -> float:
+    return 1e-6 + op.flops / 50e9
 
 
 def measured() -> Measured:
-    """The digits space; three networks are faster than their operators alone, and one is slower."""
-    ops = {op: Steady(1e-6 + op.flops / 50e9, 0.0) for op in DIGITS.op_specs()}
+    """The digits space; three networks are faster than their operators alone, and one and the heavy one are slower."""
+
+    def network(net: tuple[OpSpec, ...], times: float) -> Steady:
+        return Steady(times * sum(alone_s(op) for op in net), 0.0)
+
     nets = [DIGITS.random_architecture(Random(seed)).op_specs() for seed in range(4)]
     return Measured(
-        ops, {net: Steady(x * sum(ops[op].seconds for op in net), 0.0) for net, x in zip(nets, (0.9, 0.95, 0.92, 1.1))}
+        {op: Steady(alone_s(op), 0.0) for op in DIGITS.op_specs()},
+        {net: network(net, times) for net, times in zip(nets, (0.9, 0.95, 0.92, 1.1))},
+        {HEAVY: network(HEAVY, 2.0)},
+        heaviest_bytes(DIGITS),
     )
 
 
@@ -76,6 +87,18 @@ def test_an_explanation_adds_up_to_the_prediction(database: Path, tmp_path: Path
     block = next(block for block in found["blocks"] if block["operator"].startswith("mbconv"))
     assert "_issues" in block["drivers"]
     assert " x " in block["drivers"]
+
+
+def test_more_weights_than_any_network_of_the_space_are_a_row_of_the_explanation(
+    database: Path, tmp_path: Path
+) -> None:
+    found = predicted(exported(tmp_path / "net.onnx", HEAVY), database, explain=True)
+    *blocks, overflow = found["blocks"]
+    assert [block["operator"] for block in blocks] == [op.key for op in HEAVY]
+    assert overflow["operator"] == f"weights beyond {heaviest_bytes(DIGITS) / 1e6:.1f} MB"
+    assert overflow["ms"] > 0
+    assert sum(block["ms"] for block in found["blocks"]) == pytest.approx(found["predicted_ms"])
+    assert found["predicted_ms"] == pytest.approx(2e3 * sum(map(alone_s, HEAVY)), rel=1e-6)
 
 
 def test_what_is_unlike_all_measured_is_flagged_with_its_feature(database: Path, tmp_path: Path) -> None:

@@ -53,6 +53,18 @@ def test_operators_are_distinct_and_scale_with_the_batch(space: SearchSpace) -> 
     assert {op.batch for op in ops} == {4}
 
 
+@spaces
+def test_a_widened_space_has_the_same_choices_at_other_widths(space: SearchSpace) -> None:
+    assert space.widened(1.0) == space
+    wide = space.widened(1.5)
+    assert [block.candidates for block in wide.blocks] == [block.candidates for block in space.blocks]
+    for block, original in zip(wide.blocks, space.blocks):
+        assert block.out_channels % 8 == 0
+        assert 1.3 * original.out_channels < block.out_channels < 1.8 * original.out_channels
+        assert (block.size, block.stride) == (original.size, original.stride)
+    assert wide.fixed_ops()[-1].in_channels == 1.5 * space.head_channels
+
+
 def test_skip_has_no_operator() -> None:
     block = next(block for block in CIFAR.blocks if SKIP in block.candidates)
     assert block.op_spec(SKIP) is None

@@ -11,7 +11,8 @@ from targets.runner import Failure, Job, Timing
 from targets.target import Target
 from tvm_latency.calibrate import Calibration, CalibrationError, calibrate, network_key
 from tvm_latency.database import Context, MeasurementDatabase
-from tvm_latency.opspec import OpSpec
+from tvm_latency.opspec import OpSpec, weight_bytes
+from tvm_latency.overflow import Overflow
 from tvm_latency.workbench import REFERENCE, MeasureSettings, Workbench
 
 TARGET = Target(
@@ -58,13 +59,15 @@ class Machine:
     cannot_run: str = ""
     dies_after: int | None = None
     slowdown: Callable[[int], float] = lambda number: 1.0
+    overflow: Overflow = field(default_factory=Overflow)
     runs: int = 0
 
     def build(self, wanted: Mapping[str, tuple[Sequence[OpSpec], Path]]) -> Iterator[tuple[str, Path | str]]:
         for key, (ops, path) in wanted.items():
             path.with_suffix(".npz").write_text("an answer")
             blocks_s = sum(map(block_seconds, ops))
-            path.write_text(str(blocks_s if len(ops) == 1 else SCALE * blocks_s))
+            overflow_s = self.overflow.seconds_per_byte * self.overflow.bytes_of(ops)
+            path.write_text(str(blocks_s if len(ops) == 1 else SCALE * blocks_s + overflow_s))
             if key != REFERENCE:
                 self.built.append(key)
             yield key, "no kernel of ours and no linker" if key == self.cannot_build else path
@@ -105,6 +108,8 @@ def run(
     target: Target = TARGET,
     versions: tuple[int, str] = (1, "0.27"),
     evict_bytes: int = EVICT,
+    heavy: Sequence[Sequence[OpSpec]] = (),
+    heaviest_bytes: int = 0,
     seen: list[tuple[str, int, int]] | None = None,
 ) -> Calibration:
     workspace = database.path.parent / "workspace"
@@ -124,6 +129,8 @@ def run(
         ),
         versions=versions,
         evict_bytes=evict_bytes,
+        heavy_networks=heavy,
+        heaviest_bytes=heaviest_bytes,
     )
 
 
@@ -255,6 +262,23 @@ def test_the_result_is_that_of_a_calibration_that_was_never_stopped(tmp_path: Pa
         results.append((found.table, found.accuracy, (tmp_path / f"{name}.json").read_bytes()))
         database.close()
     assert results[0] == results[1]
+
+
+def test_heavy_networks_say_what_weights_cost_beyond_those_of_the_space(database: MeasurementDatabase) -> None:
+    heaviest = 1_600_000
+    random = Random(3)
+    heavy = [DIGITS.widened(1.5).random_architecture(random).op_specs() for _ in range(5)]
+    found = run(
+        Machine(overflow=Overflow(heaviest, 1e-9)),
+        database,
+        heavy=[net for net in heavy if weight_bytes(net) > heaviest],
+        heaviest_bytes=heaviest,
+    )
+    assert found.table.overflow.above_bytes == heaviest
+    assert found.table.overflow.seconds_per_byte == pytest.approx(1e-9, rel=0.1)
+    assert len(found.fitted_to.heavy) >= 3
+    # Nothing else is fitted to them.
+    assert found.model.correction == run(Machine(), database).model.correction
 
 
 def test_a_fitted_network_is_no_test(database: MeasurementDatabase) -> None:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from math import hypot
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tvm_latency.latency_table import (
     MissingLatencyError,
 )
 from tvm_latency.opspec import OpSpec
+from tvm_latency.overflow import Overflow
 
 POOL = OpSpec(kind="pool", height=7, width=7, in_channels=64, out_channels=64)
 LINEAR = OpSpec(kind="linear", height=1, width=1, in_channels=64, out_channels=10)
@@ -26,6 +28,7 @@ tables = st.builds(
     fingerprint=st.text(max_size=5),
     entries=st.dictionaries(st.text(max_size=9), entries, max_size=4),
     spread=spreads,
+    overflow=st.builds(Overflow, spreads, spreads, spreads),
 )
 
 
@@ -50,6 +53,16 @@ def test_the_spread_of_a_network_joins_that_of_networks_and_of_what_was_predicte
     found = table(**{LINEAR.key: PREDICTED}).network([POOL, LINEAR])
     assert found.mean_s == pytest.approx(9e-5)
     assert found.spread_s == pytest.approx(hypot(0.03 * 9e-5, 4e-6))
+
+
+def test_a_network_of_more_weights_than_the_space_takes_longer_than_its_operators() -> None:
+    above = 1.5 * LINEAR.weight_bytes
+    heavy = replace(table(**{LINEAR.key: PREDICTED}), overflow=Overflow(above, 4e-9, 3e-9))
+    assert heavy.network_seconds([POOL, LINEAR]) == pytest.approx(9e-5)
+    found, excess = heavy.network([LINEAR, LINEAR]), 0.5 * LINEAR.weight_bytes
+    assert heavy.overflow_seconds([LINEAR, LINEAR]) == pytest.approx(excess * 4e-9)
+    assert found.mean_s == heavy.network_seconds([LINEAR, LINEAR]) == pytest.approx(2 * 8e-5 + excess * 4e-9)
+    assert found.spread_s == pytest.approx(hypot(0.03 * found.mean_s, 4e-6, 4e-6, excess * 3e-9))
 
 
 def test_an_absent_operator_is_a_sentence_and_no_number() -> None:
@@ -77,7 +90,7 @@ def test_saved_and_loaded_tables_are_equal(tmp_path_factory: pytest.TempPathFact
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "netlathe-latency-table/0"}, "format: Input should be 'netlathe-latency-table/2'"),
+        ({"format": "netlathe-latency-table/0"}, "format: Input should be 'netlathe-latency-table/3'"),
         (
             {"entries": {"a": {"seconds": 0.0, "spread_s": 0.0, "source": "measured", "network_s": 1.0}}},
             "entries.a.seconds: .*greater than 0",

@@ -1,0 +1,66 @@
+"""Overflow: what weights cost in a network that has more of them than any network of its space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydantic import Field
+
+from tvm_latency.drift import MAD_OF_NORMAL
+from tvm_latency.opspec import OpSpec, weight_bytes
+
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True)
+class Overflow:
+    """Seconds for each byte of weights beyond `above_bytes`, with a standard deviation.
+
+    A network comes back to a weight after all the others have passed through the caches. Operators are timed alone
+    after as many bytes as networks of the space have; what more bytes push out is only seen in a network that has
+    them. Within the space there is no such cost, and a network is the sum of its operators.
+    """
+
+    above_bytes: NonNegative = 0.0
+    seconds_per_byte: NonNegative = 0.0
+    spread_s_per_byte: NonNegative = 0.0
+
+    def bytes_of(self, ops: Sequence[OpSpec]) -> float:
+        """Of the network's weights, the bytes beyond."""
+        return max(0.0, weight_bytes(ops) - self.above_bytes)
+
+    def times(self, factor: float) -> Overflow:
+        """On a machine where everything takes so many times as long."""
+        return replace(
+            self,
+            seconds_per_byte=factor * self.seconds_per_byte,
+            spread_s_per_byte=factor * self.spread_s_per_byte,
+        )
+
+    @classmethod
+    def fit(
+        cls, above_bytes: float, excess_bytes: Sequence[float], missing_s: ArrayLike, network_s: ArrayLike
+    ) -> Overflow:
+        """The least absolute relative error over networks; the cost is 0 if none has more weights.
+
+        excess_bytes: of each network, beyond `above_bytes`; missing_s: what the sum of its operators lacks;
+        network_s: what it takes.
+        """
+        excess = np.asarray(excess_bytes, dtype=float)
+        beyond = excess > 0
+        if not beyond.any():
+            return cls(above_bytes)
+        rates = np.asarray(missing_s)[beyond] / excess[beyond]
+        weights = excess[beyond] / np.asarray(network_s)[beyond]
+        rate = max(0.0, _weighted_median(rates, weights))
+        return cls(above_bytes, rate, MAD_OF_NORMAL * _weighted_median(np.abs(rates - rate), weights))
+
+
+def _weighted_median(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+    order = np.argsort(values)
+    passed = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(passed, passed[-1] / 2)])
