@@ -19,19 +19,24 @@ from typing import Any
 from benchmarks.results import save_results
 from pipeline.api import run
 from pipeline.config import RunConfig
-from pipeline.files import read_json
+from pipeline.files import read_json, write_json
 from supernet.derive import BudgetError
 from targets.target import get_target
 
+FAILED = "failed.json"
 FIGURES = ("budget_ms", "predicted_ms", "measured_ms", "rederivations", "architecture")
 
 
 def judged(config: RunConfig, folder: Path, database: Path) -> dict[str, Any]:
     """One run: what it says of itself, and what its `bench` stage found of its winner beside the baseline."""
+    # A run that failed stays so, however often this is called.
+    if failed := read_json(folder / FAILED):
+        return failed
     try:
         found = run(config, out=folder, resume=folder.exists(), database=database)
     except BudgetError as error:
-        return {"met": False, "rederivations": 0, "error": str(error)}
+        write_json(folder / FAILED, {"met": False, "rederivations": None, "error": str(error)})
+        return judged(config, folder, database)
     compiled, bench = (read_json(folder / stage / "result.json") or {} for stage in ("compile", "bench"))
     (speedup,) = (times for name, times in bench["speedups"].items() if name.startswith("netlathe: "))
     benched = 1.0 / speedup
@@ -66,7 +71,7 @@ def main() -> None:
                 print(" ".join(f"{figure}={value}" for figure, value in rows[-1].items()), flush=True)
     for budget in options.budgets.split(","):
         chosen = [row for row in rows if row["budget"] == budget]
-        again = sum(row["rederivations"] for row in chosen)
+        again = sum(row["rederivations"] or 0 for row in chosen)
         twice = sum(row.get("measurements", 1) - 1 for row in chosen)
         print(
             f"{budget}: met in {sum(row['met'] for row in chosen)} of {len(chosen)} runs, {again} re-derivations, "

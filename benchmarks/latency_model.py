@@ -37,6 +37,8 @@ from tvm_latency.plan import FULL, TRANSFERRED, transfer_plan
 
 # What the model promises of random networks of its space, and of published ones.
 WITHIN_10, WITHIN_5, SPEARMAN, MAPE, NOISE_MULTIPLE, NAMED_ERROR, MINUTES = 0.99, 0.90, 0.98, 0.03, 1.5, 0.08, 12.0
+# From and with so many measurements.
+OPERATORS, NETWORKS, UNSEEN = 300, 60, 60
 # And of networks on another target, from so many measurements there.
 TRANSFER_SPEARMAN = 0.97
 
@@ -58,6 +60,8 @@ def calibrated(space: SearchSpace, target: Target, second: Target | None, folder
         "disturbed": calibration.disturbed,
         "accuracy": asdict(calibration.accuracy),
         "correction": asdict(calibration.model.correction),
+        "overflow": asdict(calibration.table.overflow),
+        "fitted_to": _counts(calibration),
         "held_out": [asdict(net) for net in found.held_out],
         "published": named,
         "transfer": transfer,
@@ -123,9 +127,13 @@ def promises(
             f"Spearman on {name} >= {TRANSFER_SPEARMAN}": (ours_there["spearman"] or 0.0) >= TRANSFER_SPEARMAN,
             f"MAPE on {name} better than the source's": ours_there["mape"] < as_it_is["mape"],
         }
-    accuracy = found.calibration.accuracy
+    accuracy, counts = found.calibration.accuracy, _counts(found.calibration)
     ours, baselines = accuracy.networks, accuracy.baselines
     return {
+        f"{UNSEEN} unseen networks": ours.count == UNSEEN,
+        f"fitted to at most {OPERATORS} operators and {NETWORKS} networks": counts["operators"] <= OPERATORS
+        and counts["networks"] + counts["heavy_networks"] <= NETWORKS,
+        "no failures": not found.calibration.failures,
         f"within 10 % >= {WITHIN_10}": ours.within_10pct >= WITHIN_10,
         f"within 5 % >= {WITHIN_5}": ours.within_5pct >= WITHIN_5,
         f"Spearman >= {SPEARMAN}": (ours.spearman or 0.0) >= SPEARMAN,
@@ -138,6 +146,16 @@ def promises(
         },
         **{f"{row['net']} within {NAMED_ERROR}": abs(row["error"]) <= NAMED_ERROR for row in named},
         **there,
+    }
+
+
+def _counts(calibration: Calibration) -> dict[str, int]:
+    """How many measurements the model was fitted to."""
+    measured = calibration.fitted_to
+    return {
+        "operators": len(measured.ops),
+        "networks": len(measured.networks),
+        "heavy_networks": len(measured.heavy),
     }
 
 
@@ -156,6 +174,11 @@ def print_space(table: dict[str, Any]) -> None:
     print(
         f"{table['space']}: {table['measured']} measurements in {table['seconds'] / 60:.1f} minutes, "
         f"{len(table['failures'])} failures, disturbed {table['disturbed']:.0%}; noise {accuracy['noise']:.2%}"
+    )
+    overflow = table["overflow"]
+    print(
+        f"  fitted to {table['fitted_to']}; weights beyond {overflow['above_bytes'] / 1e6:.1f} MB: "
+        f"{1e12 * overflow['seconds_per_byte']:.1f} +- {1e12 * overflow['spread_s_per_byte']:.1f} ps a byte"
     )
     print(scores_line("latency table, corrected", Scores(**accuracy["networks"])))
     print(scores_line("cost model alone", Scores(**accuracy["model"])))

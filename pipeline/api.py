@@ -11,7 +11,6 @@ from typing import Any
 from pipeline.artefacts import bench, compile, report, silent, targets  # noqa: A004
 from pipeline.calibration import (
     ACCURACY_PLOT,
-    LATENCY_TABLE,
     calibrate_space,
     disturbance,
     load_calibration,
@@ -21,6 +20,7 @@ from pipeline.config import ConfigError, RunConfig
 from pipeline.context import RunContext
 from pipeline.disk import require_free_space
 from pipeline.files import write_json
+from pipeline.measure import MeasureError
 from pipeline.nets import resolve_net, space_of
 from pipeline.places import RUNS, calibration_folder, default_database
 from pipeline.portable import check_export, export_calibration, import_calibration
@@ -34,9 +34,10 @@ from supernet.export import export_onnx
 from supernet.settings import Progress
 from supernet.space import preset
 from targets.target import Target, get_target
+from tvm_latency.cost_model import CostModelError
 from tvm_latency.database import MeasurementDatabase
 from tvm_latency.fitting import Fitted
-from tvm_latency.latency_table import LatencyTable
+from tvm_latency.latency_table import LatencyTableError
 from tvm_latency.opspec import WeightType
 from tvm_latency.plan import FULL, TRANSFERRED, transfer_plan
 
@@ -152,13 +153,17 @@ def _source(source: str, machine: Target, folder: Path, database: Path, space: s
         MeasureError: the source was not calibrated.
     """
     other = get_target(source).with_threads(machine.threads)
-    if (folder / LATENCY_TABLE).exists():
-        table = LatencyTable.load(folder / LATENCY_TABLE)
-        if any(entry.source == "measured" for entry in table.entries.values()):
-            raise ConfigError(
-                f"{machine.name} was calibrated with measured operators already, which is better than what --from "
-                f"finds. Remove {folder} to do it all the same."
-            )
+    try:
+        table, _ = load_calibration(folder, machine, weights)
+        measured = any(entry.source == "measured" for entry in table.entries.values())
+    except (MeasureError, LatencyTableError, CostModelError):
+        # What does not hold here and now is nothing to lose.
+        measured = False
+    if measured:
+        raise ConfigError(
+            f"{machine.name} was calibrated with measured operators already, which is better than what --from "
+            f"finds. Remove {folder} to do it all the same."
+        )
     return Fitted(*load_calibration(calibration_folder(database, other, space, weights), other, weights))
 
 

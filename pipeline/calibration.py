@@ -28,13 +28,13 @@ from tvm_latency.cost_model import CostModel
 from tvm_latency.database import MeasurementDatabase
 from tvm_latency.fitting import Fitted, Net
 from tvm_latency.latency_table import LatencyTable
-from tvm_latency.opspec import OpSpec, WeightType, stored_as, weight_bytes
+from tvm_latency.opspec import OpSpec, WeightType, network_weight_bytes, stored_as
 from tvm_latency.plan import QUICK, WIDEST, CalibrationPlan, variations
 from tvm_latency.workbench import Workbench
 
 LATENCY_TABLE, MODEL, VERSIONS = "latency_table.json", "cost_model.json", "versions.json"
-# Widths of networks that are heavier than any of their space, times those of the space.
-HEAVIER = (1.2, WIDEST)
+# A heavy network has so many times the weights of the heaviest of its space; as long as none has, widths grow so.
+HEAVIER, WIDER = 1.1, 1.005
 # More disturbed rounds than this are worth a sentence.
 WORTH_SAYING = 0.05
 ACCURACY, ACCURACY_PLOT = "accuracy.json", "accuracy.html"
@@ -138,7 +138,7 @@ def evict_bytes(space: SearchSpace, weights: WeightType = "float32") -> int:
     Without those of its classifier, so that data of other classes need no new measurements.
     """
     ops = stored_as(space.baseline.op_specs(), weights)
-    return weight_bytes([op for op in ops if op.kind != "linear"])
+    return network_weight_bytes([op for op in ops if op.kind != "linear"])
 
 
 def heaviest_bytes(space: SearchSpace, weights: WeightType = "float32") -> int:
@@ -146,16 +146,21 @@ def heaviest_bytes(space: SearchSpace, weights: WeightType = "float32") -> int:
     places = [[op] for op in space.fixed_ops()]
     places += [[op for choice in block.candidates if (op := block.op_spec(choice))] for block in space.blocks]
     heaviest = sum(max(op.weight_bytes for op in stored_as(ops, weights)) for ops in places)
-    return max(heaviest, weight_bytes(stored_as(space.baseline.op_specs(), weights)))
+    return max(heaviest, network_weight_bytes(stored_as(space.baseline.op_specs(), weights)))
 
 
 def heavy_networks(space: SearchSpace, count: int, random: Random, weights: WeightType = "float32") -> tuple[Net, ...]:
-    """So many distinct random networks of wider spaces, all with more weights than any of the space."""
+    """So many distinct random networks of wider spaces, all with far more weights than any of the space."""
     found: dict[Net, None] = {}
+    least, width = HEAVIER * heaviest_bytes(space, weights), 1.0
     while len(found) < count:
-        net = stored_as(space.widened(random.uniform(*HEAVIER)).random_architecture(random).op_specs(), weights)
-        if weight_bytes(net) > heaviest_bytes(space, weights):
+        net = stored_as(
+            space.widened(random.uniform(width, WIDEST * width)).random_architecture(random).op_specs(), weights
+        )
+        if network_weight_bytes(net) >= least:
             found[net] = None
+        else:
+            width *= WIDER
     return tuple(found)
 
 
@@ -181,7 +186,7 @@ def disturbance(share: float) -> str:
         return ""
     return (
         f"The machine was disturbed: in {share:.0%} of the rounds the reference took longer than usual. They count "
-        "only where too few others are left, and then corrected for it."
+        "only where too few others are left, those that it slowed least."
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pipeline.calibration import ACCURACY, LATENCY_TABLE, MODEL, VERSIONS, load_calibration
+from pipeline.calibration import ACCURACY, ACCURACY_PLOT, LATENCY_TABLE, MODEL, VERSIONS, load_calibration
 from pipeline.deploy import versions
 from pipeline.files import read_json, write_json
 from pipeline.measure import code_versions
@@ -122,7 +122,9 @@ def _import_yaml(file: Path, folder: Path, space: SearchSpace, target: Target, w
         entries={op.key: Entry(found, 0.0, "measured", found) for op, found in seconds.items()},
     )
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / VERSIONS).unlink(missing_ok=True)
+    for stale in (VERSIONS, ACCURACY_PLOT):
+        (folder / stale).unlink(missing_ok=True)
+    write_json(folder / ACCURACY, {})
     table.save(folder / LATENCY_TABLE)
     CostModel.fit(tuple(seconds), tuple(seconds.values()), target).save(folder / MODEL)
     write_json(folder / VERSIONS, {"versions": list(code_versions())})
@@ -138,6 +140,7 @@ def _install(parts: dict[str, Any], folder: Path, target: Target, weights: Weigh
             write_json(fresh / part, content)
         write_json(fresh / VERSIONS, {"versions": list(code_versions())})
         load_calibration(fresh, target, weights)
-        (folder / VERSIONS).unlink(missing_ok=True)
+        for stale in (VERSIONS, ACCURACY_PLOT):
+            (folder / stale).unlink(missing_ok=True)
         for part in (*parts, VERSIONS):
             (fresh / part).replace(folder / part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pipeline.places import calibration_folder, default_database
 from supernet.space import preset
 from targets.target import Target, get_target
 from tvm_latency.cost_model import CostModel
+from tvm_latency.latency_table import LatencyTable
 from tvm_latency.opspec import OpSpec, WeightType, stored_as
 from tvm_latency.recognise import Recognised, recognise
 
@@ -31,7 +33,8 @@ def predict(
     """The latency of a network by the calibration of a space, without compiling it.
 
     `unlike` has the operators that are outside of what was measured, each with the features in which they are;
-    `not_predicted` what no operator describes. With `explain`, `blocks` has every operator's share.
+    `not_predicted` what no operator describes. With `explain`, `blocks` has every operator's share, and `overflow_ms`
+    is what a network of more weights than any of the space takes beyond them.
 
     Raises:
         MeasureError: nothing that holds here was calibrated for that space on this target.
@@ -55,11 +58,12 @@ def predict(
         "measured_operators": sum(measured),
         "macs": sum(op.macs for op in network.ops),
         "params": sum(op.params for op in network.ops),
-        "unlike": {op.key: outside for op in network.ops if (outside := model.outside(op))},
+        "unlike": _unlike(network.ops, table, model),
         "not_predicted": list(network.others),
     }
     if explain:
-        blocks: list[dict[str, Any]] = [
+        result["overflow_ms"] = 1e3 * table.overflow_seconds(network.ops)
+        result["blocks"] = [
             {
                 "operator": op.key,
                 "ms": 1e3 * table.entry(op).network_s,
@@ -68,16 +72,6 @@ def predict(
             }
             for op in network.ops
         ]
-        if overflow_s := table.overflow_seconds(network.ops):
-            blocks.append(
-                {
-                    "operator": f"weights beyond {table.overflow.above_bytes / 1e6:.1f} MB",
-                    "ms": 1e3 * overflow_s,
-                    "source": "predicted",
-                    "drivers": "more than any network of the space has",
-                }
-            )
-        result["blocks"] = blocks
     return result
 
 
@@ -86,6 +80,13 @@ def _operators(net: Net, target: Target, weights: WeightType) -> tuple[Recognise
     if net.architecture is not None:
         return Recognised(stored_as(net.architecture.op_specs(), weights), ()), net.architecture.resolution
     return recognise(net.model, target, weights), input_shape_of(net.model)[-2]
+
+
+def _unlike(ops: Sequence[OpSpec], table: LatencyTable, model: CostModel) -> dict[str, dict[str, str]]:
+    """Features in which operators, or the network as a whole, are outside of what was measured."""
+    found = {op.key: outside for op in ops if (outside := model.outside(op))}
+    heavy = table.overflow.outside(ops)
+    return {**found, **({"network": {"weight_bytes": heavy}} if heavy else {})}
 
 
 def _drivers(model: CostModel, op: OpSpec) -> str:

@@ -103,7 +103,7 @@ def calibrate(
     timed = {key: row.rounds for key, row in rows.items() if row and row.failure is None}
     failures = {key: row.failure for key, row in rows.items() if row and row.failure}
     every_round = [found for rounds in timed.values() for found in rounds]
-    usual_s = usual(every_round) if every_round else 1.0
+    usual_s = usual(every_round)
     times = {key: steady(rounds, usual_s) for key, rounds in timed.items()}
 
     def networks(nets: Sequence[Ops]) -> dict[Net, Steady]:

@@ -49,7 +49,11 @@ class NetworkCorrection:
 
     def array(self, kinds: Sequence[str]) -> Array:
         """The factors of these kinds of work."""
-        return np.array([self.factors.get(kind, 1.0) for kind in kinds])
+        return np.array([self.factor(kind) for kind in kinds])
+
+    def factor(self, kind: str) -> float:
+        """That of one kind of work."""
+        return self.factors.get(kind, 1.0)
 
     @classmethod
     def fit(cls, kinds: Sequence[str], work_s: ArrayLike, measured_s: Sequence[float]) -> NetworkCorrection:

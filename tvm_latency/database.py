@@ -195,8 +195,8 @@ class MeasurementDatabase:
             ValueError: a round without samples, or no reason.
             DatabaseError: the row cannot be written.
         """
-        timed = None if isinstance(found, str) else found
-        if not (found if timed is None else timed.samples_s):
+        timed, failure = (None, found) if isinstance(found, str) else (found, None)
+        if not failure and not (timed and timed.samples_s):
             raise ValueError("A measurement has samples, or the reason why it has none.")
         self._execute(
             "INSERT INTO measurement"
@@ -205,7 +205,7 @@ class MeasurementDatabase:
             op_key,
             *astuple(context),
             *((json.dumps(timed.samples_s), timed.reference_s, timed.reference_mean_s) if timed else (None,) * 3),
-            None if timed else found,
+            failure,
             self._clock(),
         )
 
@@ -218,8 +218,8 @@ class MeasurementDatabase:
         rows = self._execute(
             "SELECT samples_s, reference_s, reference_mean_s, failure, created FROM measurement"
             " WHERE op_key = ? AND fingerprint = ? AND schedule_version = ? AND tvm_version = ? AND evict_bytes = ?"
-            # Others cannot be compared.
-            " AND (samples_s IS NULL OR reference_s IS NOT NULL) ORDER BY id",
+            # Others cannot be compared; a program of before that still has the file open writes such rows.
+            " AND (samples_s IS NULL OR reference_mean_s IS NOT NULL) ORDER BY id",
             op_key,
             *astuple(context),
         )

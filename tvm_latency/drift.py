@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,12 +16,19 @@ from tvm_latency.database import Round
 
 # A standard deviation, if it were normal, for each median absolute deviation.
 MAD_OF_NORMAL = 1.4826
-# A reference whose mean call takes so many times as long as usual was disturbed. The median call may fit between two
-# turns of another process on the same core; the mean one then takes 1.4 to 2.7 times as long, and where all is quiet
-# 1.03 times as long as the median one.
+# A reference whose mean call takes so many times as long as usual was disturbed. Its median call tells less: it may fit
+# between two turns of another process on the same core, where the mean one takes 1.4 to 2.7 times as long.
 DISTURBED = 1.1
-# From so many quiet rounds on, the others do not count: what slows the reference may slow a candidate more or less.
+# So many rounds count at least; of disturbed ones those in which the reference was least slow, since what slows the
+# reference may slow a candidate more or less.
 QUIET_ROUNDS = 3
+
+
+class Usual(NamedTuple):
+    """Seconds of the median and the mean call of the reference, at the machine's usual speed."""
+
+    median_s: float
+    mean_s: float
 
 
 @dataclass(frozen=True)
@@ -36,32 +44,41 @@ class Steady:
         return self.spread_s / self.seconds
 
 
-def steady(rounds: Iterable[Round], usual_s: float) -> Steady:
-    """Median over rounds of each round's median, with the reference's slowness taken out; its spread is robust too.
+def steady(rounds: Iterable[Round], usual_s: Usual) -> Steady:
+    """Median over the rounds that count of each round's median, with the reference's slowness taken out.
 
-    usual_s: the reference at the machine's usual speed.
+    The spread is robust too.
     """
-    rounds = tuple(rounds)
-    undisturbed = quiet(rounds, usual_s)
-    counted = undisturbed if len(undisturbed) >= QUIET_ROUNDS else rounds
-    corrected = np.array([np.median(found.samples_s) * usual_s / found.reference_s for found in counted])
+    counted = counting(tuple(rounds), usual_s)
+    corrected = np.array([np.median(found.samples_s) * usual_s.median_s / found.reference_s for found in counted])
     seconds = float(np.median(corrected))
     return Steady(seconds, float(MAD_OF_NORMAL * np.median(np.abs(corrected - seconds))))
 
 
-def quiet(rounds: Iterable[Round], usual_s: float) -> tuple[Round, ...]:
+def counting(rounds: Sequence[Round], usual_s: Usual) -> Sequence[Round]:
+    """The rounds that were not disturbed; the least disturbed ones where too few are left."""
+    undisturbed = quiet(rounds, usual_s)
+    if len(undisturbed) >= QUIET_ROUNDS:
+        return undisturbed
+    return sorted(rounds, key=lambda found: found.reference_mean_s)[:QUIET_ROUNDS]
+
+
+def quiet(rounds: Iterable[Round], usual_s: Usual) -> tuple[Round, ...]:
     """The rounds in which the reference was not slow."""
-    return tuple(found for found in rounds if found.reference_mean_s <= DISTURBED * usual_s)
+    return tuple(found for found in rounds if found.reference_mean_s <= DISTURBED * usual_s.mean_s)
 
 
-def usual(rounds: Sequence[Round]) -> float:
-    """The reference's seconds at the machine's usual speed, from all rounds of many measurements.
+def usual(rounds: Sequence[Round]) -> Usual:
+    """The reference at the machine's usual speed, from all rounds of many measurements; of none, a second.
 
     A quarter of them was faster: so a machine that is disturbed most of the time still counts as slowed down.
     """
-    return float(np.percentile([found.reference_s for found in rounds], 25))
+    if not rounds:
+        return Usual(1.0, 1.0)
+    medians, means = zip(*((found.reference_s, found.reference_mean_s) for found in rounds))
+    return Usual(float(np.percentile(medians, 25)), float(np.percentile(means, 25)))
 
 
-def disturbed(rounds: Sequence[Round], usual_s: float) -> float:
+def disturbed(rounds: Sequence[Round], usual_s: Usual) -> float:
     """The share of rounds in which the reference was slow."""
     return 1 - len(quiet(rounds, usual_s)) / len(rounds)

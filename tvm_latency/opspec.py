@@ -159,6 +159,6 @@ def stored_as(ops: Iterable[OpSpec], weights: WeightType) -> tuple[OpSpec, ...]:
     return tuple(replace(op, dtype=weights) for op in ops)
 
 
-def weight_bytes(ops: Iterable[OpSpec]) -> int:
-    """Of a network."""
+def network_weight_bytes(ops: Iterable[OpSpec]) -> int:
+    """The bytes of all weights of a network."""
     return sum(op.weight_bytes for op in ops)

@@ -11,7 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
 from tvm_latency.drift import MAD_OF_NORMAL
-from tvm_latency.opspec import OpSpec, weight_bytes
+from tvm_latency.opspec import OpSpec, network_weight_bytes
+
+# As far beyond what was measured a network may be, as a share of it.
+SLACK = 0.02
 
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -20,18 +23,22 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class Overflow:
     """Seconds for each byte of weights beyond `above_bytes`, with a standard deviation.
 
-    A network comes back to a weight after all the others have passed through the caches. Operators are timed alone
-    after as many bytes as networks of the space have; what more bytes push out is only seen in a network that has
-    them. Within the space there is no such cost, and a network is the sum of its operators.
+    A network comes back to a weight after all its others have passed through the caches, and the more there are, the
+    fewer it finds there. As long as networks have as many as those of the space, their correction holds what that
+    costs, and a network is the sum of its operators. Beyond, this is added. It is fitted to wider networks, so it also
+    holds what the cost model misses of wider operators.
+
+    most_bytes: of weights, in any network that it was fitted to.
     """
 
     above_bytes: NonNegative = 0.0
     seconds_per_byte: NonNegative = 0.0
     spread_s_per_byte: NonNegative = 0.0
+    most_bytes: NonNegative = 0.0
 
     def bytes_of(self, ops: Sequence[OpSpec]) -> float:
         """Of the network's weights, the bytes beyond."""
-        return max(0.0, weight_bytes(ops) - self.above_bytes)
+        return max(0.0, network_weight_bytes(ops) - self.above_bytes)
 
     def times(self, factor: float) -> Overflow:
         """On a machine where everything takes so many times as long."""
@@ -40,6 +47,13 @@ class Overflow:
             seconds_per_byte=factor * self.seconds_per_byte,
             spread_s_per_byte=factor * self.spread_s_per_byte,
         )
+
+    def outside(self, ops: Sequence[OpSpec]) -> str | None:
+        """What to say of a network with far more weights than any that was measured."""
+        found, most = network_weight_bytes(ops), max(self.above_bytes, self.most_bytes)
+        if found <= most * (1 + SLACK):
+            return None
+        return f"{found / 1e6:.1f} MB in all, measured were networks of up to {most / 1e6:.1f} MB"
 
     @classmethod
     def fit(
@@ -57,7 +71,8 @@ class Overflow:
         rates = np.asarray(missing_s)[beyond] / excess[beyond]
         weights = excess[beyond] / np.asarray(network_s)[beyond]
         rate = max(0.0, _weighted_median(rates, weights))
-        return cls(above_bytes, rate, MAD_OF_NORMAL * _weighted_median(np.abs(rates - rate), weights))
+        spread = MAD_OF_NORMAL * _weighted_median(np.abs(rates - rate), weights)
+        return cls(above_bytes, rate, spread, above_bytes + float(excess.max()))
 
 
 def _weighted_median(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:

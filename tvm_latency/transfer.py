@@ -40,6 +40,8 @@ def transfer(
 
     alone = [[(op, there(op)) for op in net] for net in networks]
     here = source.model.corrected(alone, [found.seconds for found in networks.values()])
+    kind = "weight_bytes"
+    weights_there_and_here = here.correction.factor(kind) / source.model.correction.factor(kind)
     spread = here.correction.spread
     # Errors of operators that do not depend on each other add up to that of a network so.
     op_spread = spread * median(len(net) for net in networks) ** 0.5
@@ -51,13 +53,7 @@ def transfer(
         fingerprint=target.fingerprint,
         entries={op.key: Entry(found, op_spread * found, "predicted", found) for op, found in seconds.items()},
         spread=spread,
-        overflow=source.table.overflow.times(_times_as_long(source, networks)),
+        overflow=source.table.overflow.times(weights_there_and_here),
     )
     every_op = [op for net in networks for op in net]
     return Fitted(table.completed([*every_op, *others], model.predict), model)
-
-
-def _times_as_long(source: Fitted, networks: Mapping[Net, Steady]) -> float:
-    """How many times as long the median network takes here."""
-    table = source.table.completed([op for net in networks for op in net], source.model.predict)
-    return median(found.seconds / table.network_seconds(net) for net, found in networks.items())

@@ -15,9 +15,9 @@ from statistics import fmean, median
 
 from targets.runner import Failure, Job, Runner, RunnerError, Timing
 from tvm_latency.database import Context, Measurement, MeasurementDatabase, Round
-from tvm_latency.drift import QUIET_ROUNDS, quiet, steady, usual
+from tvm_latency.drift import QUIET_ROUNDS, Usual, quiet, steady, usual
 from tvm_latency.onnx_graph import input_shape
-from tvm_latency.opspec import OpSpec, weight_bytes
+from tvm_latency.opspec import OpSpec, network_weight_bytes
 from tvm_latency.reference import REFERENCE_OPS
 
 Ops = Sequence[OpSpec]
@@ -112,7 +112,7 @@ class Workbench:
         """How many rounds each candidate should still have; those with none are left out."""
         rows = {key: self.database.find(key, candidate.context) for key, candidate in candidates.items()}
         every_round = [found for row in rows.values() if row for found in row.rounds]
-        usual_s = usual(every_round) if every_round else 1.0
+        usual_s = usual(every_round)
         planned, most = self.settings.rounds, self.settings.rounds * self.settings.attempts
 
         def done(row: Measurement | None) -> bool:
@@ -124,7 +124,7 @@ class Workbench:
         had = {key: len(row.rounds) if row else 0 for key, row in rows.items()}
         return {key: planned - had[key] % planned for key, row in rows.items() if not done(row)}
 
-    def _uncertain(self, rounds: Sequence[Round], usual_s: float) -> bool:
+    def _uncertain(self, rounds: Sequence[Round], usual_s: Usual) -> bool:
         few = len(quiet(rounds, usual_s)) < min(QUIET_ROUNDS, self.settings.rounds)
         return few or steady(rounds, usual_s).noise > self.settings.noise
 
@@ -175,7 +175,7 @@ class Workbench:
         )
 
     def _require_space(self, missing: Sequence[Ops]) -> None:
-        needed = sum(ARTEFACT_BYTES + weight_bytes(ops) for ops in missing)
+        needed = sum(ARTEFACT_BYTES + network_weight_bytes(ops) for ops in missing)
         free = shutil.disk_usage(self.workspace).free
         if free < needed:
             raise OSError(

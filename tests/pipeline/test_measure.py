@@ -25,7 +25,7 @@ from tvm_latency.accuracy import Accuracy, Scores
 from tvm_latency.cost_model import CostModel, CostModelError
 from tvm_latency.latency_table import Entry, LatencyTable
 from tvm_latency.lower import LoweringError
-from tvm_latency.opspec import weight_bytes
+from tvm_latency.opspec import network_weight_bytes
 
 Tensor = tuple[str, int]
 
@@ -87,13 +87,13 @@ def test_heavy_networks_have_more_weights_than_any_of_the_space(space: SearchSpa
     random = Random(0)
     heaviest = calibration.heaviest_bytes(space)
     drawn = [space.baseline, *(space.random_architecture(random) for _ in range(50))]
-    assert max(weight_bytes(net.op_specs()) for net in drawn) <= heaviest
+    assert max(network_weight_bytes(net.op_specs()) for net in drawn) <= heaviest
     # The convolutions with most weights, and the baseline.
     greedy = space.architecture([Choice(max(space.kernels), max(space.expands))] * len(space.blocks))
-    assert heaviest == max(weight_bytes(net.op_specs()) for net in (greedy, space.baseline))
+    assert heaviest == max(network_weight_bytes(net.op_specs()) for net in (greedy, space.baseline))
     heavy = calibration.heavy_networks(space, 5, random)
     assert len(set(heavy)) == 5
-    assert min(map(weight_bytes, heavy)) > heaviest
+    assert min(map(network_weight_bytes, heavy)) > heaviest
 
 
 def relu(inputs: Sequence[Tensor], outputs: Sequence[Tensor], weights: Sequence[str] = ()) -> ModelProto:

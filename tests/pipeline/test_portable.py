@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -11,9 +12,17 @@ import pytest
 import yaml
 
 from pipeline import api
-from pipeline.calibration import ACCURACY, LATENCY_TABLE, MODEL, VERSIONS, code_versions, load_calibration
+from pipeline.calibration import (
+    ACCURACY,
+    ACCURACY_PLOT,
+    LATENCY_TABLE,
+    MODEL,
+    VERSIONS,
+    code_versions,
+    load_calibration,
+)
 from pipeline.config import ConfigError
-from pipeline.files import write_json
+from pipeline.files import read_json, write_json
 from pipeline.places import calibration_folder
 from pipeline.portable import PortableError, export_calibration
 from supernet.space import DIGITS
@@ -123,6 +132,33 @@ def test_a_transfer_that_makes_no_sense_is_refused(calibrated: Path, options: di
     with pytest.raises(ConfigError, match=message):
         api.calibrate("x86", "digits", database=database, **options)
     assert not database.exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "change"), [(VERSIONS, {"versions": [0, "0.26"]}), (LATENCY_TABLE, {"format": "netlathe-latency-table/1"})]
+)
+def test_a_calibration_that_holds_no_longer_is_no_obstacle_to_a_transfer(
+    calibrated: Path, tmp_path: Path, part: str, change: dict[str, Any]
+) -> None:
+    stale = shutil.copytree(calibrated, tmp_path / "stale")
+    write_json(stale / part, {**json.loads((stale / part).read_text()), **change})
+    database = calibrated.parents[2] / "m.sqlite"
+    found = api._source("x86", TARGET, stale, database, "digits", "float32")
+    assert found.table == load_calibration(calibrated, TARGET)[0]
+
+
+@pytest.mark.parametrize("name", ["mine.json", "mine.yaml"])
+def test_what_is_imported_is_not_judged_by_what_was_there(calibrated: Path, tmp_path: Path, name: str) -> None:
+    file, database = exported(calibrated, tmp_path / name), tmp_path / "m.sqlite"
+    folder = calibration_folder(database, TARGET, "digits")
+    folder.mkdir(parents=True)
+    write_json(folder / ACCURACY, {"noise": 0.5})
+    (folder / ACCURACY_PLOT).write_text("of before")
+    api.calibrate("x86", "digits", imported=file, database=database)
+    assert not (folder / ACCURACY_PLOT).exists()
+    # A table of the official code says nothing of how good it is.
+    assert read_json(folder / ACCURACY) == ({"noise": 0.01} if name == "mine.json" else {})
+    export_calibration(tmp_path / "again.json", folder, DIGITS, TARGET, "float32")
 
 
 def test_the_official_table_adds_up_to_networks_and_is_imported(calibrated: Path, tmp_path: Path) -> None:

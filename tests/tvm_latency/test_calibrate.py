@@ -11,7 +11,7 @@ from targets.runner import Failure, Job, Timing
 from targets.target import Target
 from tvm_latency.calibrate import Calibration, CalibrationError, calibrate, network_key
 from tvm_latency.database import Context, MeasurementDatabase
-from tvm_latency.opspec import OpSpec, weight_bytes
+from tvm_latency.opspec import OpSpec, network_weight_bytes
 from tvm_latency.overflow import Overflow
 from tvm_latency.workbench import REFERENCE, MeasureSettings, Workbench
 
@@ -271,7 +271,7 @@ def test_heavy_networks_say_what_weights_cost_beyond_those_of_the_space(database
     found = run(
         Machine(overflow=Overflow(heaviest, 1e-9)),
         database,
-        heavy=[net for net in heavy if weight_bytes(net) > heaviest],
+        heavy=[net for net in heavy if network_weight_bytes(net) > heaviest],
         heaviest_bytes=heaviest,
     )
     assert found.table.overflow.above_bytes == heaviest

@@ -241,3 +241,17 @@ def test_of_the_second_format_networks_count_and_operators_with_cold_inputs_do_n
     assert found is not None
     # Whether the reference was interrupted is not known.
     assert found.rounds == (Round((3.0,), 0.5, 0.5),)
+
+
+def test_rows_of_a_program_that_does_not_know_the_format_yet_do_not_count(path: Path) -> None:
+    """One that has opened the file before another brought it up to date."""
+    database = MeasurementDatabase(path)
+    database._execute(
+        "INSERT INTO measurement (op_key, fingerprint, schedule_version, tvm_version, evict_bytes, samples_s,"
+        " reference_s, created) VALUES ('op', 'machine', 1, '0.27', 0, '[1.0]', 1.0, 0.0)"
+    )
+    assert database.find("op", HERE) is None
+    database.add("op", HERE, one(2.0))
+    found = database.find("op", HERE)
+    assert found is not None
+    assert found.rounds == (one(2.0),)

@@ -28,7 +28,7 @@ tables = st.builds(
     fingerprint=st.text(max_size=5),
     entries=st.dictionaries(st.text(max_size=9), entries, max_size=4),
     spread=spreads,
-    overflow=st.builds(Overflow, spreads, spreads, spreads),
+    overflow=st.builds(Overflow, spreads, spreads, spreads, spreads),
 )
 
 

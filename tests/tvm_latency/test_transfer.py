@@ -15,6 +15,7 @@ from tvm_latency.drift import Steady
 from tvm_latency.features import TERMS, terms
 from tvm_latency.fitting import Fitted, Measured, fit
 from tvm_latency.opspec import OpSpec
+from tvm_latency.overflow import Overflow
 from tvm_latency.transfer import transfer
 
 THERE = Target(
@@ -81,3 +82,20 @@ def test_what_was_not_measured_is_no_measurement(source: Fitted) -> None:
 def test_it_takes_networks(source: Fitted) -> None:
     with pytest.raises(CorrectionError, match="at least two measured networks, got 1"):
         transfer(source, OPS, measured(5e-10, count=1), HERE)
+
+
+def test_what_weights_cost_beyond_the_space_goes_with_what_they_cost_within(source: Fitted) -> None:
+    """A machine that multiplies four times as slowly has the same memory, though networks take three times as long.
+
+    What makes networks slow is told apart as far as they differ, and the prior pulls all kinds of work together.
+    """
+    heavy = replace(source, table=replace(source.table, overflow=Overflow(2e7, 4e-11, 1e-11, 3e7)))
+    slow, much_slower = (transfer(heavy, OPS, nets, HERE).table.overflow for nets in (measured(1e-9), slower(4.0)))
+    assert (slow.above_bytes, slow.most_bytes) == (2e7, 3e7)
+    assert 4e-11 <= slow.seconds_per_byte < 2 * 4e-11
+    assert slow.spread_s_per_byte == pytest.approx(slow.seconds_per_byte / 4)
+    assert much_slower.seconds_per_byte == pytest.approx(4 * 4e-11, rel=0.3)
+
+
+def slower(times: float) -> dict[tuple[OpSpec, ...], Steady]:
+    return {net: Steady(times * found.seconds, 0.0) for net, found in measured(2.5e-10).items()}
