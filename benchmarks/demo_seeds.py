@@ -46,6 +46,7 @@ def main() -> None:
             )
             seconds = perf_counter() - start
         promises = judge(summary)
+        del summary["run"]
         rows.append({"seed": seed, "seconds": seconds, "promises": promises, **summary})
         print(
             f"seed {seed}: {seconds:5.0f} s, budget {summary['budget_ms']:.4f} ms, measured "
