@@ -180,7 +180,7 @@ def test_killed_and_resumed_equals_never_stopped(finished: Path, cli: Any) -> No
 def test_a_killed_calibration_measures_nothing_twice(cli: Any) -> None:
     arguments = ("calibrate", "--space", "tiny", "--threads", "1", "--database", "killed/m.sqlite")
     # 29 operators and 6 networks, twelve rounds of each.
-    kill_after(cli, "measure 105/420", *arguments)
+    kill_after(cli, "measure 108/432", *arguments)
     database = cli.folder / "killed" / "m.sqlite"
     with sqlite3.connect(database) as connection:
         before = connection.execute("SELECT id, op_key, samples_s FROM measurement").fetchall()
@@ -200,7 +200,7 @@ def test_a_corrupt_database_and_checkpoint_are_moved_aside(finished: Path, cli: 
     broken = cli.folder / "broken"
     broken.mkdir()
     (broken / "m.sqlite").write_bytes(b"SQLite format 3\x00" + b"garbage" * 500)
-    said = kill_after(cli, "build 1/35", "calibrate", "--space", "tiny", "--database", "broken/m.sqlite")
+    said = kill_after(cli, "build 1/36", "calibrate", "--space", "tiny", "--database", "broken/m.sqlite")
     assert "m.sqlite is damaged" in said
     assert "it was moved to broken/m.sqlite.corrupt-1 and an empty one started" in said
     assert (broken / "m.sqlite.corrupt-1").read_bytes().startswith(b"SQLite format 3\x00garbage")
