@@ -49,9 +49,9 @@ class Overflow:
         )
 
     def outside(self, ops: Sequence[OpSpec]) -> str | None:
-        """What to say of a network with far more weights than any that was measured."""
+        """What to say of a network with far more weights than any that was measured; None if none is known of."""
         found, most = network_weight_bytes(ops), max(self.above_bytes, self.most_bytes)
-        if found <= most * (1 + SLACK):
+        if not most or found <= most * (1 + SLACK):
             return None
         return f"{found / 1e6:.1f} MB in all, measured were networks of up to {most / 1e6:.1f} MB"
 

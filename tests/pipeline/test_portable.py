@@ -170,6 +170,8 @@ def test_the_official_table_adds_up_to_networks_and_is_imported(calibrated: Path
     every = DIGITS.architecture([block.candidates[1] for block in DIGITS.blocks]).op_specs()
     assert imported.network_seconds(every) == pytest.approx(table.network_seconds(every))
     assert model.predict(ops[3]).seconds > 0
+    # Such a table does not say how many weights the networks had that it was made from.
+    assert imported.overflow.outside(ops) is None
     # Layers that no operator of ours is are told.
     file.write_text(file.read_text() + "Resize-input:1: {mean: 1}\n")
     again = api.calibrate("x86", "digits", imported=file, database=tmp_path / "m.sqlite")
