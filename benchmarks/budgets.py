@@ -30,7 +30,7 @@ FIGURES = ("budget_ms", "predicted_ms", "measured_ms", "rederivations", "archite
 def judged(config: RunConfig, folder: Path, database: Path) -> dict[str, Any]:
     """One run: what it says of itself, and what its `bench` stage found of its winner beside the baseline."""
     # A run that failed stays so, however often this is called.
-    if failed := read_json(folder / FAILED):
+    if (folder / FAILED).exists() and (failed := read_json(folder / FAILED)):
         return failed
     try:
         found = run(config, out=folder, resume=folder.exists(), database=database)
