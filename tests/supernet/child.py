@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import torch
-from conftest import TINY, make_tiny_data, make_tiny_latency, noise
+from conftest import TINY, make_tiny_data, noise, within
 from torch import Tensor
 
 from supernet.search import search
@@ -37,8 +37,7 @@ def main(stage: str, checkpoint: Path, output: Path, kill_at: int) -> None:
 
     data = make_tiny_data()
     if stage == "search":
-        latency = make_tiny_latency()
-        search(TINY, data, latency, 4e-5, SEARCH, checkpoint, progress, augment=augment, clock=lambda: 0.0)
+        search(TINY, data, within(4e-5), SEARCH, checkpoint, progress, augment=augment, clock=lambda: 0.0)
     else:
         arch = TINY.architecture([block.candidates[-1] for block in TINY.blocks])
         train(arch, data, TRAIN, checkpoint, progress, augment=augment, clock=lambda: 0.0)

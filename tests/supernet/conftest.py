@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from supernet.data import ImageData, Split
-from supernet.latency import PathLatency
+from supernet.costs import LATENCY, Constraint, PathCosts
 from supernet.space import DIGITS, SearchSpace, Stage
 
 TINY = replace(
@@ -49,9 +49,14 @@ def make_tiny_data() -> ImageData:
     )
 
 
-def make_tiny_latency() -> PathLatency:
+def make_tiny_latency() -> PathCosts:
     """A kernel of 5 takes twice the time of a kernel of 3."""
-    return PathLatency(1e-5, ((1e-5, 2e-5, 0.0), (1e-5, 2e-5), (1e-5, 2e-5, 0.0)))
+    return PathCosts(1e-5, ((1e-5, 2e-5, 0.0), (1e-5, 2e-5), (1e-5, 2e-5, 0.0)))
+
+
+def within(budget_s: float, costs: PathCosts | None = None) -> tuple[Constraint]:
+    """The limits of a search that has a budget alone."""
+    return (Constraint(LATENCY, costs or make_tiny_latency(), budget_s),)
 
 
 def noise(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -70,7 +75,7 @@ def tiny_data() -> ImageData:
 
 
 @pytest.fixture
-def tiny_latency() -> PathLatency:
+def tiny_latency() -> PathCosts:
     return make_tiny_latency()
 
 

@@ -1,0 +1,101 @@
+"""Data parallelism: every rank has the same weights and the same path, and its share of each batch.
+
+Without a process group (`torchrun` makes one) there is one rank, and nothing here does anything. With one, N ranks
+compute what one rank computes with the whole batch, but for rounding: gradients are averaged, and batch norm takes its
+statistics over all shares. torch's own SyncBatchNorm is for GPUs only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+def ranks() -> int:
+    """How many processes share the work."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this is; 0 writes files."""
+    return dist.get_rank() if ranks() > 1 else 0
+
+
+def share(batch: Tensor) -> Tensor:
+    """This rank's rows of a batch [B, ...]; all shares are of one size, a rest is left out.
+
+    Raises:
+        ValueError: fewer rows than ranks.
+    """
+    size = len(batch) // ranks()
+    if size == 0:
+        raise ValueError(f"A batch of {len(batch)} cannot be shared by {ranks()} processes: start fewer.")
+    return batch[rank() * size : (rank() + 1) * size]
+
+
+def average(tensors: Iterable[Tensor]) -> None:
+    """Replace each tensor by its mean over the ranks, all in one message; the order is the same on each rank."""
+    tensors = list(tensors)
+    if ranks() == 1 or not tensors:
+        return
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    for tensor, mean in zip(tensors, flat.div_(ranks()).split([tensor.numel() for tensor in tensors])):
+        tensor.copy_(mean.view_as(tensor))
+
+
+def mean(value: float, device: torch.device) -> float:
+    """The mean of a number over the ranks."""
+    held = torch.tensor(value, dtype=torch.float64, device="cpu" if device.type == "cpu" else device)
+    average([held])
+    return float(held)
+
+
+def wait() -> None:
+    """Until every rank is here."""
+    if ranks() > 1:
+        dist.barrier()
+
+
+def synchronised(module: _Module) -> _Module:
+    """The module with every batch norm over all ranks; itself where there is one rank."""
+    if ranks() > 1:
+        for name, child in list(module.named_modules()):
+            if type(child) is nn.BatchNorm2d:
+                parent, _, last = name.rpartition(".")
+                setattr(module.get_submodule(parent), last, _BatchNorm.like(child))
+    return module
+
+
+class _BatchNorm(nn.BatchNorm2d):
+    """Batch norm [B, C, H, W] whose statistics are those of every rank's share."""
+
+    @classmethod
+    def like(cls, norm: nn.BatchNorm2d) -> _BatchNorm:
+        """The same parameters and buffers."""
+        made = cls(norm.num_features, norm.eps, norm.momentum, track_running_stats=norm.track_running_stats)
+        made.load_state_dict(norm.state_dict())
+        return cast(_BatchNorm, made.to(norm.weight.device).train(norm.training))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised by this batch, or by the running statistics once the network is used."""
+        if not self.training and self.track_running_stats:
+            return super().forward(x)
+        every = (0, 2, 3)
+        centre = all_reduce(x.float().mean(every)) / ranks()
+        variance = all_reduce((x.float() - centre[:, None, None]).square().mean(every)) / ranks()
+        if self.training and self.running_mean is not None and self.running_var is not None:
+            with torch.no_grad():
+                count = x.numel() // x.shape[1] * ranks()
+                self.running_mean.lerp_(centre, cast(float, self.momentum))
+                self.running_var.lerp_(variance * count / max(1, count - 1), cast(float, self.momentum))
+                cast(Tensor, self.num_batches_tracked).add_(1)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (x - centre[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
