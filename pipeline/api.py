@@ -21,18 +21,19 @@ from pipeline.context import RunContext
 from pipeline.disk import require_free_space
 from pipeline.files import write_json
 from pipeline.measure import MeasureError
-from pipeline.nets import resolve_net, space_of
+from pipeline.nets import resolve_net
 from pipeline.places import RUNS, calibration_folder, default_database
 from pipeline.portable import check_export, export_calibration, import_calibration
 from pipeline.prediction import predict
 from pipeline.run_folder import Run, claim_folder, default_folder
 from pipeline.shipping import train_settings
 from pipeline.stages import perform
+from pipeline.sweep import sweep
 from supernet import train as training
 from supernet.data import load_data
 from supernet.export import export_onnx
-from supernet.settings import Progress
-from supernet.space import preset
+from supernet.settings import Progress, RecipeName
+from supernet.space_file import find_space
 from targets.target import Target, get_target
 from tvm_latency.cost_model import CostModelError
 from tvm_latency.database import MeasurementDatabase
@@ -41,7 +42,7 @@ from tvm_latency.latency_table import LatencyTableError
 from tvm_latency.opspec import WeightType
 from tvm_latency.plan import FULL, TRANSFERRED, transfer_plan
 
-__all__ = ["bench", "calibrate", "compile", "predict", "report", "run", "search", "targets", "train"]
+__all__ = ["bench", "calibrate", "compile", "predict", "report", "run", "search", "sweep", "targets", "train"]
 
 
 def run(
@@ -110,9 +111,9 @@ def calibrate(
         PortableError, ProxylessYamlError: a file to import that is none for this target, space and weights.
     """
     database = database or default_database()
-    machine, chosen = get_target(target).with_threads(threads), preset(space)
-    folder = calibration_folder(database, machine, space, weights)
-    kind = {"target": target, "space": space, "weights": weights}
+    machine, chosen = get_target(target).with_threads(threads), find_space(space)
+    folder = calibration_folder(database, machine, chosen.name, weights)
+    kind = {"target": target, "space": chosen.name, "weights": weights}
     if source is None and measurements is not None:
         raise ConfigError("--measurements says how many networks --from measures; name its target too.")
     if source is not None and imported is not None:
@@ -122,7 +123,7 @@ def calibrate(
         return {**kind, "imported": str(imported), "left_out": list(left_out), "folder": str(folder)}
     if export is not None:
         check_export(export, weights)
-    there = None if source is None else _source(source, machine, folder, database, space, weights)
+    there = None if source is None else _source(source, machine, folder, database, chosen.name, weights)
     plan = FULL if there is None else transfer_plan(measurements or TRANSFERRED)
     with closing(MeasurementDatabase(database)) as rows:
         if rows.recovered:
@@ -172,6 +173,7 @@ def train(
     data: str,
     *,
     out: Path | None = None,
+    recipe: RecipeName = "short",
     epochs: int | None = None,
     seed: int = 0,
     progress: Progress = silent,
@@ -190,7 +192,7 @@ def train(
     for note in images.notes:
         say(note)
     architecture = architecture.with_classes(len(images.classes))
-    settings = train_settings(space_of(architecture.resolution), seed, epochs)
+    settings = train_settings(recipe, architecture.resolution, seed, epochs)
     folder = out or RUNS / f"train-{found.name}-{Path(data).name}-s{seed}"
     require_free_space(folder)
     claim_folder(folder, "train")

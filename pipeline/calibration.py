@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.figures import predicted_against_measured
 from pipeline.files import read_json, write_json
 from pipeline.measure import MeasureError, code_versions
-from supernet.latency import PathLatency
+from supernet.costs import PathCosts
 from supernet.settings import Progress
 from supernet.space import SearchSpace
 from targets.host import available_cpus
@@ -28,7 +28,7 @@ from tvm_latency.cost_model import CostModel
 from tvm_latency.database import MeasurementDatabase
 from tvm_latency.fitting import Fitted, Net
 from tvm_latency.latency_table import LatencyTable
-from tvm_latency.opspec import OpSpec, WeightType, network_weight_bytes, stored_as
+from tvm_latency.opspec import WeightType, network_weight_bytes, stored_as
 from tvm_latency.plan import QUICK, WIDEST, CalibrationPlan, variations
 from tvm_latency.workbench import Workbench
 
@@ -164,20 +164,15 @@ def heavy_networks(space: SearchSpace, count: int, random: Random, weights: Weig
     return tuple(found)
 
 
-def path_latency(space: SearchSpace, table: LatencyTable, weights: WeightType = "float32") -> PathLatency:
+def path_latency(space: SearchSpace, table: LatencyTable, weights: WeightType = "float32") -> PathCosts:
     """The latencies that the search adds up: what the operators of the table add to a network.
 
     Raises:
         MissingLatencyError: the table was made for another space, or for weights that are stored otherwise.
     """
-
-    def seconds(op: OpSpec | None) -> float:
-        return 0.0 if op is None else table.entry(replace(op, dtype=weights)).network_s
-
-    return PathLatency(
-        fixed_s=table.network_seconds(stored_as(space.fixed_ops(), weights)),
-        block_s=tuple(tuple(seconds(block.op_spec(choice)) for choice in block.candidates) for block in space.blocks),
-    )
+    costs = PathCosts.of_space(space, lambda op: table.entry(replace(op, dtype=weights)).network_s)
+    # With what the whole of the weights costs beyond those of the operators one by one.
+    return replace(costs, fixed=table.network_seconds(stored_as(space.fixed_ops(), weights)))
 
 
 def disturbance(share: float) -> str:

@@ -48,6 +48,13 @@ def run(
     budget: options.Budget = None,
     budget_ms: options.BudgetMs = None,
     space: options.RunSpace = None,
+    resolution: options.Resolution = None,
+    width: options.Width = None,
+    recipe: options.RunRecipe = None,
+    algorithm: options.Algorithm = None,
+    penalty: options.Penalty = None,
+    max_params: options.MaxParams = None,
+    max_memory_kb: options.MaxMemory = None,
     seed: options.RunSeed = None,
     threads: options.RunThreads = None,
     weights: options.RunWeights = None,
@@ -70,6 +77,13 @@ def search(
     budget: options.Budget = None,
     budget_ms: options.BudgetMs = None,
     space: options.RunSpace = None,
+    resolution: options.Resolution = None,
+    width: options.Width = None,
+    recipe: options.RunRecipe = None,
+    algorithm: options.Algorithm = None,
+    penalty: options.Penalty = None,
+    max_params: options.MaxParams = None,
+    max_memory_kb: options.MaxMemory = None,
     seed: options.RunSeed = None,
     threads: options.RunThreads = None,
     weights: options.RunWeights = None,
@@ -81,6 +95,54 @@ def search(
 ) -> None:
     """The part of `run` that finds the architecture; `netlathe run --resume --out DIR` goes on from there."""
     _run(ctx, "derive")
+
+
+@app.command()
+def sweep(
+    ctx: typer.Context,
+    budgets: options.Budgets = "0.4x,0.6x,0.8x",
+    target: options.RunTarget = None,
+    data: options.RunData = None,
+    space: options.RunSpace = None,
+    resolution: options.Resolution = None,
+    width: options.Width = None,
+    recipe: options.RunRecipe = None,
+    algorithm: options.Algorithm = None,
+    penalty: options.Penalty = None,
+    max_params: options.MaxParams = None,
+    max_memory_kb: options.MaxMemory = None,
+    seed: options.RunSeed = None,
+    threads: options.RunThreads = None,
+    weights: options.RunWeights = None,
+    search_epochs: options.SearchEpochs = None,
+    train_epochs: options.TrainEpochs = None,
+    train: options.Train = False,
+    out: options.Out = None,
+    database: options.Database = None,
+    json: options.Json = False,
+) -> None:
+    """One warmed-up supernet, many budgets: the front of accuracy over latency. Started again it goes on."""
+    given: dict[str, Any] = {name: value for name, value in ctx.params.items() if value is not None}
+    ctx.find_root().meta[options.RESUME_KEY] = "the same command"
+    config = _config({**given, "resume": False})
+    from pipeline import api
+
+    with console.ProgressView() as progress:
+        found = api.sweep(
+            config, budgets.split(","), out=out, train=train, database=database, progress=progress, say=console.say
+        )
+    if json:
+        console.show(found, as_json=True)
+        return
+    rows = [{name: point.get(name, "") for name in _POINT} for point in found["points"]]
+    console.show_table(f"{found['sweep']}", rows)
+    for point in found["points"]:
+        if "error" in point:
+            console.say(f"{point['budget']}: {point['error']}")
+    console.result_line(f"The front is drawn in {found['plot']}")
+
+
+_POINT = ("budget", "budget_ms", "predicted_ms", "measured_ms", "supernet_top1", "top1", "on_front")
 
 
 def _run(ctx: typer.Context, until: str) -> None:

@@ -81,6 +81,7 @@ def train(
     ctx: typer.Context,
     net: options.Net,
     data: options.Data,
+    recipe: options.Recipe = "short",
     epochs: options.Epochs = None,
     seed: options.Seed = 0,
     out: options.Out = None,
@@ -91,7 +92,9 @@ def train(
 
     ctx.find_root().meta[options.RESUME_KEY] = "the same command"
     with console.ProgressView() as progress:
-        found = api.train(net, data, out=out, epochs=epochs, seed=seed, progress=progress, say=console.say)
+        found = api.train(
+            net, data, out=out, recipe=recipe, epochs=epochs, seed=seed, progress=progress, say=console.say
+        )
     console.show(found, as_json=json)
 
 

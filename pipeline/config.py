@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from supernet.settings import AlgorithmName, PenaltyName, RecipeName
 from tvm_latency.opspec import WeightType
 
 _BUDGET = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(x|ms)?", re.IGNORECASE)
@@ -67,6 +68,13 @@ class RunConfig(BaseModel):
     data: str = Field(default="digits", min_length=1)
     budget: Annotated[str, AfterValidator(_budget_text)] = "0.6x"
     space: str | None = None
+    resolution: int | None = Field(default=None, ge=1, le=4096)
+    width: float = Field(default=1.0, ge=0.1, le=4.0)
+    recipe: RecipeName = "short"
+    algorithm: AlgorithmName = "gradient"
+    penalty: PenaltyName = "target"
+    max_params: float | None = Field(default=None, gt=0)
+    max_memory_kb: float | None = Field(default=None, gt=0)
     seed: int = Field(default=0, ge=0, lt=2**31)
     threads: int = Field(default=1, ge=1, le=1024)
     search_epochs: int | None = Field(default=None, ge=1)

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.calibration import load_calibration
 from pipeline.nets import Net, input_shape_of, resolve_net, space_of
 from pipeline.places import calibration_folder, default_database
-from supernet.space import preset
+from supernet.space_file import find_space
 from targets.target import Target, get_target
 from tvm_latency.cost_model import CostModel
 from tvm_latency.latency_table import LatencyTable
@@ -43,7 +43,7 @@ def predict(
     """
     found, machine = resolve_net(net), get_target(target).with_threads(threads)
     network, resolution = _operators(found, machine, weights)
-    chosen = preset(space).name if space else space_of(resolution, hint=" Name one with --space.")
+    chosen = find_space(space).name if space else space_of(resolution, hint=" Name one with --space.")
     folder = calibration_folder(database or default_database(), machine, chosen, weights)
     table, model = load_calibration(folder, machine, weights)
     table = table.completed(network.ops, model.predict)

@@ -96,7 +96,11 @@ def predicted_s(space: SearchSpace, choices: Sequence[Choice], latency: PathCost
 def _solve(objective: np.ndarray, rules: Sequence[LinearConstraint]) -> np.ndarray | None:
     """The minimum over zeros and ones; None where nothing keeps the rules."""
     found = milp(
-        objective, integrality=np.ones_like(objective), bounds=Bounds(0, 1), constraints=rules, options={"mip_rel_gap": 0}
+        objective,
+        integrality=np.ones_like(objective),
+        bounds=Bounds(0, 1),
+        constraints=rules,
+        options={"mip_rel_gap": 0},
     )
     return None if found.x is None else found.x.round()
 
@@ -110,7 +114,9 @@ def _nothing_fits(space: SearchSpace, constraints: Sequence[Constraint]) -> str:
             f"No network of space {space.name} fits {latency.limit * 1e3:.4g} ms. The fastest, "
             f"`{network}`, is predicted to take {least_ms:.4g} ms: raise the budget above that."
         )
-    least = "; ".join(f"{c.name} {c.limit:.4g}, of which {c.costs.of(c.costs.cheapest()):.4g} is the least" for c in others)
+    least = "; ".join(
+        f"{c.name} {c.limit:.4g}, of which {c.costs.of(c.costs.cheapest()):.4g} is the least" for c in others
+    )
     return (
         f"No network of space {space.name} fits {latency.limit * 1e3:.4g} ms (the fastest, `{network}`, takes "
         f"{least_ms:.4g} ms) and the other limits ({least}) together. Raise one."

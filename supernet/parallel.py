@@ -47,7 +47,8 @@ def average(tensors: Iterable[Tensor]) -> None:
         return
     flat = torch.cat([tensor.flatten() for tensor in tensors])
     dist.all_reduce(flat)
-    for tensor, mean in zip(tensors, flat.div_(ranks()).split([tensor.numel() for tensor in tensors])):
+    means = torch.split(flat.div_(ranks()), [tensor.numel() for tensor in tensors])
+    for tensor, mean in zip(tensors, means):
         tensor.copy_(mean.view_as(tensor))
 
 
@@ -82,15 +83,16 @@ class _BatchNorm(nn.BatchNorm2d):
         """The same parameters and buffers."""
         made = cls(norm.num_features, norm.eps, norm.momentum, track_running_stats=norm.track_running_stats)
         made.load_state_dict(norm.state_dict())
-        return cast(_BatchNorm, made.to(norm.weight.device).train(norm.training))
+        return made.to(norm.weight.device).train(norm.training)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised by this batch, or by the running statistics once the network is used."""
         if not self.training and self.track_running_stats:
             return super().forward(x)
         every = (0, 2, 3)
-        centre = all_reduce(x.float().mean(every)) / ranks()
-        variance = all_reduce((x.float() - centre[:, None, None]).square().mean(every)) / ranks()
+        centre = all_reduce(x.float().mean(every)) / ranks()  # type: ignore[no-untyped-call]
+        spread = (x.float() - centre[:, None, None]).square().mean(every)
+        variance = all_reduce(spread) / ranks()  # type: ignore[no-untyped-call]
         if self.training and self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
                 count = x.numel() // x.shape[1] * ranks()
@@ -98,4 +100,4 @@ class _BatchNorm(nn.BatchNorm2d):
                 self.running_var.lerp_(variance * count / max(1, count - 1), cast(float, self.momentum))
                 cast(Tensor, self.num_batches_tracked).add_(1)
         scale = self.weight * (variance + self.eps).rsqrt()
-        return (x - centre[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
+        return cast(Tensor, (x - centre[:, None, None]) * scale[:, None, None] + self.bias[:, None, None])

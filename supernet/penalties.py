@@ -95,7 +95,7 @@ class PowerPenalty(Penalty):
 
     def reward(self, accuracy: float, cost: float) -> float:
         """accuracy * (T / cost)^0.1."""
-        return accuracy * (self.limit / cost) ** REWARD_EXPONENT
+        return accuracy * float((self.limit / cost) ** REWARD_EXPONENT)
 
 
 PENALTIES: dict[str, Callable[..., Penalty]] = {

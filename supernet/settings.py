@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
 """Called with (stage, epochs done, epochs in all, figures) after each epoch."""
 
-ALGORITHM_NAMES = ("gradient", "two-path", "reinforce", "evolution", "random")
-PENALTY_NAMES = ("target", "linear", "power")
+AlgorithmName = Literal["gradient", "two-path", "reinforce", "evolution", "random"]
+PenaltyName = Literal["target", "linear", "power"]
+RecipeName = Literal["short", "paper"]
 
 
 class SettingsError(ValueError):
@@ -30,8 +31,8 @@ class SearchSettings:
     and `random` on up to `judged_images` validation images.
     """
 
-    algorithm: str = "gradient"
-    penalty: str = "target"
+    algorithm: AlgorithmName = "gradient"
+    penalty: PenaltyName = "target"
     warmup_epochs: int = 40
     epochs: int = 120
     batch_size: int = 256
@@ -59,8 +60,8 @@ class SearchSettings:
         """
         _positive(self, "epochs", "batch_size", "weight_steps_per_alpha_step", "warmup_lr", "lr", "samples")
         _positive(self, "alpha_travel", "latency_damping", "latency_travel", "generations", "judged_images")
-        _one_of(self, "algorithm", ALGORITHM_NAMES)
-        _one_of(self, "penalty", PENALTY_NAMES)
+        _one_of(self, "algorithm", get_args(AlgorithmName))
+        _one_of(self, "penalty", get_args(PenaltyName))
         if self.population < 2:
             raise SettingsError(f"SearchSettings.population must be two or more, got {self.population}.")
         if not 0.0 <= self.prune_below < 0.5:
@@ -134,7 +135,7 @@ def _short(recipe: Recipe, search_epochs: int, train_epochs: int, **search: Any)
     )
 
 
-RECIPES: dict[str, dict[str, Recipe]] = {
+RECIPES: dict[RecipeName, dict[str, Recipe]] = {
     "short": {
         "imagenet": _short(_PAPER, 45, 90),
         "cifar": _short(_PAPER_SMALL, 60, 120),
@@ -153,4 +154,13 @@ RECIPES: dict[str, dict[str, Recipe]] = {
     },
     "paper": {"imagenet": _PAPER, "cifar": _PAPER_SMALL, "digits": _PAPER_SMALL},
 }
-"""By name, then by the space preset that they suit; `short` is the default, `paper` the published one."""
+"""By name, then by what they suit: photographs, small ones, the embedded digits. `paper` is the published one."""
+
+# Images of at most so many pixels are like the digits, or like CIFAR's.
+_DIGITS_PIXELS, _CIFAR_PIXELS = 16, 64
+
+
+def recipe(name: RecipeName, resolution: int) -> Recipe:
+    """The recipe that suits images of so many pixels."""
+    kind = "digits" if resolution <= _DIGITS_PIXELS else "cifar" if resolution <= _CIFAR_PIXELS else "imagenet"
+    return RECIPES[name][kind]

@@ -130,7 +130,7 @@ class _Training:
         with seeded(settings.seed, 0, device):
             self.network = parallel.synchronised(build_network(arch, settings.dropout).to(device))
         # With its statistics of batch norm, which belong to the weights they were taken with.
-        ema = get_ema_multi_avg_fn(settings.ema)
+        ema = get_ema_multi_avg_fn(settings.ema)  # type: ignore[no-untyped-call]
         self.average = AveragedModel(self.network, multi_avg_fn=ema, use_buffers=True) if settings.ema else None
         self.optimizer = sgd(list(self.network.parameters()), settings.momentum, settings.weight_decay)
         self.history: list[dict[str, Any]] = []

@@ -110,7 +110,9 @@ class SuperNetWeights:
         count = max(1, min(self.settings.judged_images, len(self.data.validation)) // size)
         with seeded(self.settings.seed, 0, self.device) as generator:
             every = batches(self.data.validation, size, self.device, generator)
-            shares = [(parallel.share(images), parallel.share(labels)) for (images, labels), _ in zip(every, range(count))]
+            shares = [
+                (parallel.share(images), parallel.share(labels)) for (images, labels), _ in zip(every, range(count))
+            ]
         return ValidationImages(self.supernet, shares)
 
     def validation_top1(self, path: Sequence[int]) -> float:
@@ -179,7 +181,10 @@ def warm_up(
                 weights.step(batch, done, number, uniform.sample(generator), generator)
                 for number, batch in enumerate(weights.batches(generator))
             ]
-        figures = {"loss": sum(losses) / len(losses), "validation_top1": weights.validation_top1(uniform.most_probable())}
+        figures = {
+            "loss": sum(losses) / len(losses),
+            "validation_top1": weights.validation_top1(uniform.most_probable()),
+        }
         weights.history.append(
             {"warmup": True, "epoch": done + 1, "pruned": [], "probabilities": probabilities, **figures}
         )
