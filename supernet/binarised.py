@@ -75,6 +75,8 @@ class BinarisedBlock(nn.Module):
         its weights can tell one candidate from another.
         """
         blocks = [candidate for candidate in self.candidates if isinstance(candidate, MBConv)]
+        if not blocks:
+            return
         source = min(blocks, key=lambda block: (block.op.kernel, -block.op.expand))
         for block in blocks:
             for conv, source_conv in zip(reversed(_all(nn.Conv2d, block)), reversed(_all(nn.Conv2d, source))):

@@ -15,7 +15,8 @@ from supernet.architecture import Choice
 from supernet.costs import Constraint, PathCosts
 from supernet.space import SearchSpace
 
-# HiGHS keeps a constraint up to 1e-7 of its size; limits are tightened by more, so that what it finds keeps them.
+# HiGHS keeps a constraint up to 1e-7 of its size. Where it finds a network a hair over a limit, it searches again with
+# limits that are lower by more than that.
 TOLERANCE = 1e-6
 
 
@@ -55,12 +56,22 @@ def most_probable(
     probabilities: Sequence[Sequence[float]], constraints: Sequence[Constraint]
 ) -> tuple[int, ...] | None:
     """The most probable path within every limit; None where there is none."""
+    for slack in (0.0, TOLERANCE):
+        path = _most_probable(probabilities, constraints, slack)
+        if path is None or all(constraint.allows(path) for constraint in constraints):
+            return path
+    return None
+
+
+def _most_probable(
+    probabilities: Sequence[Sequence[float]], constraints: Sequence[Constraint], slack: float
+) -> tuple[int, ...] | None:
     # A probability that softmax rounded to zero still ranks below every other, and does not hide other blocks.
     log_p = np.array([math.log(max(p, sys.float_info.min)) for block in probabilities for p in block])
     costs = [np.array([cost for block in c.costs.blocks for cost in block]) for c in constraints]
     one_of_each_block = block_diag([np.ones((1, len(block))) for block in probabilities], format="csr")
     rules = [LinearConstraint(one_of_each_block, 1, 1)] + [
-        LinearConstraint(cost[None] / c.limit, ub=(1 - TOLERANCE) - c.costs.fixed / c.limit)
+        LinearConstraint(cost[None] / c.limit, ub=(1 - slack) - c.costs.fixed / c.limit)
         for cost, c in zip(costs, constraints)
     ]
     best = _solve(-log_p, rules)

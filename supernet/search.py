@@ -140,7 +140,15 @@ class _Search:
             searched = (done - self.settings.warmup_epochs) * self.weights.steps + step + 1
             if self.algorithm.interleaved and searched % every == 0:
                 self.algorithm.step(self.weights.validation_batch(generator), generator)
+                self._check_probabilities(done)
         return sum(losses) / len(losses)
+
+    def _check_probabilities(self, done: int) -> None:
+        if not all(bool(p.isfinite().all()) for p in self.algorithm.probabilities()):
+            raise SearchError(
+                f"The loss of the alphas is no number in epoch {done + 1} of the search. The usual cause is the learning "
+                f"rate ({self.settings.lr:.3g}): lower it and start the search over."
+            )
 
     def _prune(self) -> list[list[int]]:
         """Give up unlikely candidates and their weights; (block, candidate) of each."""

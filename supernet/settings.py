@@ -24,8 +24,8 @@ class SearchSettings:
     the penalty, whose paper's forms are `linear` and `power`, and for pruning.
 
     `alpha_travel` is how far Adam could move an alpha over the whole search if every step went the same way: with
-    beta1 = 0 a step is about the learning rate, so the rate is `alpha_travel / alpha steps` and a short search decides
-    as firmly as a long one. `latency_travel` scales the multiplier of each limit in the same way;
+    beta1 = 0 a step is about the learning rate, so its mean is `alpha_travel / alpha steps` (along a half cosine) and a
+    short search decides as firmly as a long one. `latency_travel` scales the multiplier of each limit in the same way;
     `latency_damping` is the weight of its quadratic term. Candidates below `prune_below` are given up after an epoch.
     `samples` networks make a step of `reinforce`; `generations` of `population` networks are evaluated by `evolution`
     and `random` on up to `judged_images` validation images.
@@ -43,8 +43,8 @@ class SearchSettings:
     label_smoothing: float = 0.1
     weight_steps_per_alpha_step: int = 5
     alpha_travel: float = 10.0
-    latency_damping: float = 3.0
-    latency_travel: float = 10.0
+    latency_damping: float = 10.0
+    latency_travel: float = 30.0
     prune_below: float = 0.01
     samples: int = 10
     population: int = 50

@@ -118,8 +118,7 @@ class SearchSpace:
         if self.resolution < total:
             raise SpaceError(
                 f"The strides of the {owner} {self.name} multiply to {total}, more than its resolution of "
-                f"{self.resolution} pixels: nothing would be left of an image. Take a resolution of {total} or more, or "
-                f"{other}."
+                f"{self.resolution} pixels: nothing would be left of an image. Take {total} pixels or more, or {other}."
             )
 
     def _check_memory(self) -> None:
@@ -142,9 +141,9 @@ class SearchSpace:
         return math.prod(len(block.candidates) for block in self.blocks)
 
     def describe(self) -> str:
-        """One line: `cifar: 21 blocks, 2.2e+17 networks, 32 pixels, 10 classes`, and the limit of activations if any."""
+        """One line: `cifar: 21 blocks, 2.2e+17 networks, 32 pixels, 10 classes`, and the limit of memory if any."""
         # Decimal, since a float ends at 1e308.
-        networks = str(self.size) if self.size < 10_000 else f"{Decimal(self.size):.2g}"
+        networks = str(self.size) if self.size < 10**6 else f"{Decimal(self.size):.2g}"
         limit = f", at most {self.max_activation_bytes} bytes of activations" if self.max_activation_bytes else ""
         return (
             f"{self.name}: {len(self.blocks)} blocks, {networks} networks, {self.resolution} pixels, "
@@ -185,16 +184,20 @@ class SearchSpace:
             raise SpaceError(f"A width multiplies channels and must be a positive number such as 0.5, got {width}.")
         base = re.sub(r"-r\d+$", "", self.name)
         of_resolution = self.name[len(base) :]
-        scaled = replace(self, max_activation_bytes=0)
         if width != 1.0:
             # Every digit counts: two widths with one name would share a calibration.
-            base, scaled = f"{base}@{repr(float(width)).removesuffix('.0')}", scaled.widened(width)
-        if resolution is not None and resolution != self.resolution:
-            of_resolution, baseline = f"-r{resolution}", replace(self.baseline, resolution=resolution)
-            scaled = replace(scaled, resolution=resolution, baseline=baseline)
+            base = f"{base}@{repr(float(width)).removesuffix('.0')}"
+        if resolution not in (None, self.resolution):
+            of_resolution = f"-r{resolution}"
+        changed = replace(self, name=base + of_resolution, max_activation_bytes=0)
+        if width != 1.0:
+            changed = changed.widened(width)
+        if resolution is not None:
+            baseline = replace(self.baseline, resolution=resolution)
+            changed = replace(changed, resolution=resolution, baseline=baseline)
         if classes is not None:
-            scaled = scaled.with_classes(classes)
-        return replace(scaled, name=base + of_resolution, max_activation_bytes=self.max_activation_bytes)
+            changed = changed.with_classes(classes)
+        return replace(changed, max_activation_bytes=self.max_activation_bytes)
 
     def widened(self, width: float) -> SearchSpace:
         """The same space with every width multiplied, rounded as MobileNetV2's are; baseline and name stay.

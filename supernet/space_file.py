@@ -91,7 +91,8 @@ def _own_name(name: str) -> str:
         )
     if not _NAME.fullmatch(name) or _FOR_TASK.fullmatch(name):
         raise SpaceError(
-            f"{name!r} cannot name a calibration; use letters, digits, `_`, `.` and `-`, with no `-r` and number at the end"
+            f"{name!r} cannot name a calibration; use letters, digits, `_`, `.` and `-`, without `-r` and a number at "
+            "the end"
         )
     return name
 
@@ -200,6 +201,6 @@ def _explain(path: Path, problem: dict[str, Any]) -> str:
     if isinstance(cause, SpaceError):
         return f"{path}: `{key}`: {cause}."
     if problem["type"] == "model_type":
-        known = ", ".join(_TABLES[key.partition("[")[0]].model_fields)
-        return f"{path}: `{key}` must be a table with {known}, got {problem['input']!r}."
+        fields = ", ".join(_TABLES[key.partition("[")[0]].model_fields)
+        return f"{path}: `{key}` must be a table with {fields}, got {problem['input']!r}."
     return f"{path}: `{key}` cannot be {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}."

@@ -30,6 +30,10 @@ class TwoPath(Learned):
     Memory of one path here too, since the second of the pair is run again in backward; work of two candidates.
     """
 
+    def moved_share(self) -> float:
+        """At first two of all candidates."""
+        return min(1.0, 2.0 / max(len(alpha) for alpha in self.alphas))
+
     def gradient(self, objective: Objective, generator: torch.Generator) -> Sequence[Tensor]:
         """Equation 4 within the pairs; zero for the others."""
         pairs = self._pairs(generator)

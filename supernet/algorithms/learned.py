@@ -13,6 +13,7 @@ from supernet import parallel
 from supernet.algorithms.interface import Objective, Ranked
 from supernet.costs import Constraint
 from supernet.distribution import PathDistribution
+from supernet.loop import cosine_lr, set_lr
 from supernet.penalties import PENALTIES
 from supernet.settings import SearchSettings
 
@@ -30,13 +31,20 @@ class Learned(ABC):
         self.distribution = PathDistribution([len(block) for block in self.constraints[0].costs.blocks])
         rates = {"damping": settings.latency_damping, "rate": settings.latency_travel / steps}
         self.penalties = [PENALTIES[settings.penalty](limit=c.limit, **rates) for c in self.constraints]
+        # The mean of a half cosine is half its height.
+        self.steps, self.taken = steps, 0
+        self.height = 2.0 * settings.alpha_travel / (steps * self.moved_share())
         # beta1 = 0: momentum would go on moving paths that are no longer sampled.
-        self.optimizer = torch.optim.Adam(self.alphas, lr=settings.alpha_travel / steps, betas=(0.0, 0.999))
+        self.optimizer = torch.optim.Adam(self.alphas, lr=self.height, betas=(0.0, 0.999))
 
     @property
     def alphas(self) -> list[torch.nn.Parameter]:
         """One vector [candidates] for each block."""
         return list(self.distribution.alphas)
+
+    def moved_share(self) -> float:
+        """In what share of the steps an alpha moves."""
+        return 1.0
 
     def sample(self, generator: torch.Generator) -> list[int]:
         """A path drawn by the probabilities."""
@@ -53,7 +61,10 @@ class Learned(ABC):
         for alpha, gradient in zip(self.alphas, gradients, strict=True):
             alpha.grad = gradient
         expected = self.expected()
+        # Smaller and smaller steps, so that the expected costs come to rest where the limits are.
+        set_lr(self.optimizer, cosine_lr(self.height, self.taken, self.steps))
         self.optimizer.step()
+        self.taken += 1
         for penalty, cost in zip(self.penalties, expected):
             penalty.update(cost)
 
@@ -93,11 +104,13 @@ class Learned(ABC):
             "distribution": self.distribution.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "multipliers": [penalty.multiplier for penalty in self.penalties],
+            "taken": self.taken,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
         self.distribution.load_state_dict(state["distribution"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.taken = state["taken"]
         for penalty, multiplier in zip(self.penalties, state["multipliers"], strict=True):
             penalty.multiplier = multiplier

@@ -64,7 +64,7 @@ def noise(images: Tensor, generator: torch.Generator) -> Tensor:
     return images + 0.1 * torch.randn(images.shape, generator=generator)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny() -> SearchSpace:
     return TINY
 
@@ -74,7 +74,7 @@ def tiny_data() -> ImageData:
     return make_tiny_data()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_latency() -> PathCosts:
     return make_tiny_latency()
 

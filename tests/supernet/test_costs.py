@@ -8,114 +8,117 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional
 
-from supernet.latency import PULL, LatencyConstraint, LatencyError, PathLatency
-from supernet.space import SearchSpace
+from supernet.costs import LATENCY, PARAMETERS, Constraint, CostError, PathCosts, parameters, weighted
+from supernet.derive import choices_of, derive, path_of, predicted_s
+from supernet.network import build_network
+from supernet.space import DIGITS, SearchSpace
 
-LATENCY = PathLatency(1.0, ((2.0, 3.0), (5.0, 0.0, 1.0)))
+COSTS = PathCosts(1.0, ((2.0, 3.0), (5.0, 0.0, 1.0)))
+PATHS = tuple(itertools.product(range(2), range(3)))
 
 
-def test_seconds_of_a_path() -> None:
-    assert LATENCY.of([1, 0]) == 9.0
-    assert LATENCY.of([0, 1]) == 3.0
+def test_cost_of_a_path() -> None:
+    assert COSTS.of([1, 0]) == 9.0
+    assert COSTS.of([0, 1]) == 3.0
+    with pytest.raises(ValueError, match="shorter"):
+        COSTS.of([0])
+
+
+def test_the_cheapest_path_of_all() -> None:
+    assert COSTS.of(COSTS.cheapest()) == min(COSTS.of(path) for path in PATHS)
+    assert COSTS.cheapest() == [0, 1]
+
+
+def test_costs_of_a_space_are_those_of_the_operators_that_its_networks_run(tiny: SearchSpace) -> None:
+    costs = PathCosts.of_space(tiny, lambda op: float(op.macs))
+    costs.check(tiny)
+    for path in itertools.product(*(range(len(block.candidates)) for block in tiny.blocks)):
+        assert costs.of(path) == tiny.architecture(choices_of(tiny, path)).macs
 
 
 def test_expectation_is_the_mean_over_all_paths() -> None:
     p = [torch.tensor([0.25, 0.75], dtype=torch.float64), torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64)]
-    paths = itertools.product(range(2), range(3))
-    mean = sum(float(p[0][i] * p[1][j]) * LATENCY.of([i, j]) for i, j in paths)
-    assert LATENCY.expected_s(p).item() == pytest.approx(mean, rel=1e-15)
+    mean = sum(float(p[0][i] * p[1][j]) * COSTS.of([i, j]) for i, j in PATHS)
+    assert COSTS.expected(p).item() == pytest.approx(mean, rel=1e-15)
 
 
 def test_gradient_of_the_expectation_by_hand() -> None:
     """With p = softmax(alpha), dE/dalpha_j = p_j (F_j - sum_k p_k F_k)."""
     alphas = [torch.tensor([0.3, -0.2], requires_grad=True), torch.tensor([0.1, 0.5, -1.0], requires_grad=True)]
     probabilities = [alpha.softmax(0) for alpha in alphas]
-    grads = torch.autograd.grad(LATENCY.expected_s(probabilities), alphas)
-    for p, seconds, grad in zip(probabilities, LATENCY.block_s, grads):
-        f = torch.tensor(seconds)
+    grads = torch.autograd.grad(COSTS.expected(probabilities), alphas)
+    for p, costs, grad in zip(probabilities, COSTS.blocks, grads):
+        f = torch.tensor(costs)
         torch.testing.assert_close(grad, (p * (f - p @ f)).detach())
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -1e-9])
-def test_a_latency_that_is_no_number_is_refused(bad: float) -> None:
-    for fixed_s, block_s in ((bad, ((1.0,),)), (1.0, ((1.0, bad),))):
-        with pytest.raises(LatencyError, match=r"must be a finite number of seconds, zero or more. Calibrate"):
-            PathLatency(fixed_s, block_s)
-
-
-def test_fixed_layers_take_time() -> None:
-    with pytest.raises(LatencyError, match="fixed layers cannot take 0 s"):
-        PathLatency(0.0, ((1.0,),))
-
-
-def test_latencies_of_another_space_are_refused(tiny: SearchSpace, tiny_latency: PathLatency) -> None:
-    tiny_latency.check(tiny)
-    with pytest.raises(
-        LatencyError, match=r"Space tiny has \[3, 2, 3\] candidates by block, the latencies are for \[3, 2\]"
-    ):
-        replace(tiny_latency, block_s=tiny_latency.block_s[:2]).check(tiny)
-
-
-@pytest.mark.parametrize("budget_s", [0.0, -1.0, math.nan, math.inf])
-def test_a_budget_that_is_none_is_refused(budget_s: float) -> None:
-    with pytest.raises(LatencyError, match="budget must be a positive number of seconds, got"):
-        LatencyConstraint(budget_s, damping=1.0, rate=1.0)
-
-
 @given(
-    budget_s=st.floats(1e-6, 1.0),
-    scale_s=st.floats(1e-6, 1.0),
-    multiplier=st.floats(0.0, 1e4),
-    alpha=st.lists(st.floats(-50.0, 50.0), min_size=3, max_size=3),
+    fixed=st.floats(1e-7, 1.0),
+    rows=st.tuples(*(st.tuples(*[st.floats(0.0, 1.0)] * count) for count in (3, 2, 3))),
+    path=st.tuples(st.integers(0, 2), st.integers(0, 1), st.integers(0, 2)),
 )
-def test_penalty_and_gradient_are_finite_from_a_microsecond_to_a_second(
-    budget_s: float, scale_s: float, multiplier: float, alpha: list[float]
+def test_one_hot_probabilities_expect_the_cost_of_the_derived_network(
+    tiny: SearchSpace, fixed: float, rows: tuple[tuple[float, ...], ...], path: tuple[int, ...]
 ) -> None:
-    latency = PathLatency(scale_s, ((scale_s, 3 * scale_s, 0.0),))
-    alphas = torch.tensor(alpha, requires_grad=True)
-    constraint = LatencyConstraint(budget_s, damping=1.0, rate=0.1, multiplier=multiplier)
-    expected_s = latency.expected_s([alphas.softmax(0)])
-    (grad,) = torch.autograd.grad(constraint.penalty(expected_s), alphas)
-    constraint.update(expected_s.item())
-    assert torch.isfinite(grad).all()
-    assert math.isfinite(constraint.multiplier)
-    assert constraint.multiplier >= 0.0
+    """To the last bit: zeros add nothing, and both sums go from the first block to the last."""
+    costs = PathCosts(fixed, rows)
+    one_hot = [functional.one_hot(torch.tensor(k), len(row)).double() for k, row in zip(path, rows)]
+    choices = derive(tiny, [p.tolist() for p in one_hot], [Constraint(LATENCY, costs, 5.0)])
+    assert path_of(tiny, choices) == path
+    assert costs.expected(one_hot).item() == costs.of(path) == predicted_s(tiny, choices, costs)
 
 
-@pytest.mark.parametrize("multiplier", [0.0, 0.3])
-@pytest.mark.parametrize("ratio", [0.2, 0.9, 1.1, 5.0])
-def test_gradient_of_the_penalty_by_hand(multiplier: float, ratio: float) -> None:
-    expected_s = torch.tensor(2e-4 * ratio, dtype=torch.float64, requires_grad=True)
-    constraint = LatencyConstraint(2e-4, damping=0.5, rate=0.1, multiplier=multiplier)
-    (grad,) = torch.autograd.grad(constraint.penalty(expected_s), expected_s)
-    by_hand = (PULL + max(0.0, multiplier + 0.5 * math.log(ratio))) / expected_s.item()
-    assert grad.item() == pytest.approx(by_hand, rel=1e-12)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -1e-9])
+def test_a_cost_that_is_no_number_is_refused(bad: float) -> None:
+    for fixed, blocks in ((bad, ((1.0,),)), (1.0, ((1.0, bad),))):
+        with pytest.raises(CostError, match=r"must be a finite number, zero or more\. Calibrate the target again"):
+            PathCosts(fixed, blocks)
 
 
-def test_under_the_budget_the_multiplier_falls_to_zero_and_only_the_pull_is_left() -> None:
-    constraint = LatencyConstraint(1e-3, damping=1.0, rate=0.5, multiplier=0.2)
-    for _ in range(3):
-        constraint.update(5e-4)
-    assert constraint.multiplier == 0.0
-    expected_s = torch.tensor(5e-4, dtype=torch.float64, requires_grad=True)
-    (grad,) = torch.autograd.grad(constraint.penalty(expected_s), expected_s)
-    assert grad.item() == pytest.approx(PULL / 5e-4, rel=1e-12)
+def test_fixed_layers_cost_something() -> None:
+    with pytest.raises(CostError, match=r"fixed layers cannot cost nothing\. Calibrate the target again"):
+        PathCosts(0.0, ((1.0,),))
 
 
-@pytest.mark.parametrize("unit_s", [1e-6, 1e-3, 1.0])
-def test_the_constraint_drives_the_expectation_to_the_budget_against_a_loss_that_wants_the_slow_one(
-    unit_s: float,
-) -> None:
-    """Minimising -p_slow under E <= T ends at E = T, whatever the unit of time."""
-    latency = PathLatency(unit_s, ((1.0 * unit_s, 4.0 * unit_s),))
-    alpha = torch.zeros(2, requires_grad=True)
-    optimizer = torch.optim.Adam([alpha], lr=0.02, betas=(0.0, 0.999))
-    constraint = LatencyConstraint(3.0 * unit_s, damping=3.0, rate=0.02)
-    for _ in range(500):
-        p = alpha.softmax(0)
-        expected_s = latency.expected_s([p])
-        alpha.grad = torch.autograd.grad(-p[1] + constraint.penalty(expected_s), alpha)[0]
-        optimizer.step()
-        constraint.update(expected_s.item())
-    assert latency.expected_s([alpha.softmax(0)]).item() == pytest.approx(3.0 * unit_s, rel=0.02)
+def test_costs_of_another_space_are_refused(tiny: SearchSpace, tiny_latency: PathCosts) -> None:
+    tiny_latency.check(tiny)
+    with pytest.raises(CostError, match=r"Space tiny has \[3, 2, 3\] candidates by block, the costs are for \[3, 2\]"):
+        replace(tiny_latency, blocks=tiny_latency.blocks[:2]).check(tiny)
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0, math.nan, math.inf])
+def test_a_limit_that_is_none_is_refused(limit: float) -> None:
+    with pytest.raises(CostError, match=f"A limit of latency must be a positive number, got {limit}"):
+        Constraint(LATENCY, COSTS, limit)
+
+
+def test_a_limit_is_kept_where_it_is_met() -> None:
+    constraint = Constraint(LATENCY, COSTS, 6.0)
+    assert [constraint.allows(path) for path in PATHS] == [COSTS.of(path) <= 6.0 for path in PATHS]
+    assert Constraint(LATENCY, COSTS, 9.0).allows([1, 0]), "at the limit"
+
+
+@pytest.mark.parametrize("space", ["tiny", "digits"])
+def test_parameters_are_those_of_the_built_network(space: str, tiny: SearchSpace) -> None:
+    found = {"tiny": tiny, "digits": DIGITS}[space]
+    constraint = parameters(found, 1e6)
+    assert (constraint.name, constraint.limit) == (PARAMETERS, 1e6)
+    for path in (constraint.costs.cheapest(), [0] * len(found.blocks), [len(b.candidates) - 1 for b in found.blocks]):
+        network = build_network(found.architecture(choices_of(found, path)))
+        assert constraint.costs.of(path) == sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+def test_weighted_limits_are_a_mean_of_shares() -> None:
+    other = PathCosts(10.0, ((0.0, 100.0), (50.0, 0.0, 70.0)))
+    both = weighted([Constraint("a", COSTS, 6.0), Constraint("b", other, 80.0)], [3.0, 1.0])
+    assert (both.name, both.limit) == ("a and b", 1.0)
+    for path in PATHS:
+        share = 0.75 * COSTS.of(path) / 6.0 + 0.25 * other.of(path) / 80.0
+        # Four products and three sums, each rounded once.
+        assert both.costs.of(path) == pytest.approx(share, rel=8 * 2.0**-53)
+        assert both.allows(path) == (share <= 1.0)
+    assert len({both.allows(path) for path in PATHS}) == 2, "the limit binds for some"
+    alone = weighted([Constraint("a", COSTS, 6.0)], [0.2])
+    assert [alone.costs.of(path) for path in PATHS] == pytest.approx([COSTS.of(path) / 6.0 for path in PATHS])
