@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pipeline import ranks
 from pipeline.artefacts import bench, compile, report, silent, targets  # noqa: A004
 from pipeline.calibration import (
     ACCURACY_PLOT,
@@ -25,10 +26,11 @@ from pipeline.nets import resolve_net
 from pipeline.places import RUNS, calibration_folder, default_database
 from pipeline.portable import check_export, export_calibration, import_calibration
 from pipeline.prediction import predict
-from pipeline.run_folder import Run, claim_folder, default_folder
+from pipeline.run_folder import Run, claim_folder, default_folder, restarted
 from pipeline.shipping import train_settings
-from pipeline.stages import perform
+from pipeline.stages import follow, perform
 from pipeline.sweep import sweep
+from supernet import parallel
 from supernet import train as training
 from supernet.data import load_data
 from supernet.export import export_onnx
@@ -58,15 +60,25 @@ def run(
     """From data to a verified artefact: the content of summary.json and, as `run`, the run's folder.
 
     until: the last stage to perform; `derive` stops when the architecture is found; the result is that stage's.
+    Under torchrun the result of every rank but the first is empty.
 
     Raises:
         Every error of `pipeline.errors.EXIT_CODES`, each with a sentence for the user.
     """
-    folder = out or default_folder(config, RUNS, resume=resume)
+    parallel.join()
+    database = database or default_database()
+    if parallel.rank() > 0:
+        follow(lambda folder: RunContext(config, folder, database, silent, lambda sentence: None))
+        return {}
+    folder = out or default_folder(config, RUNS, resume=resume or restarted())
+    resume = resume or (restarted() and (folder / "config.json").exists())
     require_free_space(folder)
+    parallel.send_text(str(folder))
     with Run(folder, config, resume=resume, say=say) as opened:
-        context = RunContext(config, folder, database or default_database(), progress, say)
-        return {"run": str(folder), **perform(opened, context, until)[until]}
+        context = RunContext(config, folder, database, progress, say)
+        found = perform(opened, context, until)[until]
+    ranks.dismiss()
+    return {"run": str(folder), **found}
 
 
 def search(
@@ -80,7 +92,7 @@ def search(
 ) -> dict[str, Any]:
     """`run` up to the derived network: its text, its latencies, and as `file` the architecture.json."""
     found = run(config, out=out, resume=resume, until="derive", database=database, progress=progress, say=say)
-    return {**found, "file": str(Path(found["run"]) / "derive" / "architecture.json")}
+    return {} if not found else {**found, "file": str(Path(found["run"]) / "derive" / "architecture.json")}
 
 
 def calibrate(

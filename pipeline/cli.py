@@ -12,7 +12,7 @@ from pipeline import commands, console, options
 from pipeline.config import ConfigError, RunConfig, make_config
 from pipeline.errors import ExitCode, exit_code, expected_errors, sentence
 from pipeline.places import RUNS
-from pipeline.run_folder import default_folder, stored_config
+from pipeline.run_folder import default_folder, restarted, stored_config
 
 
 class _Commands(TyperGroup):
@@ -150,7 +150,7 @@ def _run(ctx: typer.Context, until: str) -> None:
     given: dict[str, Any] = {name: value for name, value in ctx.params.items() if value is not None}
     resume = given["resume"]
     config = _config(given)
-    folder = given.get("out") or default_folder(config, RUNS, resume=resume)
+    folder = given.get("out") or default_folder(config, RUNS, resume=resume or restarted())
     database = given.get("database")
     again = ["netlathe", str(ctx.info_name), "--resume", "--out", str(folder)]
     ctx.find_root().meta[options.RESUME_KEY] = shlex.join(again + (["--database", str(database)] if database else []))
@@ -161,7 +161,8 @@ def _run(ctx: typer.Context, until: str) -> None:
         arguments = {"out": folder, "resume": resume, "database": database}
         work = api.run if until == "report" else api.search
         found = work(config, **arguments, progress=progress, say=console.say)
-    console.show(found, as_json=given["json"])
+    if found:
+        console.show(found, as_json=given["json"])
 
 
 def _config(given: dict[str, Any]) -> RunConfig:

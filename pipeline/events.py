@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
+from supernet import parallel
 from supernet.settings import Progress
 
 
@@ -15,6 +16,9 @@ def with_events(progress: Progress, folder: Path) -> Progress:
     Each call writes and closes a file of its own, so that a process that is killed leaves none half written, and a
     resumed search goes on in the same curves.
     """
+
+    if parallel.rank() > 0:
+        return progress
 
     def call(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
         with SummaryWriter(str(folder), filename_suffix=f".{stage}-{done}") as writer:

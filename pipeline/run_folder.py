@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import itertools
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -181,6 +182,11 @@ def default_folder(config: RunConfig, root: Path, *, resume: bool) -> Path:
     if resume and taken:
         return taken[-1]
     return root / (config.name if not taken else f"{config.name}-{len(taken) + 1}")
+
+
+def restarted() -> bool:
+    """Whether torchrun has started this process again after one died: what was begun is then gone on with."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def claim_folder(folder: Path, owner: str) -> None:

@@ -7,7 +7,9 @@ statistics over all shares. torch's own SyncBatchNorm is for GPUs only.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import TypeVar, cast
 
 import torch
@@ -18,6 +20,17 @@ from torch.distributed.nn.functional import all_reduce
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
+# Other ranks wait for rank 0, however long what it does alone takes.
+PATIENCE = timedelta(days=2)
+
+
+def join() -> None:
+    """Make the process group that torchrun has prepared, once; nothing without torchrun."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, timeout=PATIENCE)
+
+
 def ranks() -> int:
     """How many processes share the work."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
@@ -26,6 +39,30 @@ def ranks() -> int:
 def rank() -> int:
     """Which of them this is; 0 writes files."""
     return dist.get_rank() if ranks() > 1 else 0
+
+
+def local_device() -> torch.device:
+    """Where this process computes: the GPU of its local rank where there is one, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def send_text(text: str) -> None:
+    """To every other rank, which calls `receive_text`; called by rank 0. Nothing is pickled."""
+    if ranks() > 1:
+        content = torch.tensor(list(text.encode()), dtype=torch.uint8)
+        dist.broadcast(torch.tensor(len(content)), 0)
+        dist.broadcast(content, 0)
+
+
+def receive_text() -> str:
+    """What rank 0 sends."""
+    length = torch.tensor(0)
+    dist.broadcast(length, 0)
+    content = torch.empty(int(length), dtype=torch.uint8)
+    dist.broadcast(content, 0)
+    return bytes(content.tolist()).decode()
 
 
 def share(batch: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from supernet import parallel
 from supernet.algorithms import ALGORITHMS
 from supernet.algorithms.interface import Ranked
 from supernet.augment import augmentation
@@ -51,7 +52,7 @@ def search(
     *,
     warmup: Path | None = None,
     augment: Augmentation | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     notice: Notice = log_notice,
     clock: Callable[[], float] = time.perf_counter,
 ) -> SearchResult:
@@ -75,7 +76,7 @@ def search(
     for constraint in constraints:
         constraint.costs.check(space)
     augment = augment or augmentation(data.name, data.resolution)
-    weights = SuperNetWeights(space, data, settings, augment, torch.device(device))
+    weights = SuperNetWeights(space, data, settings, augment, torch.device(device) if device else parallel.local_device())
     run = _Search(weights, constraints)
     owner = {
         "space": repr(space),

@@ -60,7 +60,7 @@ def train(
     progress: Progress,
     *,
     augment: Augmentation | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     notice: Notice = log_notice,
     clock: Callable[[], float] = time.perf_counter,
 ) -> TrainResult:
@@ -75,7 +75,7 @@ def train(
         CheckpointError: the checkpoint belongs to another training.
     """
     augment = augment or augmentation(data.name, data.resolution)
-    run = _Training(arch, data, settings, augment, torch.device(device))
+    run = _Training(arch, data, settings, augment, torch.device(device) if device else parallel.local_device())
     owner = {
         "architecture": arch.text,
         "data": data.digest,
