@@ -18,7 +18,7 @@ FEATURES = 3
 # What a candidate is worth by itself is this far from the next one of its block.
 SPACING = 0.5
 # How much it depends on each neighbour: pairs have a standard deviation of sqrt(FEATURES) times this.
-INTERACTION = 0.1
+INTERACTION = 0.05
 
 
 class KnownLosses:
@@ -86,11 +86,20 @@ class KnownLosses:
 
     def best(self, limit: float) -> tuple[tuple[int, ...], float]:
         """The path of the least loss within the limit, and its loss, by looking at all."""
+        paths, _ = self._table
+        losses = self._losses_within(limit)
+        return tuple(paths[losses.argmin()].tolist()), losses.min().item()
+
+    def quantile(self, limit: float, share: float) -> float:
+        """The loss that so many of the networks within the limit do not exceed."""
+        losses = self._losses_within(limit)
+        return losses[losses.isfinite()].quantile(share).item()
+
+    def _losses_within(self, limit: float) -> Tensor:
         paths, losses = self._table
         costs = torch.tensor(self.costs.blocks, dtype=torch.float64)
         spent = self.costs.fixed + costs[torch.arange(self.shape[0]), paths].sum(1)
-        losses = losses.masked_fill(spent > limit, torch.inf)
-        return tuple(paths[losses.argmin()].tolist()), losses.min().item()
+        return losses.masked_fill(spent > limit, torch.inf)
 
     def within(self, limit: float) -> list[Constraint]:
         return [Constraint(LATENCY, self.costs, limit)]
