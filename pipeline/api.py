@@ -16,6 +16,7 @@ from pipeline.calibration import (
     disturbance,
     load_calibration,
     save_calibration,
+    space_options,
 )
 from pipeline.config import ConfigError, RunConfig
 from pipeline.context import RunContext
@@ -99,6 +100,8 @@ def calibrate(
     target: str = "x86",
     space: str = "imagenet",
     *,
+    resolution: int | None = None,
+    width: float = 1.0,
     threads: int = 1,
     weights: WeightType = "float32",
     source: str | None = None,
@@ -111,6 +114,7 @@ def calibrate(
 ) -> dict[str, Any]:
     """Measure a space on a target, fit the cost model, and judge it by blocks and networks it has not seen.
 
+    space, resolution, width: a preset or a .toml file, and what of it is different, as for `run`.
     source: a target whose calibration of the space is transferred: `measurements` networks (50 unless given) are
     measured, and no operators.
     export: a file to write the calibration to, beside the folder where commands look for it.
@@ -123,7 +127,8 @@ def calibrate(
         PortableError, ProxylessYamlError: a file to import that is none for this target, space and weights.
     """
     database = database or default_database()
-    machine, chosen = get_target(target).with_threads(threads), find_space(space)
+    machine = get_target(target).with_threads(threads)
+    chosen = find_space(space).for_task(resolution=resolution, width=width)
     folder = calibration_folder(database, machine, chosen.name, weights)
     kind = {"target": target, "space": chosen.name, "weights": weights}
     if source is None and measurements is not None:
@@ -135,7 +140,8 @@ def calibrate(
         return {**kind, "imported": str(imported), "left_out": list(left_out), "folder": str(folder)}
     if export is not None:
         check_export(export, weights)
-    there = None if source is None else _source(source, machine, folder, database, chosen.name, weights)
+    asked = space_options(space, resolution, width)
+    there = None if source is None else _source(source, machine, folder, database, weights, asked)
     plan = FULL if there is None else transfer_plan(measurements or TRANSFERRED)
     with closing(MeasurementDatabase(database)) as rows:
         if rows.recovered:
@@ -158,8 +164,8 @@ def calibrate(
     }
 
 
-def _source(source: str, machine: Target, folder: Path, database: Path, space: str, weights: WeightType) -> Fitted:
-    """The calibration that is transferred to a machine whose own is in `folder`.
+def _source(source: str, machine: Target, folder: Path, database: Path, weights: WeightType, asked: str) -> Fitted:
+    """The calibration that is transferred to a machine whose own is in `folder`; asked: see `load_calibration`.
 
     Raises:
         ConfigError: it has measured operators itself.
@@ -177,7 +183,8 @@ def _source(source: str, machine: Target, folder: Path, database: Path, space: s
             f"{machine.name} was calibrated with measured operators already, which is better than what --from "
             f"finds. Remove {folder} to do it all the same."
         )
-    return Fitted(*load_calibration(calibration_folder(database, other, space, weights), other, weights))
+    there = calibration_folder(database, other, folder.name, weights)
+    return Fitted(*load_calibration(there, other, weights, asked))
 
 
 def train(

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
+from shlex import quote
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -199,15 +200,26 @@ def save_calibration(found: SpaceCalibration, folder: Path) -> None:
     write_json(folder / VERSIONS, {"versions": list(code_versions())})
 
 
-def load_calibration(folder: Path, target: Target, weights: WeightType = "float32") -> tuple[LatencyTable, CostModel]:
+def space_options(space: str, resolution: int | None = None, width: float = 1.0) -> str:
+    """What names a space on the command line: `--space cifar --resolution 48 --width 0.5`."""
+    of_task = {"resolution": resolution, "width": None if width == 1.0 else width}
+    return " ".join([f"--space {quote(space)}", *(f"--{k} {v:g}" for k, v in of_task.items() if v is not None)])
+
+
+def load_calibration(
+    folder: Path, target: Target, weights: WeightType = "float32", asked: str = ""
+) -> tuple[LatencyTable, CostModel]:
     """What `save_calibration` wrote for weights that are stored so.
+
+    asked: the `space_options` that name the space, for a message that says what to type; a preset's unless given.
 
     Raises:
         MeasureError: nothing was calibrated for this target, or on another machine, or with other versions.
         LatencyTableError, CostModelError: a file is damaged.
     """
     options = "" if weights == "float32" else f" --weights {weights}"
-    command = f"`netlathe calibrate --target {target.name} --space {folder.name} --threads {target.threads}{options}`"
+    asked = asked or space_options(folder.name)
+    command = f"`netlathe calibrate --target {target.name} {asked} --threads {target.threads}{options}`"
     saved = read_json(folder / VERSIONS) if (folder / VERSIONS).exists() else None
     if saved is None:
         raise MeasureError(

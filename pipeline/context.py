@@ -96,10 +96,13 @@ class RunContext:
     @cached_property
     def constraints(self) -> tuple[Constraint, ...]:
         """What a network has to keep: the latency first, whose limit is the budget."""
-        limits = [Constraint(LATENCY, self.latency, self.results["baseline"]["budget_s"])]
-        if self.config.max_params is not None:
-            limits.append(parameters(self.space, self.config.max_params))
-        return tuple(limits)
+        return (Constraint(LATENCY, self.latency, self.results["baseline"]["budget_s"]), *self.other_limits)
+
+    @cached_property
+    def other_limits(self) -> tuple[Constraint, ...]:
+        """What a network has to keep beside the budget."""
+        limit = self.config.max_params
+        return () if limit is None else (parameters(self.space, limit),)
 
     @cached_property
     def winner(self) -> Architecture:

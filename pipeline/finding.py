@@ -22,7 +22,7 @@ from supernet.architecture import Architecture
 from supernet.settings import SearchSettings, recipe
 from supernet.sources import DIGITS, open_source
 from supernet.space import SearchSpace
-from supernet.space_file import find_space
+from supernet.space_file import SUFFIX, find_space
 from tvm_latency.database import MeasurementDatabase
 from tvm_latency.opspec import stored_as
 from tvm_latency.schedules import SCHEDULE_VERSION
@@ -40,8 +40,8 @@ def setup(context: RunContext, folder: Path) -> Result:
     config, target = context.config, context.target
     source = config.space or suitable_space(config.data)
     find_space(source)
-    if (file := Path(source)).is_file():
-        write_atomically(folder / file.name, file.read_bytes())
+    if source.endswith(SUFFIX):
+        write_atomically(folder / Path(source).name, Path(source).read_bytes())
     context.results["setup"] = {"space_source": source}
     space, data = context.given_space, context.data
     context.say(space.describe())
@@ -111,11 +111,11 @@ def baseline(context: RunContext, folder: Path) -> Result:
 
     Raises:
         MeasureError: it could not be run.
-        BudgetError: not even the fastest network of the space keeps the budget.
+        BudgetError: no network of the space keeps the budget and the other limits.
     """
     net = context.space.baseline
     measured_s = measure.measure_networks({net.name: net}, context.target, context.config.weights)[net.name]
-    check_possible(context.space, context.latency, partial(_measured, context))
+    check_possible(context.space, context.latency, partial(_measured, context), context.other_limits)
     return {
         "net": net.name,
         "architecture": net.text,

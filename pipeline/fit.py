@@ -8,7 +8,7 @@ from functools import partial
 
 from supernet.algorithms.interface import Ranked
 from supernet.architecture import Architecture, Choice
-from supernet.costs import Constraint, PathCosts
+from supernet.costs import LATENCY, Constraint, PathCosts
 from supernet.derive import BudgetError, derive, fastest, path_of, predicted_s
 from supernet.space import SearchSpace
 
@@ -38,15 +38,22 @@ class Attempt:
         return self.measured_s <= (1 - MARGIN) * self.budget_s
 
 
-def check_possible(space: SearchSpace, latency: PathCosts, measure: Measure) -> None:
-    """Refuse a budget that not even the fastest network of the space keeps, before anything is searched for.
+def check_possible(space: SearchSpace, latency: PathCosts, measure: Measure, others: Sequence[Constraint] = ()) -> None:
+    """Refuse limits that no network of the space keeps, before anything is searched for.
+
+    The budget is refused if the fastest network, measured, is over it; with `others` also if no network is predicted
+    to be within all limits.
 
     Raises:
-        BudgetError: the message has that network and its measured latency.
+        BudgetError: the message has that network and its latency, or the least of each limit.
     """
-    attempt = _attempt(space, latency, measure, fastest(space, latency))
+    choices = fastest(space, latency)
+    attempt = _attempt(space, latency, measure, choices)
     if not attempt.fits:
         raise BudgetError(_nothing_fits(space, attempt))
+    if not all(other.allows(path_of(space, choices)) for other in others):
+        uniform = [[1 / len(block.candidates)] * len(block.candidates) for block in space.blocks]
+        derive(space, uniform, [Constraint(LATENCY, latency, (1 - MARGIN) * attempt.budget_s), *others])
 
 
 def derive_within(

@@ -59,7 +59,7 @@ RunSpace = Annotated[
 ]
 RunRecipe = Annotated[RecipeName | None, typer.Option("--recipe", help="As for `train`. [default: short]")]
 Resolution = Annotated[int | None, typer.Option(min=1, help="Pixels of the images. [default: the space's]")]
-Width = Annotated[float | None, typer.Option(help="Multiplier of the space's channels. [default: 1]")]
+Width = Annotated[float | None, typer.Option(min=0.1, max=4.0, help="Multiplier of the space's channels. [default: 1]")]
 Algorithm = Annotated[AlgorithmName | None, typer.Option(help="How to search. [default: gradient]")]
 Penalty = Annotated[PenaltyName | None, typer.Option(help="How the budget enters the loss. [default: target]")]
 MaxParams = Annotated[float | None, typer.Option(help="At most so many parameters.")]

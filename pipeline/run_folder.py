@@ -20,8 +20,9 @@ from pipeline.files import read_json, sha256, write_atomically, write_json
 FORMAT = "netlathe-run/1"
 RESULT = "result.json"
 
-# A checkpoint is only read by the stage that wrote it, so a finished stage does not depend on it.
-CHECKPOINT = ".checkpoint"
+# A checkpoint is only read by the stage that wrote it, so a finished stage does not depend on it; on the event files
+# that TensorBoard reads nothing does.
+CHECKPOINT, EVENTS = ".checkpoint", "tfevents"
 
 Say = Callable[[str], None]
 
@@ -136,8 +137,9 @@ class Run:
         return None
 
     def _hashes(self, folder: Path) -> dict[str, str]:
-        files = sorted(path for path in folder.rglob("*") if path.is_file() and CHECKPOINT not in path.name)
-        return {str(path.relative_to(self.folder)): sha256(path) for path in files}
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        counted = (path for path in files if CHECKPOINT not in path.name and EVENTS not in path.name)
+        return {str(path.relative_to(self.folder)): sha256(path) for path in counted}
 
     def _record(self, stage: str, entry: dict[str, Any]) -> None:
         self._stages[stage] = entry

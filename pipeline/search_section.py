@@ -5,30 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from plotly.graph_objects import Figure
-
 from pipeline import figures
 from supernet.architecture import Architecture
 
-TEXT = (
+LEARNT = (
     "Expected latency over the budget, and how undecided the search was (mean entropy of a block's candidates), over "
-    "the epochs. Below that the probability of each candidate, block by block: {how} What is less likely than a "
-    "threshold is given up with its weights; the table says when, and by how much each choice was ahead of the next at "
-    "the end."
+    "the epochs. Below that the probability of each candidate, block by block: the derived network is the most "
+    "probable one that fits the budget. What is less likely than a threshold is given up with its weights; the table "
+    "says when, and by how much each choice was ahead of the next at the end."
 )
-BY_PROBABILITY = "the derived network is the most probable one that fits the budget."
-BY_RANKING = (
-    "here the share among the best networks that were evaluated; the derived network is the best of all that fit."
+RANKED = (
+    "{count} networks were evaluated after the weights had learnt; the derived network is the best of those that fit "
+    "the budget. Shown are shares among the best: latency over the budget and mean entropy by them, over epochs and "
+    "generations; below that the share of each candidate, block by block. The table says by how much each choice "
+    "was ahead of the next at the end."
 )
 
 
 def text(search: Mapping[str, Any]) -> str:
     """What the section says."""
-    return TEXT.format(how=BY_RANKING if search["ranking"] else BY_PROBABILITY)
+    return RANKED.format(count=len(search["ranking"])) if search["ranking"] else LEARNT
 
 
-def shown(search: Mapping[str, Any]) -> list[Figure]:
-    """Its figures."""
+def shown(search: Mapping[str, Any]) -> list[Any]:
+    """Its figures, of Plotly."""
     history = search["history"]
     searched = [row for row in history if not row["warmup"]]
     return [

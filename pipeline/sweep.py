@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.artefacts import silent
 from pipeline.config import ConfigError, RunConfig, make_config
 from pipeline.context import RunContext
 from pipeline.disk import require_free_space
@@ -15,6 +16,7 @@ from pipeline.places import RUNS, default_database
 from pipeline.run_folder import Run, claim_folder
 from pipeline.stages import perform
 from supernet.derive import BudgetError
+from supernet.sampling import SamplingError
 from supernet.settings import Progress
 
 FRONT, PLOT, WARMUP = "front.json", "front.html", "warmup.checkpoint"
@@ -27,8 +29,8 @@ def sweep(
     out: Path | None = None,
     train: bool = False,
     database: Path | None = None,
-    progress: Progress,
-    say: Callable[[str], None],
+    progress: Progress = silent,
+    say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """One run for each budget, in a folder of its own in `out`: the content of front.json.
 
@@ -44,7 +46,7 @@ def sweep(
     chosen = list(dict.fromkeys(make_config(**{**config.model_dump(), "budget": b}).budget for b in budgets))
     if not chosen:
         raise ConfigError("A sweep needs budgets: `--budgets 0.4x,0.6x,0.8x`.")
-    folder = out or RUNS / f"sweep-{config.name.replace(f'-{config.budget}', '')}"
+    folder = out or RUNS / f"sweep-{config.family}"
     require_free_space(folder)
     claim_folder(folder, "sweep")
     points: list[dict[str, Any]] = []
@@ -66,7 +68,7 @@ def _point(
         with Run(place, config, resume=(place / "config.json").exists(), say=say) as opened:
             context = RunContext(config, place, database, progress, say, warmup=folder / WARMUP)
             results = perform(opened, context, "compile" if train else "derive")
-    except BudgetError as error:
+    except (BudgetError, SamplingError) as error:
         return {**row, "error": str(error)}
     derived, searched = results["derive"], results["search"]
     last = next(epoch for epoch in reversed(searched["history"]) if not epoch["warmup"])

@@ -1,4 +1,4 @@
-"""What paths cost: seconds on a target, parameters, bytes of activations; and the limits a search has to keep. No torch.
+"""What paths cost: seconds on a target, parameters, bytes of activations; and limits that a search keeps. No torch.
 
 A cost is a sum over blocks, so its expectation is one too (arXiv 1812.00332, equation 6). Bytes of activations are not:
 the largest operator decides. Their limit forbids candidates instead (`within_memory`).

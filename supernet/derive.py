@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -81,7 +82,7 @@ def _most_probable(
     cheapest = _solve(costs[0] / constraints[0].limit, [*rules, likely])
     chosen = best if cheapest is None else cheapest
     starts = np.cumsum([0, *(len(block) for block in probabilities)])
-    return tuple(int(chosen[start:end].argmax()) for start, end in zip(starts, starts[1:]))
+    return tuple(int(chosen[start:end].argmax()) for start, end in pairwise(starts))
 
 
 def fastest(space: SearchSpace, costs: PathCosts) -> tuple[Choice, ...]:

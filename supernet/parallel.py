@@ -119,16 +119,18 @@ class _BatchNorm(nn.BatchNorm2d):
     def like(cls, norm: nn.BatchNorm2d) -> _BatchNorm:
         """The same parameters and buffers."""
         made = cls(norm.num_features, norm.eps, norm.momentum, track_running_stats=norm.track_running_stats)
-        made.load_state_dict(norm.state_dict())
-        return made.to(norm.weight.device).train(norm.training)
+        made.to(norm.weight.device, norm.weight.dtype).load_state_dict(norm.state_dict())
+        return made.train(norm.training)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised by this batch, or by the running statistics once the network is used."""
         if not self.training and self.track_running_stats:
             return super().forward(x)
         every = (0, 2, 3)
-        centre = all_reduce(x.float().mean(every)) / ranks()  # type: ignore[no-untyped-call]
-        spread = (x.float() - centre[:, None, None]).square().mean(every)
+        # bfloat16 has too few digits for a mean.
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        centre = all_reduce(wide.mean(every)) / ranks()  # type: ignore[no-untyped-call]
+        spread = (wide - centre[:, None, None]).square().mean(every)
         variance = all_reduce(spread) / ranks()  # type: ignore[no-untyped-call]
         if self.training and self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():

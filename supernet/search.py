@@ -147,8 +147,8 @@ class _Search:
     def _check_probabilities(self, done: int) -> None:
         if not all(bool(p.isfinite().all()) for p in self.algorithm.probabilities()):
             raise SearchError(
-                f"The loss of the alphas is no number in epoch {done + 1} of the search. The usual cause is the learning "
-                f"rate ({self.settings.lr:.3g}): lower it and start the search over."
+                f"The loss of the alphas is no number in epoch {done + 1} of the search. The usual cause is the "
+                f"learning rate ({self.settings.lr:.3g}): lower it and start the search over."
             )
 
     def _prune(self) -> list[list[int]]:

@@ -21,7 +21,8 @@ class Reinforce(Learned):
     """The gradient of the expected reward by its score function, (R - baseline) * d log p(path).
 
     The baseline is a moving average of the rewards before this step, so it depends on none of the step's own draws and
-    biases nothing. Expected costs have an exact gradient, which no sampling could better.
+    biases nothing. The first step has none yet and takes the mean of its own n rewards, which makes its expectation
+    shorter by 1 / n and leaves its direction. Expected costs have an exact gradient, which no sampling could better.
     """
 
     def __init__(self, constraints: Sequence[Constraint], settings: SearchSettings, steps: int) -> None:

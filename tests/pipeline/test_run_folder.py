@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -107,6 +108,18 @@ def test_a_damaged_manifest_is_moved_aside(folder: Path) -> None:
     assert "manifest.json is damaged; it was moved to" in said[0]
     assert "it is not in the manifest" in said[1]
     assert (folder / "superseded" / "manifest.json-1").read_text() == "{"
+
+
+def test_a_stage_does_not_depend_on_its_event_files(folder: Path) -> None:
+    def work(place: Path) -> dict[str, Any]:
+        (place / "events").mkdir()
+        (place / "events" / "events.out.tfevents.1.host.search-00001").touch()
+        return {}
+
+    for resume in (False, True):
+        with Run(folder, RunConfig(), resume=resume, say=pytest.fail) as run:
+            run.perform("search", (), work)
+        shutil.rmtree(folder / "search" / "events", ignore_errors=True)
 
 
 def test_another_run_is_refused(folder: Path) -> None:

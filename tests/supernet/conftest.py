@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from supernet.data import ImageData, Split
 from supernet.costs import LATENCY, Constraint, PathCosts
+from supernet.data import ImageData, Split
 from supernet.space import DIGITS, SearchSpace, Stage
 
 TINY = replace(

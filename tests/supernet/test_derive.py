@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from supernet.algorithms.interface import Ranked
 from supernet.architecture import SKIP, Choice
 from supernet.costs import LATENCY, Constraint, CostError, PathCosts, parameters
-from supernet.derive import TOLERANCE, BudgetError, choices_of, derive, fastest, most_probable, path_of, predicted_s
+from supernet.derive import TOLERANCE, BudgetError, choices_of, derive, fastest, most_probable, path_of
 from supernet.space import DIGITS, IMAGENET, SearchSpace, Stage
 
 # Four blocks of 3 or 2 candidates: 3 * 2 * 3 * 3 = 54 networks.

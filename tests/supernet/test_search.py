@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from supernet.checkpoint import CheckpointError
-from supernet.data import ImageData
 from supernet.costs import LATENCY, Constraint, CostError, PathCosts, parameters
+from supernet.data import ImageData
 from supernet.derive import derive, most_probable, path_of
 from supernet.sampling import SamplingError
 from supernet.search import SearchError, SearchResult, search

@@ -41,7 +41,9 @@ def test_a_step_moves_the_weights_of_the_path_alone(make: Callable[..., SuperNet
     before = {name: value.clone() for name, value in weights.supernet.state_dict().items()}
     learn(weights, [[0, 1, 2]])
     moved = {name for name, value in weights.supernet.state_dict().items() if not torch.equal(value, before[name])}
-    assert {name.rpartition(".candidates.")[0] + f"/{name.split('.')[3]}" for name in moved if "candidates" in name} == {
+    assert {
+        name.rpartition(".candidates.")[0] + f"/{name.split('.')[3]}" for name in moved if "candidates" in name
+    } == {
         "blocks.0/0",
         "blocks.1/1",
     }

@@ -27,9 +27,7 @@ class KnownLosses:
     78,125 of them unless fewer blocks or candidates are asked for.
     """
 
-    def __init__(
-        self, seed: int, *, blocks: int = 7, candidates: int = 5, interaction: float = INTERACTION
-    ) -> None:
+    def __init__(self, seed: int, *, blocks: int = 7, candidates: int = 5, interaction: float = INTERACTION) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.shape = blocks, candidates
 

@@ -42,9 +42,7 @@ def found(known: Any, limit: float, settings: SearchSettings, steps: int, seed: 
     [
         (SearchSettings(algorithm="gradient", penalty="linear"), 30),
         (SearchSettings(algorithm="two-path", penalty="linear"), 60),
-        pytest.param(
-            SearchSettings(algorithm="reinforce", penalty="linear", samples=10), 200, marks=pytest.mark.slow
-        ),
+        pytest.param(SearchSettings(algorithm="reinforce", penalty="linear", samples=10), 200, marks=pytest.mark.slow),
         (SearchSettings(algorithm="evolution", population=50), 6),
     ],
     ids=lambda value: value.algorithm if isinstance(value, SearchSettings) else f"{value} steps",
@@ -94,5 +92,3 @@ def test_a_limit_that_binds_is_kept(known_losses: Callable[..., Any], algorithm:
         assert constraint.allows(path)
         assert not constraint.allows(unlimited)
         assert known.loss(path).item() < known.quantile(limit, 0.1)
-
-
