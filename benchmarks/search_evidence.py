@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -41,12 +42,19 @@ from supernet.space import CIFAR, SearchSpace, Stage
 from supernet.train import train
 from targets.target import Target, get_target
 from tvm_latency.database import MeasurementDatabase
+from tvm_latency.schedules import SCHEDULE_VERSION
 
 BUDGETS = (0.4, 0.6, 0.8)
 RANDOM_NETWORKS = 5
 # Random networks cost at least so much of the budget that they are compared at; cheaper ones would be no rivals.
 AT_LEAST = 0.95
-STRIDES = (1, 1, 2, 2, 1, 2, 1)
+# From the image to the last block, of the spaces and of MobileNetV2 beside them: who sees more pixels sees more.
+TOTAL_STRIDE = 8
+
+
+def mobilenet(width: float) -> Architecture:
+    """MobileNetV2 for images of 32 pixels, with as many pixels at the end as the spaces have."""
+    return mobilenet_v2(width).with_classes(10).for_images(32, TOTAL_STRIDE)
 
 
 @dataclass(frozen=True)
@@ -56,11 +64,6 @@ class Scale:
     space: SearchSpace
     widths: tuple[float, ...]
     recipe: Recipe
-
-    def mobilenet(self, width: float) -> Architecture:
-        """MobileNetV2 with the strides of the space's baseline."""
-        stem_stride = self.space.baseline.stem_stride
-        return mobilenet_v2(width, resolution=32, classes=10, stem_stride=stem_stride, strides=STRIDES)
 
 
 SMALL = Scale(
@@ -73,7 +76,7 @@ SMALL = Scale(
         first_channels=8,
         stages=(Stage(16, 2, 1), Stage(24, 3, 2), Stage(48, 3, 2), Stage(96, 3, 1)),
         head_channels=640,
-        baseline=mobilenet_v2(0.5, resolution=32, classes=10, stem_stride=2, strides=STRIDES),
+        baseline=mobilenet(0.5),
     ),
     (0.25, 0.35, 0.5, 0.75),
     Recipe(
@@ -107,10 +110,12 @@ class Evidence:
 
     def __init__(self, scale: Scale, source: str, seed: int, folder: Path, target: Target, view: ProgressView) -> None:
         self.scale, self.source, self.seed, self.target, self.view = scale, source, seed, target, view
-        self.folder = folder / f"seed-{seed}"
+        self.data: ImageData = load_data(source, scale.space.resolution, seed)
+        # What was found with another scale, recipe or data is not taken for this one's.
+        owner = blake2b(f"{scale} {self.data.digest} {SCHEDULE_VERSION}".encode(), digest_size=4).hexdigest()
+        self.folder = folder / f"{scale.space.name}-{owner}-seed-{seed}"
         self.database = folder / "measurements.sqlite"
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.data: ImageData = load_data(source, scale.space.resolution, seed)
 
     def kept(self, name: str, work: Any) -> dict[str, Any]:
         """What `work()` answers, or has answered before."""
@@ -167,7 +172,7 @@ class Evidence:
             yield {
                 "role": "mobilenet",
                 "name": f"mobilenet_v2@{width}",
-                "architecture": self.scale.mobilenet(width).text,
+                "architecture": mobilenet(width).text,
             }
         for share in BUDGETS:
             name = f"searched-{share}"

@@ -27,7 +27,7 @@ from pipeline.nets import resolve_net
 from pipeline.places import RUNS, calibration_folder, default_database
 from pipeline.portable import check_export, export_calibration, import_calibration
 from pipeline.prediction import predict
-from pipeline.run_folder import Run, claim_folder, default_folder, restarted
+from pipeline.run_folder import Run, claim_folder, default_folder, mark_begun, was_begun
 from pipeline.shipping import train_settings
 from pipeline.stages import follow, perform
 from pipeline.sweep import sweep
@@ -71,11 +71,13 @@ def run(
     if parallel.rank() > 0:
         follow(lambda folder: RunContext(config, folder, database, silent, lambda sentence: None))
         return {}
-    folder = out or default_folder(config, RUNS, resume=resume or restarted())
-    resume = resume or (restarted() and (folder / "config.json").exists())
+    last = out or default_folder(config, RUNS, resume=True)
+    resume = resume or was_begun(last)
+    folder = out or default_folder(config, RUNS, resume=resume)
     require_free_space(folder)
     parallel.send_text(str(folder))
     with Run(folder, config, resume=resume, say=say) as opened:
+        mark_begun(folder)
         context = RunContext(config, folder, database, progress, say)
         found = perform(opened, context, until)[until]
     ranks.dismiss()
@@ -194,24 +196,28 @@ def train(
     out: Path | None = None,
     recipe: RecipeName = "short",
     epochs: int | None = None,
+    ema: float = 0.0,
     seed: int = 0,
     progress: Progress = silent,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Train a network on data; `model.onnx`, the weights and the top-1 on test images are left in `out`.
 
-    Killed and called again with the same arguments, it goes on from its checkpoint.
+    Killed and called again with the same arguments, it goes on from its checkpoint. With `ema` the weights that are
+    tested and left are their moving average, of which so much stays at each step.
 
     Raises:
         RunFolderError: `out` holds anything but an earlier training.
+        ConfigError: torchrun has started several processes.
     """
+    ranks.refuse("train")
     found = resolve_net(net)
     architecture = found.require_architecture("training")
     images = load_data(data, architecture.resolution, seed)
     for note in images.notes:
         say(note)
     architecture = architecture.with_classes(len(images.classes))
-    settings = train_settings(recipe, architecture.resolution, seed, epochs)
+    settings = train_settings(recipe, architecture.resolution, seed, epochs, ema)
     folder = out or RUNS / f"train-{found.name}-{Path(data).name}-s{seed}"
     require_free_space(folder)
     claim_folder(folder, "train")

@@ -203,7 +203,7 @@ def save_calibration(found: SpaceCalibration, folder: Path) -> None:
 def space_options(space: str, resolution: int | None = None, width: float = 1.0) -> str:
     """What names a space on the command line: `--space cifar --resolution 48 --width 0.5`."""
     of_task = {"resolution": resolution, "width": None if width == 1.0 else width}
-    return " ".join([f"--space {quote(space)}", *(f"--{k} {v:g}" for k, v in of_task.items() if v is not None)])
+    return " ".join([f"--space {quote(space)}", *(f"--{k} {v!r}" for k, v in of_task.items() if v is not None)])
 
 
 def load_calibration(

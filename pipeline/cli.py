@@ -12,7 +12,7 @@ from pipeline import commands, console, options
 from pipeline.config import ConfigError, RunConfig, make_config
 from pipeline.errors import ExitCode, exit_code, expected_errors, sentence
 from pipeline.places import RUNS
-from pipeline.run_folder import default_folder, restarted, stored_config
+from pipeline.run_folder import default_folder, stored_config, was_begun
 
 
 class _Commands(TyperGroup):
@@ -60,6 +60,7 @@ def run(
     weights: options.RunWeights = None,
     search_epochs: options.SearchEpochs = None,
     train_epochs: options.TrainEpochs = None,
+    ema: options.Ema = None,
     out: options.Out = None,
     resume: options.Resume = False,
     database: options.Database = None,
@@ -116,6 +117,7 @@ def sweep(
     weights: options.RunWeights = None,
     search_epochs: options.SearchEpochs = None,
     train_epochs: options.TrainEpochs = None,
+    ema: options.Ema = None,
     train: options.Train = False,
     out: options.Out = None,
     database: options.Database = None,
@@ -150,7 +152,8 @@ def _run(ctx: typer.Context, until: str) -> None:
     given: dict[str, Any] = {name: value for name, value in ctx.params.items() if value is not None}
     resume = given["resume"]
     config = _config(given)
-    folder = given.get("out") or default_folder(config, RUNS, resume=resume or restarted())
+    last = default_folder(config, RUNS, resume=True)
+    folder = given.get("out") or (last if was_begun(last) else default_folder(config, RUNS, resume=resume))
     database = given.get("database")
     again = ["netlathe", str(ctx.info_name), "--resume", "--out", str(folder)]
     ctx.find_root().meta[options.RESUME_KEY] = shlex.join(again + (["--database", str(database)] if database else []))

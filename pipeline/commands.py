@@ -99,6 +99,7 @@ def train(
     data: options.Data,
     recipe: options.Recipe = "short",
     epochs: options.Epochs = None,
+    ema: options.Ema = None,
     seed: options.Seed = 0,
     out: options.Out = None,
     json: options.Json = False,
@@ -109,7 +110,15 @@ def train(
     ctx.find_root().meta[options.RESUME_KEY] = "the same command"
     with console.ProgressView() as progress:
         found = api.train(
-            net, data, out=out, recipe=recipe, epochs=epochs, seed=seed, progress=progress, say=console.say
+            net,
+            data,
+            out=out,
+            recipe=recipe,
+            epochs=epochs,
+            ema=ema or 0.0,
+            seed=seed,
+            progress=progress,
+            say=console.say,
         )
     console.show(found, as_json=json)
 

@@ -68,6 +68,7 @@ _WORDS = {
     "threads": "t{}",
     "search_epochs": "se{}",
     "train_epochs": "te{}",
+    "ema": "ema{}",
     "weights": "{}",
 }
 
@@ -106,6 +107,7 @@ class RunConfig(BaseModel):
     threads: int = Field(default=1, ge=1, le=1024)
     search_epochs: int | None = Field(default=None, ge=1)
     train_epochs: int | None = Field(default=None, ge=1)
+    ema: float = Field(default=0.0, ge=0, lt=1)
     weights: WeightType = "float32"
 
     @property

@@ -160,9 +160,10 @@ def accuracy_and_latency(points: Sequence[dict[str, Any]]) -> go.Figure:
 def front_of_points(points: Sequence[dict[str, Any]]) -> go.Figure:
     """Accuracy (%) over measured latency of the networks of a sweep; those that none beats are joined.
 
-    points: as `pipeline.sweep.on_front` answers them; those with an `error` are left out.
+    points: as `pipeline.sweep.on_front` answers them; those without an accuracy are left out.
     """
-    found = sorted((p for p in points if "error" not in p), key=lambda point: point["measured_ms"])
+    known = [p for p in points if p.get("top1", p.get("supernet_top1")) is not None]
+    found: list[dict[str, Any]] = sorted(known, key=lambda point: point["measured_ms"])
     trained = all("top1" in point for point in found)
     title = "top-1 on test images (%)" if trained else "top-1 of the shared weights on validation images (%)"
     figure = _figure(480, xaxis_title="latency, measured (ms)", yaxis_title=title)
@@ -172,7 +173,7 @@ def front_of_points(points: Sequence[dict[str, Any]]) -> go.Figure:
     ):
         figure.add_scatter(
             x=[point["measured_ms"] for point in chosen],
-            y=[100 * point.get("top1", point["supernet_top1"]) for point in chosen],
+            y=[100 * point.get("top1", point.get("supernet_top1", 0.0)) for point in chosen],
             mode=mode,
             text=[point["budget"] for point in chosen],
             textposition="top center",

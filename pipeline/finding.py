@@ -27,6 +27,7 @@ from tvm_latency.database import MeasurementDatabase
 from tvm_latency.opspec import stored_as
 from tvm_latency.schedules import SCHEDULE_VERSION
 
+SEARCH_CHECKPOINT = "search.checkpoint"
 # Up to this many pixels a photograph keeps nothing back from a network for 32 x 32.
 _SMALL_IMAGE = 64
 
@@ -136,7 +137,7 @@ def search(context: RunContext, folder: Path) -> Result:
         context.data,
         context.constraints,
         search_settings(context.space, context.config),
-        folder / "search.checkpoint",
+        folder / SEARCH_CHECKPOINT,
         with_events(context.progress, folder / "events"),
         warmup=context.warmup,
         notice=context.say,

@@ -36,6 +36,9 @@ Space = Annotated[str, typer.Option(help="Search space: digits, cifar, imagenet 
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of splits, weights, search and training.")]
 Recipe = Annotated[RecipeName, typer.Option(help="`short`, or the `paper`'s, which takes days for photographs.")]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs, instead of what suits the images' size.")]
+Ema = Annotated[
+    float | None, typer.Option(min=0, help="Ship a moving average of the weights: 0.999 keeps so much each step.")
+]
 Out = Annotated[Path | None, typer.Option(help="Folder for everything that is written.")]
 From = Annotated[
     str | None, typer.Option("--from", help="A target whose calibration of this space is taken over, scaled.")

@@ -7,10 +7,12 @@ the run is taken up where its checkpoint is (`--max-restarts`).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from pipeline.config import ConfigError
 from pipeline.context import Result, RunContext
 from pipeline.files import read_json
 from pipeline.run_folder import RESULT
@@ -29,6 +31,19 @@ def joint(name: str, work: Callable[[RunContext, Path], Result], context: RunCon
         return work(context, folder)
 
     return call if parallel.ranks() > 1 else partial(work, context)
+
+
+def refuse(command: str) -> None:
+    """Refuse torchrun for a command that has no part for other ranks.
+
+    Raises:
+        ConfigError: there are several.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            f"`netlathe {command}` cannot be shared by several processes. Start it without torchrun; `netlathe run` "
+            "and `netlathe search` can be shared."
+        )
 
 
 def dismiss() -> None:

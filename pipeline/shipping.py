@@ -41,7 +41,7 @@ def train(context: RunContext, folder: Path) -> Result:
         CheckpointError: a checkpoint is not its own.
     """
     config = context.config
-    settings = train_settings(config.recipe, context.space.resolution, config.seed, config.train_epochs)
+    settings = train_settings(config.recipe, context.space.resolution, config.seed, config.train_epochs, config.ema)
     result = {}
     for role, net in context.networks.items():
         found = training.train(
@@ -51,9 +51,9 @@ def train(context: RunContext, folder: Path) -> Result:
     return result
 
 
-def train_settings(name: RecipeName, resolution: int, seed: int, epochs: int | None) -> TrainSettings:
+def train_settings(name: RecipeName, resolution: int, seed: int, epochs: int | None, ema: float = 0.0) -> TrainSettings:
     """The settings of a recipe for images of so many pixels, with other epochs where some are given."""
-    settings = replace(recipe(name, resolution).train, seed=seed)
+    settings = replace(recipe(name, resolution).train, seed=seed, ema=ema)
     if epochs is None:
         return settings
     return replace(settings, epochs=epochs, warmup_epochs=min(settings.warmup_epochs, epochs - 1))

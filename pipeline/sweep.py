@@ -6,17 +6,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline import ranks
 from pipeline.artefacts import silent
 from pipeline.config import ConfigError, RunConfig, make_config
 from pipeline.context import RunContext
 from pipeline.disk import require_free_space
 from pipeline.figures import front_of_points
 from pipeline.files import write_atomically, write_json
+from pipeline.finding import SEARCH_CHECKPOINT, search_settings
 from pipeline.places import RUNS, default_database
 from pipeline.run_folder import Run, claim_folder
 from pipeline.stages import perform
 from supernet.derive import BudgetError
 from supernet.sampling import SamplingError
+from supernet.search import shared_top1
 from supernet.settings import Progress
 
 FRONT, PLOT, WARMUP = "front.json", "front.html", "warmup.checkpoint"
@@ -47,6 +50,7 @@ def sweep(
     if not chosen:
         raise ConfigError("A sweep needs budgets: `--budgets 0.4x,0.6x,0.8x`.")
     folder = out or RUNS / f"sweep-{config.family}"
+    ranks.refuse("sweep")
     require_free_space(folder)
     claim_folder(folder, "sweep")
     points: list[dict[str, Any]] = []
@@ -80,33 +84,49 @@ def _point(
         "expected_over_budget": last["expected_s"] / last["budget_s"],
         "search_seconds": searched["seconds"] - searched["warmup_seconds"],
         "warmup_seconds": searched["warmup_seconds"],
-        "supernet_top1": last["validation_top1"],
     }
     if train:
         row |= {
             "top1": results["train"]["winner"]["top1"],
             "measured_ms": 1e3 * results["compile"]["winner"]["measured_s"],
         }
+    else:
+        row |= {"supernet_top1": _shared_top1(context, place)}
     return row
+
+
+def _shared_top1(context: RunContext, place: Path) -> float | None:
+    """Of the derived network itself with the shared weights, on validation images."""
+    return shared_top1(
+        context.space,
+        context.data,
+        context.constraints,
+        search_settings(context.space, context.config),
+        place / "search" / SEARCH_CHECKPOINT,
+        [block.choice for block in context.winner.blocks[1:]],
+    )
 
 
 def on_front(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Each point with `on_front`: whether none is as fast and more accurate, or faster and as accurate.
 
-    Accuracy is `top1` on test images where networks were trained, else `supernet_top1`, that of the shared weights.
+    Accuracy is `top1` on test images where networks were trained, else `supernet_top1` on validation images, with the
+    shared weights of the network's own search; a network without one is not on the front.
     """
 
     def beats(a: dict[str, Any], b: dict[str, Any]) -> bool:
-        gain, lead = accuracy(a) - accuracy(b), b["measured_ms"] - a["measured_ms"]
+        gain, lead = (accuracy(a) or 0.0) - (accuracy(b) or 0.0), b["measured_ms"] - a["measured_ms"]
         return gain >= 0 and lead >= 0 and (gain > 0 or lead > 0)
 
-    found = [point for point in points if "error" not in point]
+    known = [point for point in points if accuracy(point) is not None]
     return [
-        point if "error" in point else {**point, "on_front": not any(beats(other, point) for other in found)}
+        point
+        if "error" in point
+        else {**point, "on_front": point in known and not any(beats(other, point) for other in known)}
         for point in points
     ]
 
 
-def accuracy(point: dict[str, Any]) -> float:
-    """Of a point; see `on_front`."""
-    return float(point.get("top1", point["supernet_top1"]))
+def accuracy(point: dict[str, Any]) -> float | None:
+    """Of a point, a share; None where it is not known. See `on_front`."""
+    return point.get("top1", point.get("supernet_top1"))

@@ -109,21 +109,3 @@ class Constraint:
 def parameters(space: SearchSpace, limit: float) -> Constraint:
     """At most so many trainable parameters, batch norm included."""
     return Constraint(PARAMETERS, PathCosts.of_space(space, lambda op: float(op.params)), limit)
-
-
-def weighted(constraints: Sequence[Constraint], weights: Sequence[float]) -> Constraint:
-    """One limit for a weighted mean of several costs, each as a share of its own limit.
-
-    Where no single one has to be kept, but all together: `mean_i w_i C_i / limit_i <= 1`.
-    """
-    total = sum(weights)
-    shares = [weight / total / c.limit for c, weight in zip(constraints, weights, strict=True)]
-    rows = zip(*(c.costs.blocks for c in constraints), strict=True)
-    costs = PathCosts(
-        fixed=sum(share * c.costs.fixed for c, share in zip(constraints, shares)),
-        blocks=tuple(
-            tuple(sum(share * cost for share, cost in zip(shares, column)) for column in zip(*row, strict=True))
-            for row in rows
-        ),
-    )
-    return Constraint(" and ".join(c.name for c in constraints), costs, 1.0)

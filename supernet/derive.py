@@ -33,9 +33,9 @@ def derive(
 ) -> tuple[Choice, ...]:
     """The choices of the best network of those within every limit.
 
-    Where a search ranked networks, the first that keeps the limits; else the most probable. That is exact: a choice
-    of one candidate for each block is an integer program, which HiGHS solves in milliseconds (Huangfu and Hall, 2018).
-    Of equally probable networks the one that costs least of the first constraint wins.
+    Where a search ranked networks, the first that keeps the limits; else, or if none of them does, the most probable.
+    That is exact: a choice of one candidate for each block is an integer program, which HiGHS solves in milliseconds
+    (Huangfu and Hall, 2018). Of equally probable networks the one that costs least of the first constraint wins.
 
     Raises:
         BudgetError: nothing fits; the message names the fastest network of the space.
@@ -43,11 +43,8 @@ def derive(
     """
     for constraint in constraints:
         constraint.costs.check(space)
-    if ranking:
-        within = (r.path for r in ranking if all(constraint.allows(r.path) for constraint in constraints))
-        path = next(within, None)
-    else:
-        path = most_probable(probabilities, constraints)
+    within = (r.path for r in ranking if all(constraint.allows(r.path) for constraint in constraints))
+    path = next(within, None) or most_probable(probabilities, constraints)
     if path is None:
         raise BudgetError(_nothing_fits(space, constraints))
     return choices_of(space, path)

@@ -17,6 +17,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
+from supernet.settings import SettingsError
+
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
@@ -69,11 +71,11 @@ def share(batch: Tensor) -> Tensor:
     """This rank's rows of a batch [B, ...]; all shares are of one size, a rest is left out.
 
     Raises:
-        ValueError: fewer rows than ranks.
+        SettingsError: fewer rows than ranks.
     """
     size = len(batch) // ranks()
     if size == 0:
-        raise ValueError(f"A batch of {len(batch)} cannot be shared by {ranks()} processes: start fewer.")
+        raise SettingsError(f"A batch of {len(batch)} cannot be shared by {ranks()} processes: start fewer.")
     return batch[rank() * size : (rank() + 1) * size]
 
 
@@ -91,7 +93,7 @@ def average(tensors: Iterable[Tensor]) -> None:
 
 def mean(value: float, device: torch.device) -> float:
     """The mean of a number over the ranks."""
-    held = torch.tensor(value, dtype=torch.float64, device="cpu" if device.type == "cpu" else device)
+    held = torch.tensor(value, dtype=torch.float64, device=device)
     average([held])
     return float(held)
 

@@ -66,6 +66,26 @@ class TargetPenalty(Penalty):
 
 
 @dataclass
+class BoundPenalty(TargetPenalty):
+    """Expected cost at or below the limit: the same with log(E / T) <= 0 (section 17.4).
+
+    The multiplier is never below zero, and under the limit both terms vanish: a limit that does not bind changes
+    nothing.
+    """
+
+    def term(self, expected: Tensor) -> Tensor:
+        """Gradient: max(0, multiplier + damping * log(E / T)) * d log(E / T)."""
+        excess = (expected / self.limit).log()
+        active = (self.multiplier + self.damping * excess).relu() ** 2 - self.multiplier**2
+        return active / (2.0 * self.damping)
+
+    def update(self, expected: float) -> None:
+        """One step of dual ascent."""
+        super().update(expected)
+        self.multiplier = max(0.0, self.multiplier)
+
+
+@dataclass
 class LinearPenalty(Penalty):
     """The paper's second form: loss + weight * (E - T) / T. Nothing makes the cost arrive at T."""
 
@@ -103,4 +123,4 @@ PENALTIES: dict[str, Callable[..., Penalty]] = {
     "linear": lambda limit, **_: LinearPenalty(limit),
     "power": lambda limit, **_: PowerPenalty(limit),
 }
-"""By the name that settings use; all take `limit`, `damping` and `rate`."""
+"""Those of a budget, by the name that settings use; all take `limit`, `damping` and `rate`."""

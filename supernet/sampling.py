@@ -1,4 +1,4 @@
-"""Random networks of a space within limits, each as likely as any other."""
+"""Random networks of a space within limits, each as likely as any other but for the rounding of costs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import torch
 
 from supernet.costs import Constraint
 
-# The first limit is kept by counting, on a cost rounded up to so many parts of it; the others by drawing again.
-PARTS = 2000
+# The first limit is kept by counting, on costs that are each rounded up to a part of it: with 21 blocks the last
+# thousandth of the limit is out of reach. The others are kept by drawing again.
+PARTS = 20_000
 DRAWS = 10_000
 
 

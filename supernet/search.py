@@ -13,16 +13,18 @@ import torch
 from supernet import parallel
 from supernet.algorithms import ALGORITHMS
 from supernet.algorithms.interface import Ranked
+from supernet.architecture import Choice
 from supernet.augment import augmentation
 from supernet.checkpoint import Notice, load_checkpoint, log_notice, save_checkpoint
 from supernet.costs import Constraint
 from supernet.data import ImageData
+from supernet.derive import path_of
 from supernet.loop import Augmentation, seeded
 from supernet.settings import Progress, SearchSettings
 from supernet.space import SearchSpace
 from supernet.weights import SearchError, SuperNetWeights, warm_up
 
-__all__ = ["SearchError", "SearchResult", "search"]
+__all__ = ["SearchError", "SearchResult", "search", "shared_top1"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +63,8 @@ def search(
     First the weights alone, along uniformly random paths. Then, with an interleaved algorithm, steps of the weights
     (training split, a sampled path) and of what decides (validation split) in turns; with any other the weights learn
     to the end, and networks are evaluated after that. Continues from `checkpoint` where there is one, and ends with the
-    same bits as a search that was never stopped. The warm-up has a checkpoint of its own, `warmup`: it depends on no
-    constraint, so searches that differ in nothing else share it.
+    same bits (on a CPU) as a search that was never stopped. The warm-up has a checkpoint of its own, `warmup`: it
+    depends on no constraint, so searches that differ in nothing else share it.
 
     The first constraint is the one that `expected` and budgets are about. `augment` is what suits the data unless
     given. Where there is a process group, its ranks share every batch, and rank 0 writes.
@@ -76,14 +78,11 @@ def search(
     for constraint in constraints:
         constraint.costs.check(space)
     augment = augment or augmentation(data.name, data.resolution)
-    weights = SuperNetWeights(space, data, settings, augment, torch.device(device) if device else parallel.local_device())
+    weights = SuperNetWeights(
+        space, data, settings, augment, torch.device(device) if device else parallel.local_device()
+    )
     run = _Search(weights, constraints)
-    owner = {
-        "space": repr(space),
-        "data": data.digest,
-        "constraints": repr(tuple(constraints)),
-        **asdict(settings),
-    }
+    owner = _owner(space, data, constraints, settings)
     saved = load_checkpoint(checkpoint, owner, notice)
     if saved is not None:
         run.load_state(saved)
@@ -103,6 +102,43 @@ def search(
         seconds=run.seconds,
         warmup_seconds=run.warmup_seconds,
     )
+
+
+def shared_top1(
+    space: SearchSpace,
+    data: ImageData,
+    constraints: Sequence[Constraint],
+    settings: SearchSettings,
+    checkpoint: Path,
+    choices: Sequence[Choice],
+    device: str | None = None,
+) -> float | None:
+    """Top-1 on the validation split of a network with the shared weights that a search left in its checkpoint.
+
+    None where the search gave up one of its candidates, and where there is no checkpoint.
+
+    Raises:
+        CheckpointError: the checkpoint belongs to another search.
+    """
+    place = torch.device(device) if device else parallel.local_device()
+    weights = SuperNetWeights(space, data, settings, augmentation(data.name, data.resolution), place)
+    saved = load_checkpoint(checkpoint, _owner(space, data, constraints, settings))
+    path = path_of(space, choices)
+    if saved is None or any([block, k] in saved["weights"]["pruned"] for block, k in enumerate(path)):
+        return None
+    weights.load_state(saved["weights"])
+    return weights.validation_top1(path)
+
+
+def _owner(
+    space: SearchSpace, data: ImageData, constraints: Sequence[Constraint], settings: SearchSettings
+) -> dict[str, str | float]:
+    return {
+        "space": repr(space),
+        "data": data.digest,
+        "constraints": repr(tuple(constraints)),
+        **asdict(settings),
+    }
 
 
 class _Search:

@@ -20,8 +20,9 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSettings:
-    """How a search runs. The defaults are the paper's (arXiv 1812.00332, section 4.2, and its released code), but for
-    the penalty, whose paper's forms are `linear` and `power`, and for pruning.
+    """How a search runs. Epochs, batches and rates of the weights are the paper's by default (arXiv 1812.00332, section
+    4.2, and its released code). Penalty, pruning and the alphas' rate are not: theirs are `linear` and `power`, none,
+    and 0.001 throughout.
 
     `alpha_travel` is how far Adam could move an alpha over the whole search if every step went the same way: with
     beta1 = 0 a step is about the learning rate, so its mean is `alpha_travel / alpha steps` (along a half cosine) and a
@@ -154,7 +155,8 @@ RECIPES: dict[RecipeName, dict[str, Recipe]] = {
     },
     "paper": {"imagenet": _PAPER, "cifar": _PAPER_SMALL, "digits": _PAPER_SMALL},
 }
-"""By name, then by what they suit: photographs, small ones, the embedded digits. `paper` is the published one."""
+"""By name, then by what they suit: photographs, small ones, the embedded digits. `paper` has the published epochs and,
+for photographs, the published rates; what the paper did with small images is not in its code."""
 
 # Images of at most so many pixels are like the digits, or like CIFAR's.
 _DIGITS_PIXELS, _CIFAR_PIXELS = 16, 64

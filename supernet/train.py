@@ -67,8 +67,8 @@ def train(
     """Train `arch` on everything but the test split; its weights are written to `<stem of checkpoint>.weights.pt`.
 
     The test split is looked at once, at the end. Continues from `checkpoint` where there is one, and ends with the same
-    bits as a training that was never stopped. `augment` is what suits the data unless given. Where there is a process
-    group, its ranks share every batch, and rank 0 writes.
+    bits (on a CPU) as a training that was never stopped. `augment` is what suits the data unless given. Where there is
+    a process group, its ranks share every batch, and rank 0 writes.
 
     Raises:
         TrainError: the loss is no longer a number.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -31,8 +32,11 @@ class TwoPath(Learned):
     """
 
     def moved_share(self) -> float:
-        """At first two of all candidates."""
-        return min(1.0, 2.0 / max(len(alpha) for alpha in self.alphas))
+        """The root of the share of steps with one: in the others Adam's mean square falls, and its next step grows.
+
+        That share is two of all candidates, as long as none is pruned.
+        """
+        return math.sqrt(min(1.0, 2.0 / max(len(alpha) for alpha in self.alphas)))
 
     def gradient(self, objective: Objective, generator: torch.Generator) -> Sequence[Tensor]:
         """Equation 4 within the pairs; zero for the others."""

@@ -14,7 +14,7 @@ from supernet.algorithms.interface import Objective, Ranked
 from supernet.costs import Constraint
 from supernet.distribution import PathDistribution
 from supernet.loop import cosine_lr, set_lr
-from supernet.penalties import PENALTIES
+from supernet.penalties import PENALTIES, BoundPenalty
 from supernet.settings import SearchSettings
 
 
@@ -30,7 +30,12 @@ class Learned(ABC):
         self.constraints = tuple(constraints)
         self.distribution = PathDistribution([len(block) for block in self.constraints[0].costs.blocks])
         rates = {"damping": settings.latency_damping, "rate": settings.latency_travel / steps}
-        self.penalties = [PENALTIES[settings.penalty](limit=c.limit, **rates) for c in self.constraints]
+        # The first is the budget, which is to be used; the others are only not to be passed.
+        budget, *others = self.constraints
+        self.penalties = [
+            PENALTIES[settings.penalty](limit=budget.limit, **rates),
+            *(BoundPenalty(limit=other.limit, **rates) for other in others),
+        ]
         # The mean of a half cosine is half its height.
         self.steps, self.taken = steps, 0
         self.height = 2.0 * settings.alpha_travel / (steps * self.moved_share())
@@ -43,7 +48,7 @@ class Learned(ABC):
         return list(self.distribution.alphas)
 
     def moved_share(self) -> float:
-        """In what share of the steps an alpha moves."""
+        """What Adam moves an alpha in all, over what it would if it had a gradient at each step."""
         return 1.0
 
     def sample(self, generator: torch.Generator) -> list[int]:

@@ -20,7 +20,7 @@ from supernet.train import train
 
 # So that candidates are given up in the first epoch after the warm-up, and again later.
 SEARCH = SearchSettings(
-    warmup_epochs=1, epochs=3, batch_size=16, weight_steps_per_alpha_step=1, prune_below=0.2, alpha_travel=5.0, seed=3
+    warmup_epochs=1, epochs=3, batch_size=16, weight_steps_per_alpha_step=1, prune_below=0.2, alpha_travel=3.0, seed=3
 )
 TRAIN = TrainSettings(epochs=4, batch_size=16, warmup_epochs=1, dropout=0.5, ema=0.9, seed=3)
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from supernet.costs import LATENCY, PARAMETERS, Constraint, CostError, PathCosts, parameters, weighted
+from supernet.costs import LATENCY, PARAMETERS, Constraint, CostError, PathCosts, parameters
 from supernet.derive import choices_of, derive, path_of, predicted_s
 from supernet.network import build_network
 from supernet.space import DIGITS, SearchSpace
@@ -108,17 +108,3 @@ def test_parameters_are_those_of_the_built_network(space: str, tiny: SearchSpace
     for path in (constraint.costs.cheapest(), [0] * len(found.blocks), [len(b.candidates) - 1 for b in found.blocks]):
         network = build_network(found.architecture(choices_of(found, path)))
         assert constraint.costs.of(path) == sum(p.numel() for p in network.parameters() if p.requires_grad)
-
-
-def test_weighted_limits_are_a_mean_of_shares() -> None:
-    other = PathCosts(10.0, ((0.0, 100.0), (50.0, 0.0, 70.0)))
-    both = weighted([Constraint("a", COSTS, 6.0), Constraint("b", other, 80.0)], [3.0, 1.0])
-    assert (both.name, both.limit) == ("a and b", 1.0)
-    for path in PATHS:
-        share = 0.75 * COSTS.of(path) / 6.0 + 0.25 * other.of(path) / 80.0
-        # Four products and three sums, each rounded once.
-        assert both.costs.of(path) == pytest.approx(share, rel=8 * 2.0**-53)
-        assert both.allows(path) == (share <= 1.0)
-    assert len({both.allows(path) for path in PATHS}) == 2, "the limit binds for some"
-    alone = weighted([Constraint("a", COSTS, 6.0)], [0.2])
-    assert [alone.costs.of(path) for path in PATHS] == pytest.approx([COSTS.of(path) / 6.0 for path in PATHS])

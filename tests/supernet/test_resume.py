@@ -40,6 +40,7 @@ def flatten(value: Any, name: str = "") -> list[tuple[str, Any]]:
     return [(name, value)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "kill_at"), [("search", 8), ("train", 10)])
 def test_killed_and_resumed_equals_never_stopped(stage: str, kill_at: int, tmp_path: Path) -> None:
     """The final checkpoints are the same bits: alphas, weights, optimiser state, history."""
