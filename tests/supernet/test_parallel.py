@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from supernet import parallel
+from supernet.settings import SettingsError
 
 SCRIPT = Path(__file__).with_name("rank.py")
 RANKS = 2
@@ -194,5 +195,5 @@ def test_shares_are_of_one_size_and_a_batch_needs_a_row_for_each(monkeypatch: py
     for rank, rows in enumerate([[0, 1], [2, 3], [4, 5]]):
         monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
         assert parallel.share(torch.arange(8)).tolist() == rows
-    with pytest.raises(ValueError, match=r"A batch of 2 cannot be shared by 3 processes: start fewer\."):
+    with pytest.raises(SettingsError, match=r"A batch of 2 cannot be shared by 3 processes: start fewer\."):
         parallel.share(torch.arange(2))

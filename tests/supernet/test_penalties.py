@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import get_args
 
 import pytest
@@ -9,10 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from supernet.costs import PathCosts
-from supernet.penalties import PENALTIES, LinearPenalty, Penalty, PowerPenalty, TargetPenalty
+from supernet.penalties import PENALTIES, BoundPenalty, LinearPenalty, Penalty, PowerPenalty, TargetPenalty
 from supernet.settings import PenaltyName
 
-NAMES = sorted(PENALTIES)
+FORMS: dict[str, Callable[..., Penalty]] = {**PENALTIES, "bound": BoundPenalty}
 SECONDS = st.sampled_from([1e-6, 1e-3, 1.0]) | st.floats(1e-6, 1.0)
 # exp underflows in float32 beyond 104, so probabilities of exactly 0 and 1 occur.
 ALPHAS = st.lists(st.floats(-1e4, 1e4, width=32), min_size=3, max_size=3)
@@ -32,7 +33,7 @@ def test_settings_have_a_penalty_for_each_name() -> None:
     assert tuple(PENALTIES) == get_args(PenaltyName)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", list(FORMS))
 @given(
     limit=SECONDS,
     scale=SECONDS,
@@ -48,8 +49,8 @@ def test_all_is_finite_from_a_microsecond_to_a_second(
 ) -> None:
     costs = PathCosts(scale, ((scale, 3 * scale, 0.0),))
     alphas = torch.tensor([alpha[0], alpha[1], -math.inf if pruned else alpha[2]], requires_grad=True)
-    penalty = PENALTIES[name](limit=limit, damping=3.0, rate=0.1)
-    penalty.multiplier = multiplier
+    penalty = FORMS[name](limit=limit, damping=3.0, rate=0.1)
+    penalty.multiplier = max(0.0, multiplier) if name == "bound" else multiplier
     expected = costs.expected([alphas.softmax(0)])
     total, term = penalty.total(torch.tensor(loss), expected), penalty.term(expected)
     (grad,) = torch.autograd.grad(total, alphas)
@@ -107,6 +108,45 @@ def test_the_target_drives_the_expectation_to_the_limit_whatever_the_loss_wants(
         penalty.update(expected.item())
     # The multiplier settles in damping / rate = 50 steps; a step of 0.05 of alpha moves 2 + 3 p by 3 / 4 * 0.05 units.
     assert costs.expected([alpha.softmax(0)]).item() == pytest.approx(penalty.limit, abs=0.0375 * unit)
+
+
+@pytest.mark.parametrize("multiplier", [0.0, 0.3])
+@pytest.mark.parametrize("ratio", [0.2, 0.9, 1.1, 5.0])
+def test_gradient_of_the_bound_by_hand(multiplier: float, ratio: float) -> None:
+    penalty = BoundPenalty(2e-4, damping=0.5, rate=0.1, multiplier=multiplier)
+    by_hand = max(0.0, multiplier + 0.5 * math.log(ratio)) / (2e-4 * ratio)
+    assert slope(penalty, 1.0, 2e-4 * ratio) == pytest.approx(by_hand, rel=1e-12)
+
+
+def test_a_bound_that_does_not_bind_changes_nothing() -> None:
+    penalty = BoundPenalty(1e-3, damping=1.0, rate=0.5, multiplier=0.2)
+    for _ in range(3):
+        penalty.update(5e-4)
+    assert penalty.multiplier == 0.0
+    assert penalty.term(scalar(5e-4)).item() == 0.0
+    assert slope(penalty, 1.0, 5e-4) == 0.0
+    penalty.update(2e-3)
+    assert penalty.multiplier == pytest.approx(0.5 * math.log(2))
+
+
+@pytest.mark.parametrize(("limit", "ends_at"), [(2.5, 2.5), (4.5, 4.5), (9.0, 5.0)])
+def test_a_bound_stops_a_loss_that_wants_more_and_gives_way_to_one_that_wants_less(
+    limit: float, ends_at: float
+) -> None:
+    """Of 2 to 5 units: at the limit where the loss wants all, wherever it wants below it."""
+    costs, wants = PathCosts(1.0, ((1.0, 4.0),)), {-1.0: ends_at, 1.0: 2.0}
+    for sign, end in wants.items():
+        alpha = torch.zeros(2, requires_grad=True)
+        optimizer = torch.optim.Adam([alpha], lr=0.05, betas=(0.0, 0.999))
+        penalty = BoundPenalty(limit, damping=3.0, rate=0.06)
+        for _ in range(600):
+            p = alpha.softmax(0)
+            expected = costs.expected([p])
+            (alpha.grad,) = torch.autograd.grad(penalty.total(sign * p[1], expected), alpha)
+            optimizer.step()
+            penalty.update(expected.item())
+        # As for the target; and exp(-4) of three units is left where nothing stops alphas on their way.
+        assert costs.expected([alpha.softmax(0)]).item() == pytest.approx(end, abs=0.0375 + 3 * math.exp(-4))
 
 
 @pytest.mark.parametrize("ratio", [0.2, 1.0, 5.0])

@@ -107,15 +107,27 @@ def test_the_expectation_arrives_at_the_limit(
     assert algorithm.expected() == pytest.approx([limit], rel=0.05)
 
 
-def test_each_limit_has_a_multiplier_of_its_own(known_losses: Callable[..., Any], name: AlgorithmName) -> None:
+def test_the_budget_is_used_and_the_other_limits_are_only_kept(
+    known_losses: Callable[..., Any], name: AlgorithmName
+) -> None:
+    """The first has a multiplier of either sign, the others one of zero or more; each its own."""
     known, other = known_losses(0), known_losses(1)
-    limits = [Constraint("latency", known.costs, 3.0), Constraint("parameters", other.costs, 6.0)]
-    algorithm = ALGORITHMS[name](limits, SearchSettings(algorithm=name, samples=4), 60)
-    before = algorithm.expected()
-    run(algorithm, known, 1)
     rate = SearchSettings().latency_travel / 60
-    expected = [rate * math.log(cost / c.limit) for cost, c in zip(before, limits)]
-    figures = algorithm.figures()
-    assert [figures["latency_multiplier"], figures["parameters_multiplier"]] == pytest.approx(expected, rel=1e-6)
-    assert expected[0] > 0 > expected[1]
-    assert algorithm.ranking() == []
+
+    def multipliers(*limits: float) -> list[float]:
+        costs = (known.costs, other.costs, other.costs)
+        constraints = [Constraint(key, cost, limit) for key, cost, limit in zip("abc", costs, limits)]
+        algorithm = ALGORITHMS[name](constraints, SearchSettings(algorithm=name, samples=4), 60)
+        before = algorithm.expected()
+        run(algorithm, known, 1)
+        excess = [rate * math.log(cost / limit) for cost, limit in zip(before, limits)]
+        found = [algorithm.figures()[f"{key}_multiplier"] for key in "abc"]
+        assert found == pytest.approx([excess[0], *(max(0.0, part) for part in excess[1:])], rel=1e-6)
+        assert algorithm.ranking() == []
+        return found
+
+    budget, tight, loose = multipliers(7.0, 3.0, 7.0)
+    assert budget < 0.0 == loose < tight
+    budget, tighter, tight = multipliers(3.0, 2.0, 3.0)
+    assert budget > 0.0
+    assert tighter > tight > 0.0
