@@ -16,9 +16,9 @@ LEARNT = (
 )
 RANKED = (
     "{count} networks were evaluated after the weights had learnt; the derived network is the best of those that fit "
-    "the budget. Shown are shares among the best: latency over the budget and mean entropy by them, over epochs and "
-    "generations; below that the share of each candidate, block by block. The table says by how much each choice "
-    "was ahead of the next at the end."
+    "the budget, or the likeliest by their shares where none does. Shown are shares among the best: latency over the "
+    "budget and mean entropy by them, over epochs and generations; below that the share of each candidate, block by "
+    "block. The table says by how much each choice was ahead of the next at the end."
 )
 
 

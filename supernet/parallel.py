@@ -10,12 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 from supernet.settings import SettingsError
 
@@ -114,6 +113,26 @@ def synchronised(module: _Module) -> _Module:
     return module
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over the ranks; each rank's part has the sum of all ranks' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor) -> Tensor:
+        whole = part.clone()
+        dist.all_reduce(whole)
+        return whole
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        whole = grad_outputs[0].clone()
+        dist.all_reduce(whole)
+        return whole
+
+
+def _sum(part: Tensor) -> Tensor:
+    return _Sum.apply(part)  # type: ignore[no-untyped-call, no-any-return]
+
+
 class _BatchNorm(nn.BatchNorm2d):
     """Batch norm [B, C, H, W] whose statistics are those of every rank's share."""
 
@@ -131,9 +150,9 @@ class _BatchNorm(nn.BatchNorm2d):
         every = (0, 2, 3)
         # bfloat16 has too few digits for a mean.
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        centre = all_reduce(wide.mean(every)) / ranks()  # type: ignore[no-untyped-call]
+        centre = _sum(wide.mean(every)) / ranks()
         spread = (wide - centre[:, None, None]).square().mean(every)
-        variance = all_reduce(spread) / ranks()  # type: ignore[no-untyped-call]
+        variance = _sum(spread) / ranks()
         if self.training and self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
                 count = x.numel() // x.shape[1] * ranks()

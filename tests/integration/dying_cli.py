@@ -5,6 +5,7 @@ The file that NETLATHE_DIED names is there afterwards, and from then on no rank 
 
 import os
 import signal
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,12 @@ from pipeline.cli import main
 from supernet.weights import SuperNetWeights
 
 STEP = SuperNetWeights.step
-calls = 0
+CALLS = count(1)
 
 
 def step(self: SuperNetWeights, *arguments: Any) -> float:
-    global calls
-    calls += 1
     died = Path(os.environ["NETLATHE_DIED"])
-    if calls == 100 and os.environ["RANK"] == "1" and not died.exists():
+    if next(CALLS) == 100 and os.environ["RANK"] == "1" and not died.exists():
         died.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return STEP(self, *arguments)

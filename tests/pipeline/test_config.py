@@ -99,6 +99,7 @@ def test_every_option_is_in_the_name() -> None:
         "threads": 2,
         "search_epochs": 3,
         "train_epochs": 3,
+        "ema": 0.99,
         "weights": "float16",
     }
     assert set(others) == set(RunConfig.model_fields)
@@ -142,6 +143,7 @@ def test_unknown_option_has_close_matches() -> None:
         ({"max_params": 0.0}, "Option 'max_params' cannot be 0.0: input should be greater than 0"),
         ({"max_params": float("inf")}, "Option 'max_params' cannot be inf: input should be a finite number"),
         ({"max_memory_kb": float("inf")}, "Option 'max_memory_kb' cannot be inf: input should be a finite number"),
+        ({"ema": 1.0}, "Option 'ema' cannot be 1.0: input should be less than 1"),
         ({"weights": "int8"}, "Option 'weights' cannot be 'int8': input should be 'float32' or 'float16'"),
     ],
 )

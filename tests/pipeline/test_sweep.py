@@ -16,7 +16,7 @@ from supernet.derive import BudgetError
 from supernet.sampling import SamplingError
 
 
-def point(measured_ms: float, supernet_top1: float, **more: Any) -> dict[str, Any]:
+def point(measured_ms: float, supernet_top1: float | None, **more: Any) -> dict[str, Any]:
     return {"budget": f"{measured_ms}ms", "measured_ms": measured_ms, "supernet_top1": supernet_top1, **more}
 
 
@@ -37,6 +37,8 @@ ERROR = {"budget": "0.1x", "run": "0.1x", "error": "No network fits."}
         ([point(1, 0.9, top1=0.5), point(2, 0.1, top1=0.6), point(3, 0.95, top1=0.55)], [True, True, False]),
         ([ERROR, point(1, 0.5), ERROR], [None, True, None]),
         ([ERROR], [None]),
+        # A derived network of candidates that were given up has no accuracy.
+        ([point(1, None), point(2, 0.5)], [False, True]),
         ([], []),
     ],
 )
@@ -91,6 +93,7 @@ class Performed:
 def performed(monkeypatch: pytest.MonkeyPatch) -> Performed:
     stages = Performed({})
     monkeypatch.setattr(sweeping, "perform", stages)
+    monkeypatch.setattr(sweeping, "_shared_top1", lambda context, place: context.config.parsed_budget.value)
     return stages
 
 
@@ -136,6 +139,7 @@ def test_trained_networks_are_compared_as_they_ship(performed: Performed, tmp_pa
     (point,) = swept(RunConfig(), ["0.5x"], tmp_path / "out", [], train=True)["points"]
     assert performed.stages == ["compile"]
     assert (point["top1"], point["measured_ms"]) == (0.99, 400.0)
+    assert "supernet_top1" not in point
 
 
 @pytest.mark.parametrize("error", [BudgetError("No network fits."), SamplingError("No network was found.")])
@@ -157,6 +161,12 @@ def test_stopped_it_goes_on_and_keeps_what_it_has(performed: Performed, tmp_path
     assert [p["budget"] for p in stored["points"]] == ["0.5x"]
     performed.errors = {}
     assert len(swept(RunConfig(), ["0.5x", "0.8x"], tmp_path / "out", [])["points"]) == 2
+
+
+def test_it_is_no_work_for_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"`netlathe sweep` cannot be shared by several processes. Start it without"):
+        swept(RunConfig(), ["0.5x"], tmp_path / "out", [])
 
 
 def test_no_budgets(tmp_path: Path) -> None:
