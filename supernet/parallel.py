@@ -160,4 +160,4 @@ class _BatchNorm(nn.BatchNorm2d):
                 self.running_var.lerp_(variance * count / max(1, count - 1), cast(float, self.momentum))
                 cast(Tensor, self.num_batches_tracked).add_(1)
         scale = self.weight * (variance + self.eps).rsqrt()
-        return cast(Tensor, (x - centre[:, None, None]) * scale[:, None, None] + self.bias[:, None, None])
+        return (x - centre[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
