@@ -41,7 +41,7 @@ def history(run: Path) -> list[dict[str, Any]]:
 def test_two_processes_search_as_one_does_also_when_one_of_them_dies(finished: Path, cli: Any) -> None:
     one, two = history(finished), search(cli, "shared")
     assert len(one) == len(two)
-    # test_parallel compares in float64, to the last digits. Here float32 and dozens of steps at a high rate lie between.
+    # test_parallel compares in float64, to the last digits. Here are float32 and dozens of steps at a high rate.
     assert two[0]["loss"] == pytest.approx(one[0]["loss"], rel=0.05)
     assert two[-1]["probabilities"] != one[0]["probabilities"]
 
