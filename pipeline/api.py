@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pipeline import ranks
 from pipeline.artefacts import bench, compile, report, silent, targets  # noqa: A004
 from pipeline.calibration import (
     ACCURACY_PLOT,
@@ -15,24 +16,27 @@ from pipeline.calibration import (
     disturbance,
     load_calibration,
     save_calibration,
+    space_options,
 )
 from pipeline.config import ConfigError, RunConfig
 from pipeline.context import RunContext
 from pipeline.disk import require_free_space
 from pipeline.files import write_json
 from pipeline.measure import MeasureError
-from pipeline.nets import resolve_net, space_of
+from pipeline.nets import resolve_net
 from pipeline.places import RUNS, calibration_folder, default_database
 from pipeline.portable import check_export, export_calibration, import_calibration
 from pipeline.prediction import predict
-from pipeline.run_folder import Run, claim_folder, default_folder
+from pipeline.run_folder import Run, claim_folder, default_folder, mark_begun, was_begun
 from pipeline.shipping import train_settings
-from pipeline.stages import perform
+from pipeline.stages import follow, perform
+from pipeline.sweep import sweep
+from supernet import parallel
 from supernet import train as training
 from supernet.data import load_data
 from supernet.export import export_onnx
-from supernet.settings import Progress
-from supernet.space import preset
+from supernet.settings import Progress, RecipeName
+from supernet.space_file import find_space
 from targets.target import Target, get_target
 from tvm_latency.cost_model import CostModelError
 from tvm_latency.database import MeasurementDatabase
@@ -41,7 +45,7 @@ from tvm_latency.latency_table import LatencyTableError
 from tvm_latency.opspec import WeightType
 from tvm_latency.plan import FULL, TRANSFERRED, transfer_plan
 
-__all__ = ["bench", "calibrate", "compile", "predict", "report", "run", "search", "targets", "train"]
+__all__ = ["bench", "calibrate", "compile", "predict", "report", "run", "search", "sweep", "targets", "train"]
 
 
 def run(
@@ -57,15 +61,27 @@ def run(
     """From data to a verified artefact: the content of summary.json and, as `run`, the run's folder.
 
     until: the last stage to perform; `derive` stops when the architecture is found; the result is that stage's.
+    Under torchrun the result of every rank but the first is empty.
 
     Raises:
         Every error of `pipeline.errors.EXIT_CODES`, each with a sentence for the user.
     """
+    parallel.join()
+    database = database or default_database()
+    if parallel.rank() > 0:
+        follow(lambda folder: RunContext(config, folder, database, silent, lambda sentence: None))
+        return {}
+    last = out or default_folder(config, RUNS, resume=True)
+    resume = resume or was_begun(last)
     folder = out or default_folder(config, RUNS, resume=resume)
     require_free_space(folder)
+    parallel.send_text(str(folder))
     with Run(folder, config, resume=resume, say=say) as opened:
-        context = RunContext(config, folder, database or default_database(), progress, say)
-        return {"run": str(folder), **perform(opened, context, until)[until]}
+        mark_begun(folder)
+        context = RunContext(config, folder, database, progress, say)
+        found = perform(opened, context, until)[until]
+    ranks.dismiss()
+    return {"run": str(folder), **found}
 
 
 def search(
@@ -79,13 +95,15 @@ def search(
 ) -> dict[str, Any]:
     """`run` up to the derived network: its text, its latencies, and as `file` the architecture.json."""
     found = run(config, out=out, resume=resume, until="derive", database=database, progress=progress, say=say)
-    return {**found, "file": str(Path(found["run"]) / "derive" / "architecture.json")}
+    return {} if not found else {**found, "file": str(Path(found["run"]) / "derive" / "architecture.json")}
 
 
 def calibrate(
     target: str = "x86",
     space: str = "imagenet",
     *,
+    resolution: int | None = None,
+    width: float = 1.0,
     threads: int = 1,
     weights: WeightType = "float32",
     source: str | None = None,
@@ -98,6 +116,7 @@ def calibrate(
 ) -> dict[str, Any]:
     """Measure a space on a target, fit the cost model, and judge it by blocks and networks it has not seen.
 
+    space, resolution, width: a preset or a .toml file, and what of it is different, as for `run`.
     source: a target whose calibration of the space is transferred: `measurements` networks (50 unless given) are
     measured, and no operators.
     export: a file to write the calibration to, beside the folder where commands look for it.
@@ -110,9 +129,10 @@ def calibrate(
         PortableError, ProxylessYamlError: a file to import that is none for this target, space and weights.
     """
     database = database or default_database()
-    machine, chosen = get_target(target).with_threads(threads), preset(space)
-    folder = calibration_folder(database, machine, space, weights)
-    kind = {"target": target, "space": space, "weights": weights}
+    machine = get_target(target).with_threads(threads)
+    chosen = find_space(space).for_task(resolution=resolution, width=width)
+    folder = calibration_folder(database, machine, chosen.name, weights)
+    kind = {"target": target, "space": chosen.name, "weights": weights}
     if source is None and measurements is not None:
         raise ConfigError("--measurements says how many networks --from measures; name its target too.")
     if source is not None and imported is not None:
@@ -122,7 +142,8 @@ def calibrate(
         return {**kind, "imported": str(imported), "left_out": list(left_out), "folder": str(folder)}
     if export is not None:
         check_export(export, weights)
-    there = None if source is None else _source(source, machine, folder, database, space, weights)
+    asked = space_options(space, resolution, width)
+    there = None if source is None else _source(source, machine, folder, database, weights, asked)
     plan = FULL if there is None else transfer_plan(measurements or TRANSFERRED)
     with closing(MeasurementDatabase(database)) as rows:
         if rows.recovered:
@@ -145,8 +166,8 @@ def calibrate(
     }
 
 
-def _source(source: str, machine: Target, folder: Path, database: Path, space: str, weights: WeightType) -> Fitted:
-    """The calibration that is transferred to a machine whose own is in `folder`.
+def _source(source: str, machine: Target, folder: Path, database: Path, weights: WeightType, asked: str) -> Fitted:
+    """The calibration that is transferred to a machine whose own is in `folder`; asked: see `load_calibration`.
 
     Raises:
         ConfigError: it has measured operators itself.
@@ -164,7 +185,8 @@ def _source(source: str, machine: Target, folder: Path, database: Path, space: s
             f"{machine.name} was calibrated with measured operators already, which is better than what --from "
             f"finds. Remove {folder} to do it all the same."
         )
-    return Fitted(*load_calibration(calibration_folder(database, other, space, weights), other, weights))
+    there = calibration_folder(database, other, folder.name, weights)
+    return Fitted(*load_calibration(there, other, weights, asked))
 
 
 def train(
@@ -172,25 +194,30 @@ def train(
     data: str,
     *,
     out: Path | None = None,
+    recipe: RecipeName = "short",
     epochs: int | None = None,
+    ema: float = 0.0,
     seed: int = 0,
     progress: Progress = silent,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Train a network on data; `model.onnx`, the weights and the top-1 on test images are left in `out`.
 
-    Killed and called again with the same arguments, it goes on from its checkpoint.
+    Killed and called again with the same arguments, it goes on from its checkpoint. With `ema` the weights that are
+    tested and left are their moving average, of which so much stays at each step.
 
     Raises:
         RunFolderError: `out` holds anything but an earlier training.
+        ConfigError: torchrun has started several processes.
     """
+    ranks.refuse("train")
     found = resolve_net(net)
     architecture = found.require_architecture("training")
     images = load_data(data, architecture.resolution, seed)
     for note in images.notes:
         say(note)
     architecture = architecture.with_classes(len(images.classes))
-    settings = train_settings(space_of(architecture.resolution), seed, epochs)
+    settings = train_settings(recipe, architecture.resolution, seed, epochs, ema)
     folder = out or RUNS / f"train-{found.name}-{Path(data).name}-s{seed}"
     require_free_space(folder)
     claim_folder(folder, "train")

@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
+from shlex import quote
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.figures import predicted_against_measured
 from pipeline.files import read_json, write_json
 from pipeline.measure import MeasureError, code_versions
-from supernet.latency import PathLatency
+from supernet.costs import PathCosts
 from supernet.settings import Progress
 from supernet.space import SearchSpace
 from targets.host import available_cpus
@@ -28,7 +29,7 @@ from tvm_latency.cost_model import CostModel
 from tvm_latency.database import MeasurementDatabase
 from tvm_latency.fitting import Fitted, Net
 from tvm_latency.latency_table import LatencyTable
-from tvm_latency.opspec import OpSpec, WeightType, network_weight_bytes, stored_as
+from tvm_latency.opspec import WeightType, network_weight_bytes, stored_as
 from tvm_latency.plan import QUICK, WIDEST, CalibrationPlan, variations
 from tvm_latency.workbench import Workbench
 
@@ -164,20 +165,15 @@ def heavy_networks(space: SearchSpace, count: int, random: Random, weights: Weig
     return tuple(found)
 
 
-def path_latency(space: SearchSpace, table: LatencyTable, weights: WeightType = "float32") -> PathLatency:
+def path_latency(space: SearchSpace, table: LatencyTable, weights: WeightType = "float32") -> PathCosts:
     """The latencies that the search adds up: what the operators of the table add to a network.
 
     Raises:
         MissingLatencyError: the table was made for another space, or for weights that are stored otherwise.
     """
-
-    def seconds(op: OpSpec | None) -> float:
-        return 0.0 if op is None else table.entry(replace(op, dtype=weights)).network_s
-
-    return PathLatency(
-        fixed_s=table.network_seconds(stored_as(space.fixed_ops(), weights)),
-        block_s=tuple(tuple(seconds(block.op_spec(choice)) for choice in block.candidates) for block in space.blocks),
-    )
+    costs = PathCosts.of_space(space, lambda op: table.entry(replace(op, dtype=weights)).network_s)
+    # With what the whole of the weights costs beyond those of the operators one by one.
+    return replace(costs, fixed=table.network_seconds(stored_as(space.fixed_ops(), weights)))
 
 
 def disturbance(share: float) -> str:
@@ -204,15 +200,26 @@ def save_calibration(found: SpaceCalibration, folder: Path) -> None:
     write_json(folder / VERSIONS, {"versions": list(code_versions())})
 
 
-def load_calibration(folder: Path, target: Target, weights: WeightType = "float32") -> tuple[LatencyTable, CostModel]:
+def space_options(space: str, resolution: int | None = None, width: float = 1.0) -> str:
+    """What names a space on the command line: `--space cifar --resolution 48 --width 0.5`."""
+    of_task = {"resolution": resolution, "width": None if width == 1.0 else width}
+    return " ".join([f"--space {quote(space)}", *(f"--{k} {v!r}" for k, v in of_task.items() if v is not None)])
+
+
+def load_calibration(
+    folder: Path, target: Target, weights: WeightType = "float32", asked: str = ""
+) -> tuple[LatencyTable, CostModel]:
     """What `save_calibration` wrote for weights that are stored so.
+
+    asked: the `space_options` that name the space, for a message that says what to type; a preset's unless given.
 
     Raises:
         MeasureError: nothing was calibrated for this target, or on another machine, or with other versions.
         LatencyTableError, CostModelError: a file is damaged.
     """
     options = "" if weights == "float32" else f" --weights {weights}"
-    command = f"`netlathe calibrate --target {target.name} --space {folder.name} --threads {target.threads}{options}`"
+    asked = asked or space_options(folder.name)
+    command = f"`netlathe calibrate --target {target.name} {asked} --threads {target.threads}{options}`"
     saved = read_json(folder / VERSIONS) if (folder / VERSIONS).exists() else None
     if saved is None:
         raise MeasureError(

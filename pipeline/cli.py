@@ -12,7 +12,7 @@ from pipeline import commands, console, options
 from pipeline.config import ConfigError, RunConfig, make_config
 from pipeline.errors import ExitCode, exit_code, expected_errors, sentence
 from pipeline.places import RUNS
-from pipeline.run_folder import default_folder, stored_config
+from pipeline.run_folder import default_folder, stored_config, was_begun
 
 
 class _Commands(TyperGroup):
@@ -48,11 +48,19 @@ def run(
     budget: options.Budget = None,
     budget_ms: options.BudgetMs = None,
     space: options.RunSpace = None,
+    resolution: options.Resolution = None,
+    width: options.Width = None,
+    recipe: options.RunRecipe = None,
+    algorithm: options.Algorithm = None,
+    penalty: options.Penalty = None,
+    max_params: options.MaxParams = None,
+    max_memory_kb: options.MaxMemory = None,
     seed: options.RunSeed = None,
     threads: options.RunThreads = None,
     weights: options.RunWeights = None,
     search_epochs: options.SearchEpochs = None,
     train_epochs: options.TrainEpochs = None,
+    ema: options.Ema = None,
     out: options.Out = None,
     resume: options.Resume = False,
     database: options.Database = None,
@@ -70,6 +78,13 @@ def search(
     budget: options.Budget = None,
     budget_ms: options.BudgetMs = None,
     space: options.RunSpace = None,
+    resolution: options.Resolution = None,
+    width: options.Width = None,
+    recipe: options.RunRecipe = None,
+    algorithm: options.Algorithm = None,
+    penalty: options.Penalty = None,
+    max_params: options.MaxParams = None,
+    max_memory_kb: options.MaxMemory = None,
     seed: options.RunSeed = None,
     threads: options.RunThreads = None,
     weights: options.RunWeights = None,
@@ -83,12 +98,62 @@ def search(
     _run(ctx, "derive")
 
 
+@app.command()
+def sweep(
+    ctx: typer.Context,
+    budgets: options.Budgets = "0.4x,0.6x,0.8x",
+    target: options.RunTarget = None,
+    data: options.RunData = None,
+    space: options.RunSpace = None,
+    resolution: options.Resolution = None,
+    width: options.Width = None,
+    recipe: options.RunRecipe = None,
+    algorithm: options.Algorithm = None,
+    penalty: options.Penalty = None,
+    max_params: options.MaxParams = None,
+    max_memory_kb: options.MaxMemory = None,
+    seed: options.RunSeed = None,
+    threads: options.RunThreads = None,
+    weights: options.RunWeights = None,
+    search_epochs: options.SearchEpochs = None,
+    train_epochs: options.TrainEpochs = None,
+    ema: options.Ema = None,
+    train: options.Train = False,
+    out: options.Out = None,
+    database: options.Database = None,
+    json: options.Json = False,
+) -> None:
+    """One warmed-up supernet, many budgets: the front of accuracy over latency. Started again it goes on."""
+    given: dict[str, Any] = {name: value for name, value in ctx.params.items() if value is not None}
+    ctx.find_root().meta[options.RESUME_KEY] = "the same command"
+    config = _config({**given, "resume": False})
+    from pipeline import api
+
+    with console.ProgressView() as progress:
+        found = api.sweep(
+            config, budgets.split(","), out=out, train=train, database=database, progress=progress, say=console.say
+        )
+    if json:
+        console.show(found, as_json=True)
+        return
+    rows = [{name: point.get(name, "") for name in _POINT} for point in found["points"]]
+    console.show_table(f"{found['sweep']}", rows)
+    for point in found["points"]:
+        if "error" in point:
+            console.say(f"{point['budget']}: {point['error']}")
+    console.result_line(f"The front is drawn in {found['plot']}")
+
+
+_POINT = ("budget", "budget_ms", "predicted_ms", "measured_ms", "supernet_top1", "top1", "on_front")
+
+
 def _run(ctx: typer.Context, until: str) -> None:
     """A run with the options of the command line, up to a stage."""
     given: dict[str, Any] = {name: value for name, value in ctx.params.items() if value is not None}
     resume = given["resume"]
     config = _config(given)
-    folder = given.get("out") or default_folder(config, RUNS, resume=resume)
+    last = default_folder(config, RUNS, resume=True)
+    folder = given.get("out") or (last if was_begun(last) else default_folder(config, RUNS, resume=resume))
     database = given.get("database")
     again = ["netlathe", str(ctx.info_name), "--resume", "--out", str(folder)]
     ctx.find_root().meta[options.RESUME_KEY] = shlex.join(again + (["--database", str(database)] if database else []))
@@ -99,7 +164,8 @@ def _run(ctx: typer.Context, until: str) -> None:
         arguments = {"out": folder, "resume": resume, "database": database}
         work = api.run if until == "report" else api.search
         found = work(config, **arguments, progress=progress, say=console.say)
-    console.show(found, as_json=given["json"])
+    if found:
+        console.show(found, as_json=given["json"])
 
 
 def _config(given: dict[str, Any]) -> RunConfig:

@@ -17,6 +17,8 @@ from pipeline.errors import ExitCode
 def calibrate(
     target: options.Target = "x86",
     space: options.Space = "imagenet",
+    resolution: options.Resolution = None,
+    width: options.Width = None,
     threads: options.Threads = 1,
     weights: options.Weights = "float32",
     from_: options.From = None,
@@ -33,6 +35,8 @@ def calibrate(
         found = api.calibrate(
             target,
             space,
+            resolution=resolution,
+            width=width or 1.0,
             threads=threads,
             weights=weights,
             source=from_,
@@ -61,6 +65,8 @@ def predict(
     net: options.Net,
     target: options.Target = "x86",
     space: options.RunSpace = None,
+    resolution: options.Resolution = None,
+    width: options.Width = None,
     threads: options.Threads = 1,
     weights: options.Weights = "float32",
     explain: options.Explain = False,
@@ -70,7 +76,17 @@ def predict(
     """Predict the latency of a network from a calibration, without compiling it."""
     from pipeline import api
 
-    found = api.predict(net, target, space=space, threads=threads, weights=weights, explain=explain, database=database)
+    found = api.predict(
+        net,
+        target,
+        space=space,
+        resolution=resolution,
+        width=width or 1.0,
+        threads=threads,
+        weights=weights,
+        explain=explain,
+        database=database,
+    )
     blocks = [] if json else found.pop("blocks", [])
     console.show(found, as_json=json)
     if blocks:
@@ -81,7 +97,9 @@ def train(
     ctx: typer.Context,
     net: options.Net,
     data: options.Data,
+    recipe: options.Recipe = "short",
     epochs: options.Epochs = None,
+    ema: options.Ema = None,
     seed: options.Seed = 0,
     out: options.Out = None,
     json: options.Json = False,
@@ -91,7 +109,17 @@ def train(
 
     ctx.find_root().meta[options.RESUME_KEY] = "the same command"
     with console.ProgressView() as progress:
-        found = api.train(net, data, out=out, epochs=epochs, seed=seed, progress=progress, say=console.say)
+        found = api.train(
+            net,
+            data,
+            out=out,
+            recipe=recipe,
+            epochs=epochs,
+            ema=ema or 0.0,
+            seed=seed,
+            progress=progress,
+            say=console.say,
+        )
     console.show(found, as_json=json)
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from supernet.settings import AlgorithmName, PenaltyName, RecipeName
 from tvm_latency.opspec import WeightType
 
 _BUDGET = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(x|ms)?", re.IGNORECASE)
@@ -54,6 +55,34 @@ def parse_budget(text: str) -> Budget:
     return Budget(value, relative=(whole[2] or "ms").lower() == "x")
 
 
+# What the name of a run says of an option. Those that are missing here are always in it.
+_WORDS = {
+    "space": "{}",
+    "resolution": "r{}",
+    "width": "w{}",
+    "recipe": "{}",
+    "algorithm": "{}",
+    "penalty": "{}",
+    "max_params": "p{}",
+    "max_memory_kb": "m{}kb",
+    "threads": "t{}",
+    "search_epochs": "se{}",
+    "train_epochs": "te{}",
+    "ema": "ema{}",
+    "weights": "{}",
+}
+
+
+def _file_name(text: str) -> str:
+    """The last part of a path, of characters that every file system takes."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", Path(text).name or "data")
+
+
+def _short(value: Any) -> str:
+    """`0.5`, `1000000`, `my_space`."""
+    return f"{value:.15g}" if isinstance(value, float) else _file_name(str(value)).removesuffix(".toml")
+
+
 def _budget_text(text: str) -> str:
     return str(parse_budget(text))
 
@@ -67,10 +96,18 @@ class RunConfig(BaseModel):
     data: str = Field(default="digits", min_length=1)
     budget: Annotated[str, AfterValidator(_budget_text)] = "0.6x"
     space: str | None = None
+    resolution: int | None = Field(default=None, ge=1, le=4096)
+    width: float = Field(default=1.0, ge=0.1, le=4.0)
+    recipe: RecipeName = "short"
+    algorithm: AlgorithmName = "gradient"
+    penalty: PenaltyName = "target"
+    max_params: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    max_memory_kb: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     seed: int = Field(default=0, ge=0, lt=2**31)
     threads: int = Field(default=1, ge=1, le=1024)
     search_epochs: int | None = Field(default=None, ge=1)
     train_epochs: int | None = Field(default=None, ge=1)
+    ema: float = Field(default=0.0, ge=0, lt=1)
     weights: WeightType = "float32"
 
     @property
@@ -80,10 +117,26 @@ class RunConfig(BaseModel):
 
     @property
     def name(self) -> str:
-        """The one printable key, also the default folder: `digits-x86-0.6x-s0`, or with `-float16` at the end."""
-        data = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(self.data).name or "data")
-        stored = "" if self.weights == "float32" else f"-{self.weights}"
-        return f"{data}-{self.target}-{self.budget}-s{self.seed}{stored}"
+        """The one printable key, also the default folder: `digits-x86-0.6x-s0`, `digits-x86-0.6x-s0-w0.5-float16`."""
+        return "-".join([*self._subject, self.budget, *self._rest])
+
+    @property
+    def family(self) -> str:
+        """The name without the budget: what the runs of a sweep have in common."""
+        return "-".join([*self._subject, *self._rest])
+
+    @property
+    def _subject(self) -> list[str]:
+        return [_file_name(self.data), self.target]
+
+    @property
+    def _rest(self) -> list[str]:
+        """The seed, and every other option that is not at its default, in a word."""
+        changed = self.changed()
+        return [
+            f"s{self.seed}",
+            *(word.format(_short(changed[name])) for name, word in _WORDS.items() if name in changed),
+        ]
 
     def changed(self) -> dict[str, Any]:
         """The options that differ from their defaults."""

@@ -114,6 +114,25 @@ def probabilities_over_time(history: Sequence[Sequence[Sequence[float]]], candid
     return figure
 
 
+def search_over_time(history: Sequence[dict[str, Any]]) -> go.Figure:
+    """Expected latency as a share of the budget, and the mean entropy of a block in nats, over the epochs of a search.
+
+    history: rows with `epoch`, `expected_s`, `budget_s` and `entropy`.
+    """
+    figure = make_subplots(1, 2, subplot_titles=["expected latency / budget", "entropy of a block (nats)"])
+    epochs = [row["epoch"] for row in history]
+    ratios = [row["expected_s"] / row["budget_s"] for row in history]
+    for column, values in ((1, ratios), (2, [row["entropy"] for row in history])):
+        figure.add_scatter(
+            x=epochs, y=values, mode="lines+markers", line_color=OURS, showlegend=False, row=1, col=column
+        )
+    figure.add_hline(y=1.0, line_dash="dot", line_color=MUTED, row=1, col=1)
+    _style(figure, 300)
+    figure.update_xaxes(title_text="epoch")
+    figure.update_yaxes(rangemode="tozero", row=1, col=2)
+    return figure
+
+
 def accuracy_and_latency(points: Sequence[dict[str, Any]]) -> go.Figure:
     """Top-1 (%) over measured latency, one point for each network; the better corner is at the top left.
 
@@ -135,6 +154,34 @@ def accuracy_and_latency(points: Sequence[dict[str, Any]]) -> go.Figure:
     slack = max(1.0, max(tops) - min(tops))
     figure.update_xaxes(range=[0, 1.25e3 * max(point["measured_s"] for point in points)])
     figure.update_yaxes(range=[max(0.0, min(tops) - slack), min(103.0, max(tops) + slack)])
+    return figure
+
+
+def front_of_points(points: Sequence[dict[str, Any]]) -> go.Figure:
+    """Accuracy (%) over measured latency of the networks of a sweep; those that none beats are joined.
+
+    points: as `pipeline.sweep.on_front` answers them; those without an accuracy are left out.
+    """
+    known = [p for p in points if p.get("top1", p.get("supernet_top1")) is not None]
+    found: list[dict[str, Any]] = sorted(known, key=lambda point: point["measured_ms"])
+    trained = all("top1" in point for point in found)
+    title = "top-1 on test images (%)" if trained else "top-1 of the shared weights on validation images (%)"
+    figure = _figure(480, xaxis_title="latency, measured (ms)", yaxis_title=title)
+    for name, chosen, mode in (
+        ("every budget", found, "markers+text"),
+        ("front", [point for point in found if point["on_front"]], "lines"),
+    ):
+        figure.add_scatter(
+            x=[point["measured_ms"] for point in chosen],
+            y=[100 * point.get("top1", point.get("supernet_top1", 0.0)) for point in chosen],
+            mode=mode,
+            text=[point["budget"] for point in chosen],
+            textposition="top center",
+            marker={"size": 12, "color": OURS},
+            line={"color": MUTED, "dash": "dot"},
+            name=name,
+        )
+    figure.update_xaxes(rangemode="tozero")
     return figure
 
 

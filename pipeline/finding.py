@@ -13,17 +13,21 @@ from pipeline import calibration, measure
 from pipeline.config import RunConfig
 from pipeline.context import Result, RunContext
 from pipeline.deploy import versions
-from pipeline.files import write_json
+from pipeline.events import with_events
+from pipeline.files import write_atomically, write_json
 from pipeline.fit import check_possible, derive_within
 from supernet import search as searching
+from supernet.algorithms.interface import Ranked
 from supernet.architecture import Architecture
-from supernet.settings import SEARCH, SearchSettings
+from supernet.settings import SearchSettings, recipe
 from supernet.sources import DIGITS, open_source
-from supernet.space import SearchSpace, preset
+from supernet.space import SearchSpace
+from supernet.space_file import SUFFIX, find_space
 from tvm_latency.database import MeasurementDatabase
 from tvm_latency.opspec import stored_as
 from tvm_latency.schedules import SCHEDULE_VERSION
 
+SEARCH_CHECKPOINT = "search.checkpoint"
 # Up to this many pixels a photograph keeps nothing back from a network for 32 x 32.
 _SMALL_IMAGE = 64
 
@@ -35,12 +39,19 @@ def setup(context: RunContext, folder: Path) -> Result:
         TargetError, SpaceError, DataError: there is no such target, space or data.
     """
     config, target = context.config, context.target
-    space = preset(config.space or suitable_space(config.data))
-    context.results["setup"] = {"space": space.name}
-    data = context.data
+    source = config.space or suitable_space(config.data)
+    find_space(source)
+    if source.endswith(SUFFIX):
+        write_atomically(folder / Path(source).name, Path(source).read_bytes())
+    context.results["setup"] = {"space_source": source}
+    space, data = context.given_space, context.data
+    context.say(space.describe())
     return {
         "target": {**asdict(target), "fingerprint": target.fingerprint},
         "space": space.name,
+        "space_source": source,
+        "networks": float(space.size),
+        "recipe": config.recipe,
         "data": config.data,
         "classes": len(data.classes),
         "images": {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
@@ -101,11 +112,11 @@ def baseline(context: RunContext, folder: Path) -> Result:
 
     Raises:
         MeasureError: it could not be run.
-        BudgetError: not even the fastest network of the space keeps the budget.
+        BudgetError: no network of the space keeps the budget and the other limits.
     """
     net = context.space.baseline
     measured_s = measure.measure_networks({net.name: net}, context.target, context.config.weights)[net.name]
-    check_possible(context.space, context.latency, partial(_measured, context))
+    check_possible(context.space, context.latency, partial(_measured, context), context.other_limits)
     return {
         "net": net.name,
         "architecture": net.text,
@@ -124,15 +135,17 @@ def search(context: RunContext, folder: Path) -> Result:
     found = searching.search(
         context.space,
         context.data,
-        context.latency,
-        context.results["baseline"]["budget_s"],
+        context.constraints,
         search_settings(context.space, context.config),
-        folder / "search.checkpoint",
-        context.progress,
+        folder / SEARCH_CHECKPOINT,
+        with_events(context.progress, folder / "events"),
+        warmup=context.warmup,
         notice=context.say,
     )
     return {
         "seconds": found.seconds,
+        "warmup_seconds": found.warmup_seconds,
+        "ranking": [asdict(ranked) for ranked in found.ranking],
         "probabilities": [list(block) for block in found.probabilities],
         "history": found.history,
         "candidates": [[str(choice) for choice in block.candidates] for block in context.space.blocks],
@@ -140,8 +153,13 @@ def search(context: RunContext, folder: Path) -> Result:
 
 
 def search_settings(space: SearchSpace, config: RunConfig) -> SearchSettings:
-    """The preset's settings; fewer epochs than it has mean a warm-up shorter in proportion."""
-    settings = replace(SEARCH[space.name], seed=config.seed)
+    """Those of the recipe for such images; fewer epochs than it has mean a warm-up shorter in proportion."""
+    settings = replace(
+        recipe(config.recipe, space.resolution).search,
+        algorithm=config.algorithm,
+        penalty=config.penalty,
+        seed=config.seed,
+    )
     if config.search_epochs is None:
         return settings
     warmup = ceil(settings.warmup_epochs * config.search_epochs / settings.epochs)
@@ -157,9 +175,9 @@ def derive(context: RunContext, folder: Path) -> Result:
     attempts = derive_within(
         context.space,
         context.results["search"]["probabilities"],
-        context.latency,
-        context.results["baseline"]["budget_s"],
+        context.constraints,
         partial(_measured, context),
+        [Ranked(tuple(row["path"]), row["reward"]) for row in context.results["search"]["ranking"]],
     )
     last = attempts[-1]
     write_json(folder / "architecture.json", replace(last.architecture, name="derived").to_json())

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from supernet.settings import AlgorithmName, PenaltyName, RecipeName
 from tvm_latency.opspec import WeightType
 
 JSON_KEY, RESUME_KEY = "netlathe.json", "netlathe.resume"
@@ -31,9 +32,13 @@ Threads = Annotated[int, typer.Option(min=1, help="Threads of the compiled netwo
 Weights = Annotated[WeightType, typer.Option(help="How weights are stored: float16 halves the artefact.")]
 Explain = Annotated[bool, typer.Option("--explain", help="Show what every operator takes, and why.")]
 Data = Annotated[str, typer.Option(help="`digits`, a folder, Parquet files or a name on the Hugging Face hub.")]
-Space = Annotated[str, typer.Option(help="Search space: digits, cifar or imagenet.")]
+Space = Annotated[str, typer.Option(help="Search space: digits, cifar, imagenet or a .toml file.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of splits, weights, search and training.")]
+Recipe = Annotated[RecipeName, typer.Option(help="`short`, or the `paper`'s, which takes days for photographs.")]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs, instead of what suits the images' size.")]
+Ema = Annotated[
+    float | None, typer.Option(min=0, help="Ship a moving average of the weights: 0.999 keeps so much each step.")
+]
 Out = Annotated[Path | None, typer.Option(help="Folder for everything that is written.")]
 From = Annotated[
     str | None, typer.Option("--from", help="A target whose calibration of this space is taken over, scaled.")
@@ -49,8 +54,21 @@ Against = Annotated[str, typer.Option(help="Runtimes: onnxruntime, openvino, ncn
 RunTarget = Annotated[str | None, typer.Option("--target", help="The machine to build for. [default: x86]")]
 RunData = Annotated[str | None, typer.Option("--data", help="As for `train`. [default: digits]")]
 Budget = Annotated[str | None, typer.Option(help="`0.6x` the baseline's latency, or `3.5ms`. [default: 0.6x]")]
+Budgets = Annotated[str, typer.Option(help="Budgets with commas between them, each as for `run`.")]
+Train = Annotated[bool, typer.Option("--train", help="Train and compile each network too.")]
 BudgetMs = Annotated[float | None, typer.Option(help="The budget in milliseconds.")]
-RunSpace = Annotated[str | None, typer.Option("--space", help="Search space. [default: by the images' size]")]
+RunSpace = Annotated[
+    str | None, typer.Option("--space", help="Search space or .toml file. [default: by the images' size]")
+]
+RunRecipe = Annotated[RecipeName | None, typer.Option("--recipe", help="As for `train`. [default: short]")]
+Resolution = Annotated[int | None, typer.Option(min=1, help="Pixels of the images. [default: the space's]")]
+Width = Annotated[float | None, typer.Option(min=0.1, max=4.0, help="Multiplier of the space's channels. [default: 1]")]
+Algorithm = Annotated[AlgorithmName | None, typer.Option(help="How to search. [default: gradient]")]
+Penalty = Annotated[PenaltyName | None, typer.Option(help="How the budget enters the loss. [default: target]")]
+MaxParams = Annotated[float | None, typer.Option(help="At most so many parameters.")]
+MaxMemory = Annotated[
+    float | None, typer.Option("--max-memory-kb", help="At most so many kilobytes of activations alive at once.")
+]
 RunSeed = Annotated[int | None, typer.Option("--seed", help="Seed of everything. [default: 0]")]
 RunThreads = Annotated[int | None, typer.Option("--threads", help="Threads of the network. [default: 1]")]
 RunWeights = Annotated[WeightType | None, typer.Option("--weights", help="As for `compile`. [default: float32]")]

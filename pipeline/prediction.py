@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.calibration import load_calibration
+from pipeline.calibration import load_calibration, space_options
 from pipeline.nets import Net, input_shape_of, resolve_net, space_of
 from pipeline.places import calibration_folder, default_database
-from supernet.space import preset
+from supernet.space_file import find_space
 from targets.target import Target, get_target
 from tvm_latency.cost_model import CostModel
 from tvm_latency.latency_table import LatencyTable
@@ -25,12 +25,16 @@ def predict(
     target: str = "x86",
     *,
     space: str | None = None,
+    resolution: int | None = None,
+    width: float = 1.0,
     threads: int = 1,
     weights: WeightType = "float32",
     explain: bool = False,
     database: Path | None = None,
 ) -> dict[str, Any]:
     """The latency of a network by the calibration of a space, without compiling it.
+
+    space, resolution, width: as for `calibrate`; the preset for images of the network's size unless given.
 
     `unlike` has the operators that are outside of what was measured, each with the features in which they are;
     `not_predicted` what no operator describes. With `explain`, `blocks` has every operator's share, and `overflow_ms`
@@ -42,10 +46,11 @@ def predict(
         LoweringError: an .onnx file that cannot be compiled.
     """
     found, machine = resolve_net(net), get_target(target).with_threads(threads)
-    network, resolution = _operators(found, machine, weights)
-    chosen = preset(space).name if space else space_of(resolution, hint=" Name one with --space.")
-    folder = calibration_folder(database or default_database(), machine, chosen, weights)
-    table, model = load_calibration(folder, machine, weights)
+    network, height = _operators(found, machine, weights)
+    space = space or space_of(height, hint=" Name one with --space.")
+    chosen = find_space(space).for_task(resolution=resolution, width=width)
+    folder = calibration_folder(database or default_database(), machine, chosen.name, weights)
+    table, model = load_calibration(folder, machine, weights, space_options(space, resolution, width))
     table = table.completed(network.ops, model.predict)
     prediction, measured = table.network(network.ops), [table.entry(op).source == "measured" for op in network.ops]
     result = {

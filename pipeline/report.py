@@ -10,7 +10,7 @@ from markupsafe import Markup
 from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs
 
-from pipeline import figures
+from pipeline import figures, search_section
 from pipeline.calibration import disturbance
 from supernet.architecture import SKIP, Architecture
 
@@ -132,11 +132,10 @@ def _sections(results: Results) -> list[dict[str, Any]]:
         ),
         _section(
             "The search",
-            "Probability of each candidate over the search, block by block; the derived network is the most probable "
-            "one that fits the budget.",
-            figures.probabilities_over_time(
-                [epoch["probabilities"] for epoch in search["history"]], search["candidates"]
-            ),
+            search_section.text(search),
+            *search_section.shown(search),
+            table=search_section.choices(search, derive["architecture"]),
+            side_by_side=False,
         ),
         _section(
             "Training",
@@ -174,7 +173,9 @@ def _sources(operators: Sequence[dict[str, Any]]) -> str:
     return f"{len(operators) - predicted} measured" + (f", {predicted} predicted (grey)" if predicted else "")
 
 
-def _section(title: str, text: str, *shown: Figure) -> dict[str, Any]:
+def _section(
+    title: str, text: str, *shown: Figure, table: dict[str, Any] | None = None, side_by_side: bool = True
+) -> dict[str, Any]:
     html = [
         Markup(
             figure.to_html(
@@ -183,7 +184,7 @@ def _section(title: str, text: str, *shown: Figure) -> dict[str, Any]:
         )
         for figure in shown
     ]
-    return {"title": title, "text": text, "figures": html}
+    return {"title": title, "text": text, "figures": html, "table": table, "side_by_side": side_by_side}
 
 
 def _table(results: Results) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from pipeline.verify import check_half_weights, pytorch, real_images
 from supernet import train as training
 from supernet.derive import BudgetError
 from supernet.export import export_onnx
-from supernet.settings import TRAIN, TrainSettings
+from supernet.settings import RecipeName, TrainSettings, recipe
 from tvm_latency.loaded import LoadedNetwork
 
 REPORT = "report.html"
@@ -40,7 +40,8 @@ def train(context: RunContext, folder: Path) -> Result:
         TrainError: a training diverged.
         CheckpointError: a checkpoint is not its own.
     """
-    settings = train_settings(context.space.name, context.config.seed, context.config.train_epochs)
+    config = context.config
+    settings = train_settings(config.recipe, context.space.resolution, config.seed, config.train_epochs, config.ema)
     result = {}
     for role, net in context.networks.items():
         found = training.train(
@@ -50,9 +51,9 @@ def train(context: RunContext, folder: Path) -> Result:
     return result
 
 
-def train_settings(space: str, seed: int, epochs: int | None) -> TrainSettings:
-    """The settings of a preset, with other epochs where some are given."""
-    settings = replace(TRAIN[space], seed=seed)
+def train_settings(name: RecipeName, resolution: int, seed: int, epochs: int | None, ema: float = 0.0) -> TrainSettings:
+    """The settings of a recipe for images of so many pixels, with other epochs where some are given."""
+    settings = replace(recipe(name, resolution).train, seed=seed, ema=ema)
     if epochs is None:
         return settings
     return replace(settings, epochs=epochs, warmup_epochs=min(settings.warmup_epochs, epochs - 1))

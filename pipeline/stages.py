@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-from pipeline import finding, shipping
+from pipeline import finding, ranks, shipping
 from pipeline.context import Result, RunContext
 from pipeline.run_folder import Run, RunFolderError
 
@@ -47,7 +46,7 @@ def perform(run: Run, context: RunContext, until: str = "report") -> dict[str, R
     """
     for name, stage in STAGES.items():
         context.progress(name, 0, 0, {})
-        context.results[name] = run.perform(name, stage.needs, partial(stage.work, context))
+        context.results[name] = run.perform(name, stage.needs, ranks.joint(name, stage.work, context))
         if name == "setup":
             _check_origin(context)
         if name == until:
@@ -55,6 +54,11 @@ def perform(run: Run, context: RunContext, until: str = "report") -> dict[str, R
     if until == "report":
         shipping.publish(context)
     return context.results
+
+
+def follow(context: Callable[[Path], RunContext]) -> None:
+    """What a rank other than 0 does while rank 0 performs a run."""
+    ranks.follow(context, {name: stage.work for name, stage in STAGES.items()})
 
 
 def _check_origin(context: RunContext) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -132,6 +133,24 @@ class Architecture:
     def with_classes(self, classes: int) -> Architecture:
         """The same network for another number of classes."""
         return replace(self, classes=classes)
+
+    @property
+    def total_stride(self) -> int:
+        """The product of all strides: a side of the last image has a pixel for so many of the first."""
+        return self.stem_stride * math.prod(block.stride for block in self.blocks)
+
+    def for_images(self, resolution: int, total_stride: int) -> Architecture:
+        """The same network for images of `resolution` pixels a side, with a total stride of `total_stride` at most.
+
+        Its first strides become 1 until it has, as is usual for MobileNetV2 on small images.
+        """
+        strides = [self.stem_stride, *(block.stride for block in self.blocks)]
+        for place in range(len(strides)):
+            if math.prod(strides) <= total_stride:
+                break
+            strides[place] = 1
+        blocks = tuple(replace(block, stride=stride) for block, stride in zip(self.blocks, strides[1:]))
+        return replace(self, resolution=resolution, stem_stride=strides[0], blocks=blocks)
 
     def op_specs(self, batch: int = 1) -> tuple[OpSpec, ...]:
         """The operators in the order they run; skipped blocks run nothing."""

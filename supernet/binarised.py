@@ -19,27 +19,36 @@ class _GateGradient(torch.autograd.Function):
     """The identity on `output`, whose backward also gives the gates their gradient dL/dg_k = <o_k(x), dL/dy>.
 
     The candidates that did not run are run there, one after the other and without a graph, so that the activations of
-    one path are all that is ever stored.
+    one path are all that is ever stored. Gates of candidates outside `among` get none.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, output: Tensor, gates: Tensor, candidates: Sequence[nn.Module], chosen: int
+        ctx: Any,
+        x: Tensor,
+        output: Tensor,
+        gates: Tensor,
+        candidates: Sequence[nn.Module],
+        chosen: int,
+        among: Sequence[int],
     ) -> Tensor:
         ctx.save_for_backward(x, output)
-        ctx.candidates, ctx.chosen = candidates, chosen
+        ctx.candidates, ctx.chosen, ctx.among, ctx.gates = candidates, chosen, among, gates
+        # Outside of `forward` backward would run the candidates in float32.
+        ctx.autocast = torch.is_autocast_enabled(x.device.type), torch.get_autocast_dtype(x.device.type)
         return output.view_as(output)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         x, output = ctx.saved_tensors
         (grad,) = grad_outputs
-        gate_grads = []
-        with torch.no_grad():
-            for k, candidate in enumerate(ctx.candidates):
-                o_k = output if k == ctx.chosen else candidate(x)
-                gate_grads.append((o_k * grad).sum())
-        return None, grad, torch.stack(gate_grads), None, None
+        enabled, dtype = ctx.autocast
+        gate_grads = torch.zeros_like(ctx.gates)
+        with torch.no_grad(), torch.autocast(x.device.type, dtype=dtype, enabled=enabled):
+            for k in ctx.among:
+                o_k = output if k == ctx.chosen else ctx.candidates[k](x)
+                gate_grads[k] = (o_k * grad).sum(dtype=gate_grads.dtype)
+        return None, grad, gate_grads, None, None, None
 
 
 class BinarisedBlock(nn.Module):
@@ -66,6 +75,8 @@ class BinarisedBlock(nn.Module):
         its weights can tell one candidate from another.
         """
         blocks = [candidate for candidate in self.candidates if isinstance(candidate, MBConv)]
+        if not blocks:
+            return
         source = min(blocks, key=lambda block: (block.op.kernel, -block.op.expand))
         for block in blocks:
             for conv, source_conv in zip(reversed(_all(nn.Conv2d, block)), reversed(_all(nn.Conv2d, source))):
@@ -73,7 +84,9 @@ class BinarisedBlock(nn.Module):
             if block.op.residual:
                 nn.init.zeros_(_all(nn.BatchNorm2d, block)[-1].weight)
 
-    def forward(self, x: Tensor, chosen: int, gates: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, chosen: int, gates: Tensor | None = None, among: Sequence[int] | None = None
+    ) -> Tensor:
         """The output of the chosen candidate.
 
         Args:
@@ -82,12 +95,26 @@ class BinarisedBlock(nn.Module):
             gates: [candidates]. Their values are not used: the gate is one for the chosen candidate and zero for the
                 others. In backward they receive dL/dg; where they are softmax(alpha), autograd carries it on to
                 dL/dalpha_i = sum_j dL/dg_j p_j (delta_ij - p_i), the paper's equation 4.
+            among: the candidates whose gates receive a gradient; all that are left unless given.
         """
         output = cast(Tensor, self.candidates[chosen](x))
         if gates is None:
             return output
-        gated = _GateGradient.apply(x, output, gates, self.candidates, chosen)  # type: ignore[no-untyped-call]
+        among = self.alive() if among is None else among
+        gated = _GateGradient.apply(x, output, gates, self.candidates, chosen, among)  # type: ignore[no-untyped-call]
         return cast(Tensor, gated)
+
+    def alive(self) -> list[int]:
+        """The candidates that were not pruned."""
+        return [k for k, candidate in enumerate(self.candidates) if not isinstance(candidate, _Pruned)]
+
+    def prune(self, k: int) -> None:
+        """Give up candidate `k` and the memory of its weights; the others keep their numbers."""
+        self.candidates[k] = _Pruned()
+
+
+class _Pruned(nn.Module):
+    """Where a candidate was; it does not run."""
 
 
 def _all(kind: type[_Module], block: nn.Module) -> list[_Module]:

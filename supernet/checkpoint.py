@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from supernet import parallel
 from supernet.files import write_atomically
 
 _MAGIC = b"netlathe-checkpoint/1 "
@@ -33,8 +34,10 @@ Owner = Mapping[str, str | float]
 def save_checkpoint(path: Path, owner: Owner, state: Mapping[str, Any]) -> None:
     """Replace `path` by a checkpoint with `state` (tensors, numbers, text, lists and dicts of them).
 
-    After a power cut or SIGKILL there is the old file or the new one, whole.
+    After a power cut or SIGKILL there is the old file or the new one, whole. Of several ranks the first writes.
     """
+    if parallel.rank() != 0:
+        return
     payload = io.BytesIO()
     torch.save({"owner": dict(owner), "state": dict(state)}, payload)
     body = payload.getvalue()

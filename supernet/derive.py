@@ -1,84 +1,132 @@
-"""Derive: the most probable network that fits the budget."""
+"""Derive: the best network that keeps every limit, by what a search found."""
 
 from __future__ import annotations
 
 import math
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
+from itertools import pairwise
 
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import block_diag
+
+from supernet.algorithms.interface import Ranked
 from supernet.architecture import Choice
-from supernet.latency import PathLatency
+from supernet.costs import Constraint, PathCosts
 from supernet.space import SearchSpace
+
+# HiGHS keeps a constraint up to 1e-7 of its size. Where it finds a network a hair over a limit, it searches again with
+# limits that are lower by more than that.
+TOLERANCE = 1e-6
 
 
 class BudgetError(ValueError):
-    """No network of the space fits the budget."""
-
-
-class _Prefix(NamedTuple):
-    """The first blocks of a network: seconds with the fixed layers, log-probability, candidate of each block."""
-
-    seconds: float
-    log_p: float
-    path: tuple[int, ...]
+    """No network of the space keeps the limits."""
 
 
 def derive(
-    space: SearchSpace, probabilities: Sequence[Sequence[float]], latency: PathLatency, budget_s: float
+    space: SearchSpace,
+    probabilities: Sequence[Sequence[float]],
+    constraints: Sequence[Constraint],
+    ranking: Sequence[Ranked] = (),
 ) -> tuple[Choice, ...]:
-    """The choices of the most probable network whose predicted latency is at most `budget_s`.
+    """The choices of the best network of those within every limit.
 
-    Exact: dynamic programming over blocks that keeps, of all prefixes, those that no other beats in both latency and
-    probability (Nemhauser and Ullmann, 1969). Of equally probable networks the fastest wins.
+    Where a search ranked networks, the first that keeps the limits; else, or if none of them does, the most probable.
+    That is exact: a choice of one candidate for each block is an integer program, which HiGHS solves in milliseconds
+    (Huangfu and Hall, 2018). Of equally probable networks the one that costs least of the first constraint wins.
 
     Raises:
         BudgetError: nothing fits; the message names the fastest network of the space.
-        LatencyError: the latencies are not for this space.
+        CostError: the costs are not for this space.
     """
-    latency.check(space)
-    frontier = [_Prefix(latency.fixed_s, 0.0, ())]
-    for block_p, block_s in zip(probabilities, latency.block_s, strict=True):
-        # A probability that softmax rounded to zero still ranks below every other, and does not hide other blocks.
-        log_p = [math.log(max(p, sys.float_info.min)) for p in block_p]
-        longer = [
-            _Prefix(prefix.seconds + block_s[k], prefix.log_p + log_p[k], (*prefix.path, k))
-            for prefix in frontier
-            for k in range(len(block_s))
-        ]
-        frontier = _undominated([prefix for prefix in longer if prefix.seconds <= budget_s])
-    if not frontier:
-        raise BudgetError(_nothing_fits(space, latency, budget_s))
-    best = frontier[-1]
-    return tuple(block.candidates[k] for block, k in zip(space.blocks, best.path))
+    for constraint in constraints:
+        constraint.costs.check(space)
+    within = (r.path for r in ranking if all(constraint.allows(r.path) for constraint in constraints))
+    path = next(within, None) or most_probable(probabilities, constraints)
+    if path is None:
+        raise BudgetError(_nothing_fits(space, constraints))
+    return choices_of(space, path)
 
 
-def fastest(space: SearchSpace, latency: PathLatency) -> tuple[Choice, ...]:
-    """The choices of the network with the lowest predicted latency."""
-    return tuple(
-        block.candidates[min(range(len(seconds)), key=seconds.__getitem__)]
-        for block, seconds in zip(space.blocks, latency.block_s)
-    )
+def most_probable(
+    probabilities: Sequence[Sequence[float]], constraints: Sequence[Constraint]
+) -> tuple[int, ...] | None:
+    """The most probable path within every limit; None where there is none."""
+    for slack in (0.0, TOLERANCE):
+        path = _most_probable(probabilities, constraints, slack)
+        if path is None or all(constraint.allows(path) for constraint in constraints):
+            return path
+    return None
 
 
-def predicted_s(space: SearchSpace, choices: Sequence[Choice], latency: PathLatency) -> float:
+def _most_probable(
+    probabilities: Sequence[Sequence[float]], constraints: Sequence[Constraint], slack: float
+) -> tuple[int, ...] | None:
+    # A probability that softmax rounded to zero still ranks below every other, and does not hide other blocks.
+    log_p = np.array([math.log(max(p, sys.float_info.min)) for block in probabilities for p in block])
+    costs = [np.array([cost for block in c.costs.blocks for cost in block]) for c in constraints]
+    one_of_each_block = block_diag([np.ones((1, len(block))) for block in probabilities], format="csr")
+    rules = [LinearConstraint(one_of_each_block, 1, 1)] + [
+        LinearConstraint(cost[None] / c.limit, ub=(1 - slack) - c.costs.fixed / c.limit)
+        for cost, c in zip(costs, constraints)
+    ]
+    best = _solve(-log_p, rules)
+    if best is None:
+        return None
+    likely = LinearConstraint(log_p[None], lb=log_p @ best - TOLERANCE)
+    cheapest = _solve(costs[0] / constraints[0].limit, [*rules, likely])
+    chosen = best if cheapest is None else cheapest
+    starts = np.cumsum([0, *(len(block) for block in probabilities)])
+    return tuple(int(chosen[start:end].argmax()) for start, end in pairwise(starts))
+
+
+def fastest(space: SearchSpace, costs: PathCosts) -> tuple[Choice, ...]:
+    """The choices of the network that costs least."""
+    return choices_of(space, costs.cheapest())
+
+
+def choices_of(space: SearchSpace, path: Sequence[int]) -> tuple[Choice, ...]:
+    """The candidates that a path picks."""
+    return tuple(block.candidates[k] for block, k in zip(space.blocks, path, strict=True))
+
+
+def path_of(space: SearchSpace, choices: Sequence[Choice]) -> tuple[int, ...]:
+    """The path that picks these candidates."""
+    return tuple(block.candidates.index(choice) for block, choice in zip(space.blocks, choices, strict=True))
+
+
+def predicted_s(space: SearchSpace, choices: Sequence[Choice], latency: PathCosts) -> float:
     """Seconds of the network with these choices."""
-    return latency.of([block.candidates.index(choice) for block, choice in zip(space.blocks, choices, strict=True)])
+    return latency.of(path_of(space, choices))
 
 
-def _undominated(prefixes: list[_Prefix]) -> list[_Prefix]:
-    """Those that are more probable than every faster one; fastest first, so the most probable is last."""
-    kept: list[_Prefix] = []
-    for prefix in sorted(prefixes, key=lambda prefix: (prefix.seconds, -prefix.log_p)):
-        if not kept or prefix.log_p > kept[-1].log_p:
-            kept.append(prefix)
-    return kept
+def _solve(objective: np.ndarray, rules: Sequence[LinearConstraint]) -> np.ndarray | None:
+    """The minimum over zeros and ones; None where nothing keeps the rules."""
+    found = milp(
+        objective,
+        integrality=np.ones_like(objective),
+        bounds=Bounds(0, 1),
+        constraints=rules,
+        options={"mip_rel_gap": 0},
+    )
+    return None if found.x is None else found.x.round()
 
 
-def _nothing_fits(space: SearchSpace, latency: PathLatency, budget_s: float) -> str:
-    choices = fastest(space, latency)
-    fastest_ms = predicted_s(space, choices, latency) * 1e3
+def _nothing_fits(space: SearchSpace, constraints: Sequence[Constraint]) -> str:
+    latency, *others = constraints
+    choices = fastest(space, latency.costs)
+    network, least_ms = space.architecture(choices).text, 1e3 * predicted_s(space, choices, latency.costs)
+    if latency.limit < latency.costs.of(latency.costs.cheapest()):
+        return (
+            f"No network of space {space.name} fits {latency.limit * 1e3:.4g} ms. The fastest, "
+            f"`{network}`, is predicted to take {least_ms:.4g} ms: raise the budget above that."
+        )
+    least = "; ".join(
+        f"{c.name} {c.limit:.4g}, of which {c.costs.of(c.costs.cheapest()):.4g} is the least" for c in others
+    )
     return (
-        f"No network of space {space.name} fits {budget_s * 1e3:.4g} ms. The fastest, "
-        f"`{space.architecture(choices).text}`, is predicted to take {fastest_ms:.4g} ms: raise the budget above that."
+        f"No network of space {space.name} fits {latency.limit * 1e3:.4g} ms (the fastest, `{network}`, takes "
+        f"{least_ms:.4g} ms) and the other limits ({least}) together. Raise one."
     )

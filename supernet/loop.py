@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from supernet import parallel
 from supernet.data import Split, iterate
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
@@ -56,6 +57,21 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every parameter group this learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = lr
+
+
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """bfloat16 where a GPU has it, which needs no scaling of gradients; float32 elsewhere."""
+    enabled = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One step along the gradient of a loss that is the mean over this rank's share of a batch."""
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    parameters = (p for group in optimizer.param_groups for p in group["params"])
+    parallel.average(p.grad for p in parameters if p.grad is not None)
+    optimizer.step()
 
 
 @torch.inference_mode()

@@ -1,204 +1,230 @@
-"""Search: weights and path probabilities of a supernet, trained in turns under a latency constraint."""
+"""Search: the weights of a supernet and what decides between its paths, trained in turns within limits."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional
 
+from supernet import parallel
+from supernet.algorithms import ALGORITHMS
+from supernet.algorithms.interface import Ranked
+from supernet.architecture import Choice
 from supernet.augment import augmentation
 from supernet.checkpoint import Notice, load_checkpoint, log_notice, save_checkpoint
+from supernet.costs import Constraint
 from supernet.data import ImageData
-from supernet.latency import LatencyConstraint, PathLatency
-from supernet.loop import Augmentation, batches, cosine_lr, seeded, set_lr, sgd, steps_per_epoch, top1
+from supernet.derive import path_of
+from supernet.loop import Augmentation, seeded
 from supernet.settings import Progress, SearchSettings
 from supernet.space import SearchSpace
-from supernet.supernet import SuperNet
+from supernet.weights import SearchError, SuperNetWeights, warm_up
 
-
-class SearchError(RuntimeError):
-    """The search cannot go on."""
+__all__ = ["SearchError", "SearchResult", "search", "shared_top1"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """What a search found: the probability of each candidate of each block, and one row of figures for each epoch."""
+    """What a search found.
+
+    probabilities: of each candidate of each block.
+    ranking: networks that were evaluated one by one, best first; empty where only probabilities were learnt.
+    history: one row of figures for each epoch, and for each generation.
+    seconds: of it all; warmup_seconds: of the warm-up, which searches of other budgets can share.
+    """
 
     probabilities: tuple[tuple[float, ...], ...]
+    ranking: tuple[Ranked, ...]
     history: list[dict[str, Any]]
     seconds: float
+    warmup_seconds: float
 
 
 def search(
     space: SearchSpace,
     data: ImageData,
-    latency: PathLatency,
-    budget_s: float,
+    constraints: Sequence[Constraint],
     settings: SearchSettings,
     checkpoint: Path,
     progress: Progress,
     *,
+    warmup: Path | None = None,
     augment: Augmentation | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     notice: Notice = log_notice,
     clock: Callable[[], float] = time.perf_counter,
 ) -> SearchResult:
-    """Search `space` for the path probabilities (ProxylessNAS, arXiv 1812.00332, sections 3.2 and 3.3.2).
+    """Search `space` for its best network within `constraints` (ProxylessNAS, arXiv 1812.00332, sections 3.2 and 3.3).
 
-    First the weights alone, along uniformly random paths; then steps of the weights (training split, a sampled path)
-    and of the alphas (validation split, gate gradients and the latency constraint) in turns. Continues from
-    `checkpoint` where there is one, and ends with the same bits as a search that was never stopped. `augment` is what
-    suits the data unless given.
+    First the weights alone, along uniformly random paths. Then, with an interleaved algorithm, steps of the weights
+    (training split, a sampled path) and of what decides (validation split) in turns; with any other the weights learn
+    to the end, and networks are evaluated after that. Continues from `checkpoint` where there is one, and ends with the
+    same bits (on a CPU) as a search that was never stopped. The warm-up has a checkpoint of its own, `warmup`: it
+    depends on no constraint, so searches that differ in nothing else share it.
+
+    The first constraint is the one that `expected` and budgets are about. `augment` is what suits the data unless
+    given. Where there is a process group, its ranks share every batch, and rank 0 writes.
 
     Raises:
         SearchError: the loss is no longer a number.
-        CheckpointError: the checkpoint belongs to another search.
-        LatencyError: the latencies are not for this space, or the budget is no budget.
+        CheckpointError: a checkpoint belongs to another search.
+        CostError: costs that are not for this space.
+        SamplingError: the algorithm draws networks within the limits, and there is none.
     """
-    latency.check(space)
+    for constraint in constraints:
+        constraint.costs.check(space)
     augment = augment or augmentation(data.name, data.resolution)
-    run = _Search(space, data, latency, budget_s, settings, augment, torch.device(device))
-    owner = {
-        "space": repr(space),
-        "data": data.digest,
-        "latency": repr(latency),
-        "budget": budget_s,
-        **asdict(settings),
-    }
+    weights = SuperNetWeights(
+        space, data, settings, augment, torch.device(device) if device else parallel.local_device()
+    )
+    run = _Search(weights, constraints)
+    owner = _owner(space, data, constraints, settings)
     saved = load_checkpoint(checkpoint, owner, notice)
     if saved is not None:
         run.load_state(saved)
+    else:
+        warm_up(weights, warmup or checkpoint.with_suffix(".warmup.checkpoint"), run.rounds, progress, notice, clock)
+        run.history, run.warmup_seconds, run.seconds = list(weights.history), weights.seconds, weights.seconds
     started = clock() - run.seconds
-    epochs = settings.warmup_epochs + settings.epochs
-    while len(run.history) < epochs:
-        figures = run.epoch()
+    while len(run.history) < run.rounds:
+        figures = run.round()
         run.seconds = clock() - started
         save_checkpoint(checkpoint, owner, run.state())
-        progress("search", len(run.history), epochs, figures)
-    return SearchResult(probabilities=run.probabilities(), history=run.history, seconds=run.seconds)
+        progress("search", len(run.history), run.rounds, figures)
+    return SearchResult(
+        probabilities=run.probabilities(),
+        ranking=tuple(run.algorithm.ranking()),
+        history=run.history,
+        seconds=run.seconds,
+        warmup_seconds=run.warmup_seconds,
+    )
+
+
+def shared_top1(
+    space: SearchSpace,
+    data: ImageData,
+    constraints: Sequence[Constraint],
+    settings: SearchSettings,
+    checkpoint: Path,
+    choices: Sequence[Choice],
+    device: str | None = None,
+) -> float | None:
+    """Top-1 on the validation split of a network with the shared weights that a search left in its checkpoint.
+
+    None where the search gave up one of its candidates, and where there is no checkpoint.
+
+    Raises:
+        CheckpointError: the checkpoint belongs to another search.
+    """
+    place = torch.device(device) if device else parallel.local_device()
+    weights = SuperNetWeights(space, data, settings, augmentation(data.name, data.resolution), place)
+    saved = load_checkpoint(checkpoint, _owner(space, data, constraints, settings))
+    path = path_of(space, choices)
+    if saved is None or any([block, k] in saved["weights"]["pruned"] for block, k in enumerate(path)):
+        return None
+    weights.load_state(saved["weights"])
+    return weights.validation_top1(path)
+
+
+def _owner(
+    space: SearchSpace, data: ImageData, constraints: Sequence[Constraint], settings: SearchSettings
+) -> dict[str, str | float]:
+    return {
+        "space": repr(space),
+        "data": data.digest,
+        "constraints": repr(tuple(constraints)),
+        **asdict(settings),
+    }
 
 
 class _Search:
     """Everything that changes while a search runs."""
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        data: ImageData,
-        latency: PathLatency,
-        budget_s: float,
-        settings: SearchSettings,
-        augment: Augmentation,
-        device: torch.device,
-    ) -> None:
-        self.data, self.latency, self.settings, self.augment, self.device = data, latency, settings, augment, device
-        self.steps = steps_per_epoch(data.train, settings.batch_size)
-        alpha_steps = max(1, settings.epochs * self.steps // settings.weight_steps_per_alpha_step)
-        with seeded(settings.seed, 0, device):
-            self.supernet = SuperNet(space).to(device)
-        self.weight_optimizer = sgd(self.supernet.weights(), settings.momentum, settings.weight_decay)
-        # beta1 = 0: momentum would go on moving paths that are no longer sampled.
-        self.alpha_optimizer = torch.optim.Adam(
-            self.supernet.alphas, lr=settings.alpha_travel / alpha_steps, betas=(0.0, 0.999)
-        )
-        self.constraint = LatencyConstraint(
-            budget_s, damping=settings.latency_damping, rate=settings.latency_travel / alpha_steps
-        )
+    def __init__(self, weights: SuperNetWeights, constraints: Sequence[Constraint]) -> None:
+        self.weights, self.settings, self.constraints = weights, weights.settings, tuple(constraints)
+        algorithm = ALGORITHMS[self.settings.algorithm]
+        alpha_steps = self.settings.epochs * weights.steps // self.settings.weight_steps_per_alpha_step
+        self.algorithm = algorithm(self.constraints, self.settings, max(1, alpha_steps))
+        self.learning = self.settings.warmup_epochs + self.settings.epochs
+        self.rounds = self.learning + (0 if self.algorithm.interleaved else self.settings.generations)
         self.history: list[dict[str, Any]] = []
-        self.seconds = 0.0
+        self.seconds = self.warmup_seconds = 0.0
 
-    def epoch(self) -> dict[str, float]:
-        """One epoch over the training split; the figures it ends with."""
-        done, settings = len(self.history), self.settings
-        warming_up = done < settings.warmup_epochs
-        losses = []
-        with seeded(settings.seed, done + 1, self.device) as generator:
-            for step, batch in enumerate(batches(self.data.train, settings.batch_size, self.device, generator)):
-                losses.append(self._weight_step(batch, self._lr(done, step), generator))
-                searched = (done - settings.warmup_epochs) * self.steps + step + 1
-                if not warming_up and searched % settings.weight_steps_per_alpha_step == 0:
-                    self._alpha_step(generator)
-        figures = self._figures(sum(losses) / len(losses))
+    def round(self) -> dict[str, float]:
+        """One epoch of the weights, or one generation after them; the figures it ends with."""
+        done, learning = len(self.history), self.learning
+        with seeded(self.settings.seed, done + 1, self.weights.device) as generator:
+            if done < learning:
+                loss = {"loss": self._epoch(done, generator)}
+            else:
+                loss = {}
+                self.algorithm.step(self.weights.judged, generator)
+        pruned = self._prune() if done < learning else []
+        figures = {**loss, **self._figures()}
         probabilities = [list(p) for p in self.probabilities()]
-        self.history.append({"epoch": done + 1, "warmup": warming_up, **figures, "probabilities": probabilities})
+        row = {"warmup": False, "epoch": done + 1, "pruned": pruned, "probabilities": probabilities}
+        self.history.append({**row, **figures})
         return figures
 
-    def _lr(self, epoch: int, step: int) -> float:
-        warmup = self.settings.warmup_epochs
-        if epoch < warmup:
-            return cosine_lr(self.settings.warmup_lr, epoch * self.steps + step, warmup * self.steps)
-        return cosine_lr(self.settings.lr, (epoch - warmup) * self.steps + step, self.settings.epochs * self.steps)
+    def _epoch(self, done: int, generator: torch.Generator) -> float:
+        every, losses = self.settings.weight_steps_per_alpha_step, []
+        for step, batch in enumerate(self.weights.batches(generator)):
+            losses.append(self.weights.step(batch, done, step, self.algorithm.sample(generator), generator))
+            searched = (done - self.settings.warmup_epochs) * self.weights.steps + step + 1
+            if self.algorithm.interleaved and searched % every == 0:
+                self.algorithm.step(self.weights.validation_batch(generator), generator)
+                self._check_probabilities(done)
+        return sum(losses) / len(losses)
 
-    def _weight_step(self, batch: tuple[Tensor, Tensor], lr: float, generator: torch.Generator) -> float:
-        images, labels = batch
-        set_lr(self.weight_optimizer, lr)
-        logits = self.supernet(self.augment(images, generator), self.supernet.sample(generator))
-        loss = functional.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
-        self._check_finite(loss, f"the learning rate ({lr:.3g})")
-        self.weight_optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.weight_optimizer.step()
-        return loss.item()
-
-    def _alpha_step(self, generator: torch.Generator) -> None:
-        images, labels = next(batches(self.data.validation, self.settings.batch_size, self.device, generator))
-        probabilities = self.supernet.probabilities()
-        logits = self.supernet(images, self.supernet.sample(generator), gates=probabilities)
-        expected_s = self.latency.expected_s(probabilities)
-        loss = functional.cross_entropy(logits, labels) + self.constraint.penalty(expected_s)
-        self._check_finite(loss, f"the learning rate of the weights ({self.settings.lr:.3g})")
-        alphas = list(self.supernet.alphas)
-        for alpha, grad in zip(alphas, torch.autograd.grad(loss, alphas)):
-            alpha.grad = grad
-        self.alpha_optimizer.step()
-        self.constraint.update(expected_s.item())
-
-    def _check_finite(self, loss: Tensor, suspect: str) -> None:
-        if not torch.isfinite(loss):
+    def _check_probabilities(self, done: int) -> None:
+        if not all(bool(p.isfinite().all()) for p in self.algorithm.probabilities()):
             raise SearchError(
-                f"The loss became {loss.item()} in epoch {len(self.history) + 1} of the search. The usual cause is "
-                f"{suspect}: lower it and start the search over."
+                f"The loss of the alphas is no number in epoch {done + 1} of the search. The usual cause is the "
+                f"learning rate ({self.settings.lr:.3g}): lower it and start the search over."
             )
 
+    def _prune(self) -> list[list[int]]:
+        """Give up unlikely candidates and their weights; (block, candidate) of each."""
+        pruned = self.algorithm.prune(self.settings.prune_below)
+        self.weights.prune(pruned)
+        return [list(pair) for pair in pruned]
+
     @torch.no_grad()
-    def _figures(self, loss: float) -> dict[str, float]:
-        probabilities = self.supernet.probabilities()
-        path = self.supernet.most_probable()
+    def _figures(self) -> dict[str, float]:
+        probabilities = self.algorithm.probabilities()
+        path = [int(p.argmax()) for p in probabilities]
+        first, *others = self.constraints
         return {
-            "loss": loss,
-            "validation_top1": top1(
-                lambda images: self.supernet(images, path), self.data.validation, self.settings.batch_size, self.device
-            ),
-            "expected_s": float(self.latency.expected_s(probabilities)),
+            "validation_top1": self.weights.validation_top1(path),
+            "expected_s": float(first.costs.expected(probabilities)),
+            "budget_s": first.limit,
+            **{f"expected_{other.name}": float(other.costs.expected(probabilities)) for other in others},
             "entropy": float(torch.stack([torch.special.entr(p).sum() for p in probabilities]).mean()),
-            "latency_multiplier": self.constraint.multiplier,
+            "candidates": float(sum(int((p > 0).sum()) for p in probabilities)),
+            **self.algorithm.figures(),
         }
 
     def probabilities(self) -> tuple[tuple[float, ...], ...]:
         """As numbers."""
-        return tuple(tuple(p.tolist()) for p in self.supernet.probabilities())
+        return tuple(tuple(p.tolist()) for p in self.algorithm.probabilities())
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds. No generator is in it: each epoch seeds its own."""
+        """What a checkpoint holds. No generator is in it: each round seeds its own."""
         return {
-            "supernet": self.supernet.state_dict(),
-            "weight_optimizer": self.weight_optimizer.state_dict(),
-            "alpha_optimizer": self.alpha_optimizer.state_dict(),
-            "latency_multiplier": self.constraint.multiplier,
+            "weights": self.weights.state(),
+            "algorithm": self.algorithm.state_dict(),
             "history": self.history,
             "seconds": self.seconds,
+            "warmup_seconds": self.warmup_seconds,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
-        self.supernet.load_state_dict(state["supernet"])
-        self.weight_optimizer.load_state_dict(state["weight_optimizer"])
-        self.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
-        self.constraint.multiplier = state["latency_multiplier"]
+        self.weights.load_state(state["weights"])
+        self.algorithm.load_state_dict(state["algorithm"])
         self.history, self.seconds = state["history"], state["seconds"]
+        self.warmup_seconds = state["warmup_seconds"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from difflib import get_close_matches
 from random import Random
 
@@ -14,16 +16,18 @@ from tvm_latency.opspec import OpSpec
 
 
 class SpaceError(ValueError):
-    """The preset is unknown or the choices do not belong to the space."""
+    """There is no such space, or no network has what it asks for, or the choices are not of the space."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Blocks of one width; the first of them has the stride."""
+    """Blocks of one width; the first of them has the stride. Kernels and expansions are the space's unless given."""
 
     out_channels: int
     blocks: int
     stride: int
+    kernels: tuple[int, ...] | None = None
+    expands: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +46,25 @@ class SpaceBlock:
             return None
         return mbconv(self.size, self.in_channels, Block(self.out_channels, choice, self.stride), batch)
 
+    def peak_bytes(self, choice: Choice) -> int:
+        """Bytes of activations of `choice` for one image; 0 for skip."""
+        return 0 if (op := self.op_spec(choice)) is None else op.peak_bytes
+
+    def within_memory(self, limit_bytes: int) -> SpaceBlock:
+        """The same place with the candidates that need no more; it may be left with none."""
+        return replace(self, candidates=tuple(c for c in self.candidates if self.peak_bytes(c) <= limit_bytes))
+
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSpace:
     """Stem, a fixed k3 e1 block, stages of searched blocks, 1x1 head, mean pool, linear (ProxylessNAS, section 4.2).
 
-    Skip is a candidate wherever a block keeps its shape (stride 1, equal channels).
+    Skip is a candidate wherever a block keeps its shape (stride 1, equal channels), unless `skip` is false. With
+    `max_activation_bytes` (0: no limit) candidates whose operator has more `peak_bytes` for one image are none. So
+    every network of the space keeps that limit, and a search has nothing to weigh against it.
+
+    Raises:
+        SpaceError: more strides than pixels, or a limit that a fixed operator or a whole block exceeds.
     """
 
     name: str
@@ -61,41 +78,135 @@ class SearchSpace:
     baseline: Architecture
     kernels: tuple[int, ...] = (3, 5, 7)
     expands: tuple[int, ...] = (3, 6)
+    skip: bool = True
+    max_activation_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        self._check_strides("space", self.total_stride, "smaller strides in stem and stages")
+        self._check_strides("baseline of space", self.baseline.total_stride, "a baseline with smaller strides")
+        if self.max_activation_bytes:
+            self._check_memory()
+
+    @property
+    def total_stride(self) -> int:
+        """The product of all strides: a side of the last image has a pixel for so many of the first."""
+        return self.stem_stride * math.prod(stage.stride for stage in self.stages)
 
     @property
     def blocks(self) -> tuple[SpaceBlock, ...]:
         """The searched blocks in order."""
-        convolutions = tuple(Choice(k, e) for e in self.expands for k in self.kernels)
         size, channels, found = -(-self.resolution // self.stem_stride), self.first_channels, []
         for stage in self.stages:
+            kernels = self.kernels if stage.kernels is None else stage.kernels
+            expands = self.expands if stage.expands is None else stage.expands
+            convolutions = tuple(Choice(k, e) for e in expands for k in kernels)
             for i in range(stage.blocks):
                 stride = stage.stride if i == 0 else 1
                 keeps_shape = stride == 1 and channels == stage.out_channels
-                found.append(
-                    SpaceBlock(
-                        in_channels=channels,
-                        out_channels=stage.out_channels,
-                        size=size,
-                        stride=stride,
-                        candidates=convolutions + ((SKIP,) if keeps_shape else ()),
-                    )
+                block = SpaceBlock(
+                    in_channels=channels,
+                    out_channels=stage.out_channels,
+                    size=size,
+                    stride=stride,
+                    candidates=convolutions + ((SKIP,) if keeps_shape and self.skip else ()),
                 )
+                found.append(block.within_memory(self.max_activation_bytes) if self.max_activation_bytes else block)
                 size, channels = -(-size // stride), stage.out_channels
         return tuple(found)
+
+    def _check_strides(self, owner: str, total: int, other: str) -> None:
+        if self.resolution < total:
+            raise SpaceError(
+                f"The strides of the {owner} {self.name} multiply to {total}, more than its resolution of "
+                f"{self.resolution} pixels: nothing would be left of an image. Take {total} pixels or more, or {other}."
+            )
+
+    def _check_memory(self) -> None:
+        free = replace(self, max_activation_bytes=0)
+        needs = [(op, f"Every network of space {self.name} runs {op.key}") for op in free.fixed_ops()]
+        for i, block in enumerate(free.blocks):
+            op = block.op_spec(min(block.candidates, key=block.peak_bytes))
+            if op is not None:
+                needs.append((op, f"Block {i} of space {self.name} has no smaller operator than {op.key}"))
+        op, what = max(needs, key=lambda need: need[0].peak_bytes)
+        if op.peak_bytes > self.max_activation_bytes:
+            raise SpaceError(
+                f"{what}, which needs {op.peak_bytes} bytes of activations, more than the limit of "
+                f"{self.max_activation_bytes}. The least limit that works is {op.peak_bytes}."
+            )
 
     @property
     def size(self) -> int:
         """How many networks the space holds."""
         return math.prod(len(block.candidates) for block in self.blocks)
 
+    def describe(self) -> str:
+        """One line: `cifar: 21 blocks, 2.2e+17 networks, 32 pixels, 10 classes`, and the limit of memory if any."""
+        # Decimal, since a float ends at 1e308.
+        networks = str(self.size) if self.size < 10**6 else f"{Decimal(self.size):.2g}"
+        limit = f", at most {self.max_activation_bytes} bytes of activations" if self.max_activation_bytes else ""
+        return (
+            f"{self.name}: {len(self.blocks)} blocks, {networks} networks, {self.resolution} pixels, "
+            f"{self.classes} classes{limit}"
+        )
+
     def with_classes(self, classes: int) -> SearchSpace:
         """The same space, and baseline, for another number of classes."""
         return replace(self, classes=classes, baseline=self.baseline.with_classes(classes))
 
+    def within_memory(self, limit_bytes: int) -> SearchSpace:
+        """The same space without the candidates whose operator has more `peak_bytes` for one image.
+
+        The name stays: the operators are some of the space's, so its calibration holds. A lower limit that the space
+        already has is kept.
+
+        Raises:
+            SpaceError: the limit is below one byte, or below what every network needs; the message names the least.
+        """
+        if limit_bytes < 1:
+            raise SpaceError(f"A limit of activations must be 1 byte or more, got {limit_bytes}.")
+        return replace(self, max_activation_bytes=min(limit_bytes, self.max_activation_bytes or limit_bytes))
+
+    def for_task(self, *, classes: int | None = None, resolution: int | None = None, width: float = 1.0) -> SearchSpace:
+        """The same space for other classes, images of `resolution` pixels a side, or with every width multiplied.
+
+        Strides stay, and so does the baseline's width. A calibration is found by the space's name, so it tells what
+        changes operators: `cifar@0.5`, `cifar-r48`, `cifar@0.5-r48`. Classes change only the cheap classifier and
+        share it.
+
+        Raises:
+            SpaceError: fewer than 1 class, fewer pixels than the strides need, a width that is not a positive finite
+                number, or too little memory for it.
+        """
+        if classes is not None and classes < 1:
+            raise SpaceError(f"A space needs 1 class or more, got {classes}.")
+        if not 0.0 < width < math.inf:
+            raise SpaceError(f"A width multiplies channels and must be a positive number such as 0.5, got {width}.")
+        base = re.sub(r"-r\d+$", "", self.name)
+        of_resolution = self.name[len(base) :]
+        if width != 1.0:
+            # Every digit counts: two widths with one name would share a calibration.
+            base = f"{base}@{repr(float(width)).removesuffix('.0')}"
+        if resolution not in (None, self.resolution):
+            of_resolution = f"-r{resolution}"
+        changed = replace(self, name=base + of_resolution, max_activation_bytes=0)
+        if width != 1.0:
+            changed = changed.widened(width)
+        if resolution is not None:
+            baseline = replace(self.baseline, resolution=resolution)
+            changed = replace(changed, resolution=resolution, baseline=baseline)
+        if classes is not None:
+            changed = changed.with_classes(classes)
+        return replace(changed, max_activation_bytes=self.max_activation_bytes)
+
     def widened(self, width: float) -> SearchSpace:
-        """The same space with every width multiplied, rounded as MobileNetV2's are; the baseline stays."""
+        """The same space with every width multiplied, rounded as MobileNetV2's are; baseline and name stay.
+
+        Without a limit of activations, which wider operators may not keep.
+        """
         return replace(
             self,
+            max_activation_bytes=0,
             stem_channels=make_divisible(self.stem_channels * width),
             first_channels=make_divisible(self.first_channels * width),
             stages=tuple(replace(s, out_channels=make_divisible(s.out_channels * width)) for s in self.stages),

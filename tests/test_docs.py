@@ -28,7 +28,9 @@ def test_every_command_is_documented() -> None:
     assert set(re.findall(r"^\| `netlathe (\w+)", page, re.MULTILINE)) == COMMANDS
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/guide.md", "docs/cli.md", "docs/files.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/guide.md", "docs/cli.md", "docs/files.md", "docs/search.md", "docs/spaces.md"]
+)
 def test_commands_and_links_exist(name: str) -> None:
     page = (ROOT / name).read_text()
     assert set(re.findall(r"\bnetlathe ([a-z]+)\b", page)) <= COMMANDS

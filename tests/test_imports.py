@@ -30,6 +30,7 @@ HOMES = {
     "rich": {"pipeline/console.py"},
     "typer": {"pipeline/cli.py", "pipeline/commands.py", "pipeline/options.py"},
     "plotly": {"pipeline/figures.py", "pipeline/report.py"},
+    "tensorboardX": {"pipeline/events.py"},
     "onnxruntime": {"pipeline/peers/onnx_readers.py"},
     "openvino": {"pipeline/peers/onnx_readers.py"},
     "ncnn": {"pipeline/peers/ncnn.py"},

@@ -153,6 +153,25 @@ class OpSpec:
             elements += expanded + out_pixels * self.hidden_channels
         return self.batch * elements * FLOAT_BYTES
 
+    @property
+    def peak_bytes(self) -> int:
+        """Bytes of activations alive at once at most, where expand, depthwise and project run one after the other.
+
+        A step needs what it reads and what it writes; with a residual the input stays until project has added it to its
+        output. The kernels that fuse these steps hold only strips of the expanded tensors and need less.
+        """
+        pixels, out_pixels = self.height * self.width, self.out_height * self.out_width
+        image, output = pixels * self.in_channels, out_pixels * self.out_channels
+        if self.kind != "mbconv":
+            return self.batch * (image + output) * FLOAT_BYTES
+        expanded, filtered = pixels * self.hidden_channels, out_pixels * self.hidden_channels
+        kept = image if self.residual else 0
+        project = kept + filtered + output
+        # Without expansion the depthwise step reads the input itself.
+        depthwise = kept + expanded + filtered if self.expands else image + filtered
+        expand = image + expanded if self.expands else 0
+        return self.batch * max(expand, depthwise, project) * FLOAT_BYTES
+
 
 def stored_as(ops: Iterable[OpSpec], weights: WeightType) -> tuple[OpSpec, ...]:
     """The same operators with their weights stored so."""

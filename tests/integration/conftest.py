@@ -36,6 +36,17 @@ class Cli:
         assert process.returncode == 0, err
         return out
 
+    def kill_after(self, line: str, *arguments: str) -> str:
+        """SIGKILL a command when it has printed this line; what it had printed before."""
+        with self.start(*arguments) as process:
+            printed: list[str] = []
+            for text in process.stderr or ():
+                printed.append(text)
+                if text.startswith(line):
+                    process.kill()
+                    return " ".join(" ".join(printed).split())
+        pytest.fail(f"{line!r} was never printed: {printed}")
+
 
 @pytest.fixture(scope="session")
 def cli(tmp_path_factory: pytest.TempPathFactory) -> Cli:

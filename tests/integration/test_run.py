@@ -140,18 +140,6 @@ KILLS = (
 )
 
 
-def kill_after(cli: Any, line: str, *arguments: str) -> str:
-    """SIGKILL a command when it has printed this line; what it had printed before."""
-    with cli.start(*arguments) as process:
-        printed = []
-        for text in process.stderr:
-            printed.append(text)
-            if text.startswith(line):
-                process.kill()
-                return " ".join(" ".join(printed).split())
-    pytest.fail(f"{line!r} was never printed: {printed}")
-
-
 def test_killed_and_resumed_equals_never_stopped(finished: Path, cli: Any) -> None:
     # Latencies are measurements, so the calibration is taken over; the rest must then be the same to the last bit. The
     # baseline is measured again, which changes nothing: the budget is in milliseconds.
@@ -163,7 +151,7 @@ def test_killed_and_resumed_equals_never_stopped(finished: Path, cli: Any) -> No
         shutil.rmtree(stopped / name)
     (stopped / "manifest.json").write_text(json.dumps({**manifest, "stages": kept}))
     for line in KILLS:
-        kill_after(cli, line, "run", "--resume", "--out", "stopped")
+        cli.kill_after(line, "run", "--resume", "--out", "stopped")
     cli("run", "--resume", "--out", "stopped")
 
     for stage, same in (("search", ("probabilities", "history")), ("derive", ("architecture", "predicted_s"))):
@@ -180,7 +168,7 @@ def test_killed_and_resumed_equals_never_stopped(finished: Path, cli: Any) -> No
 def test_a_killed_calibration_measures_nothing_twice(cli: Any) -> None:
     arguments = ("calibrate", "--space", "tiny", "--threads", "1", "--database", "killed/m.sqlite")
     # 29 operators, 6 networks and a heavy one, twelve rounds of each.
-    kill_after(cli, "measure 108/432", *arguments)
+    cli.kill_after("measure 108/432", *arguments)
     database = cli.folder / "killed" / "m.sqlite"
     with sqlite3.connect(database) as connection:
         before = connection.execute("SELECT id, op_key, samples_s FROM measurement").fetchall()
@@ -200,7 +188,7 @@ def test_a_corrupt_database_and_checkpoint_are_moved_aside(finished: Path, cli: 
     broken = cli.folder / "broken"
     broken.mkdir()
     (broken / "m.sqlite").write_bytes(b"SQLite format 3\x00" + b"garbage" * 500)
-    said = kill_after(cli, "build 1/36", "calibrate", "--space", "tiny", "--database", "broken/m.sqlite")
+    said = cli.kill_after("build 1/36", "calibrate", "--space", "tiny", "--database", "broken/m.sqlite")
     assert "m.sqlite is damaged" in said
     assert "it was moved to broken/m.sqlite.corrupt-1 and an empty one started" in said
     assert (broken / "m.sqlite.corrupt-1").read_bytes().startswith(b"SQLite format 3\x00garbage")
@@ -211,7 +199,7 @@ def test_a_corrupt_database_and_checkpoint_are_moved_aside(finished: Path, cli: 
     manifest["stages"]["train"]["outputs"] = {}
     (cut / "manifest.json").write_text(json.dumps(manifest))
     (cut / "train" / "winner.checkpoint").write_bytes(b"half a file")
-    said = kill_after(cli, "train 1/3", "run", "--resume", "--out", "cut")
+    said = cli.kill_after("train 1/3", "run", "--resume", "--out", "cut")
     assert "winner.checkpoint is corrupt. It was moved to winner.checkpoint.corrupt-1" in said
     assert (cut / "train" / "winner.checkpoint.corrupt-1").read_bytes() == b"half a file"
 

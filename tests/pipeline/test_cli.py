@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,12 +23,13 @@ from typer.testing import CliRunner, Result
 
 from pipeline import disk
 from pipeline.cli import app
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, make_config
 from pipeline.console import show
 from pipeline.errors import ExitCode
 from pipeline.run_folder import Run
-from supernet.space import DIGITS
+from supernet.space import DIGITS, SearchSpace
 from targets import host, local
+from tvm_latency.calibrate import CalibrationError
 
 
 @pytest.fixture
@@ -69,6 +73,25 @@ def expect(result: Result, code: ExitCode, message: str) -> None:
         ("run --data ./nowhere", ExitCode.DATA, "There is no file or folder nowhere"),
         ("predict mobilnet_v2", ExitCode.USAGE, "Unknown network 'mobilnet_v2'. Did you mean mobilenet_v2?"),
         ("predict mobilenet_v2@wide", ExitCode.USAGE, "'wide' is not a width multiplier"),
+        ("run --algorithm grid", ExitCode.USAGE, "Invalid value for '--algorithm'"),
+        ("run --recipe long", ExitCode.USAGE, "Invalid value for '--recipe'"),
+        ("run --penalty none", ExitCode.USAGE, "Invalid value for '--penalty'"),
+        ("run --width 0", ExitCode.USAGE, "Invalid value for '--width'"),
+        ("run --resolution 2", ExitCode.USAGE, "2 pixels"),
+        ("run --max-params -1", ExitCode.USAGE, "Option 'max_params' cannot be -1.0"),
+        ("run --max-params inf", ExitCode.USAGE, "Option 'max_params' cannot be inf"),
+        ("run --max-memory-kb 0.001", ExitCode.USAGE, "bytes"),
+        ("run --space nowhere.toml", ExitCode.USAGE, "There is no file nowhere.toml"),
+        ("calibrate --space nowhere.toml", ExitCode.USAGE, "There is no file nowhere.toml"),
+        ("calibrate --space digits --resolution 1", ExitCode.USAGE, "1 pixels"),
+        ("sweep --budgets 0.5x,soon", ExitCode.USAGE, "The budget 'soon' is not a number"),
+        ("sweep --budgets 0.5x,", ExitCode.USAGE, "The budget '' is not a number"),
+        (
+            "predict mobilenet_v2 --database d/m.sqlite --space digits --width 0.5 --resolution 32",
+            ExitCode.MEASUREMENT,
+            "no calibration for space digits@0.5-r32 with 1 thread(s) and float32 weights. "
+            "Run `netlathe calibrate --target x86 --space digits --resolution 32 --width 0.5 --threads 1` first",
+        ),
         ("run --resume --out nowhere", ExitCode.RUN_FOLDER, "There is no run in nowhere to go on with"),
         ("predict mobilenet_v2 --space nowhere", ExitCode.USAGE, "Unknown space 'nowhere'"),
         ("predict nowhere.json", ExitCode.USAGE, "There is no file nowhere.json"),
@@ -106,6 +129,34 @@ def test_images_that_cannot_be_used(
 ) -> None:
     make(tmp_path / "data")
     expect(invoke("run", "--data", tmp_path / "data"), ExitCode.DATA, message)
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        ("--space digits --width 0.5 --resolution 24", "digits@0.5-r24"),
+        ("--space 'my spaces/leaves.toml'", "leaves"),
+        ("--space 'my spaces/leaves.toml' --width 1.5 --weights float16", "leaves@1.5"),
+    ],
+)
+def test_a_missing_calibration_says_a_command_that_makes_it(
+    invoke: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, name: str
+) -> None:
+    (tmp_path / "my spaces").mkdir()
+    page = (Path(__file__).parents[2] / "docs" / "spaces.md").read_text()
+    (tmp_path / "my spaces" / "leaves.toml").write_text(re.findall(r"```toml\n(.*?)```", page, re.DOTALL)[0])
+    missing = invoke(*shlex.split(f"predict mobilenet_v2 --database d/m.sqlite {asked}"))
+    expect(missing, ExitCode.MEASUREMENT, f"no calibration for space {name} with")
+    (command,) = re.findall(r"Run `netlathe (.*)` first", " ".join(missing.output.split()))
+    asked_for: list[str] = []
+
+    def calibrate(space: SearchSpace, *_: object, **__: object) -> object:
+        asked_for.append(space.name)
+        raise CalibrationError("enough seen")
+
+    monkeypatch.setattr("pipeline.api.calibrate_space", calibrate)
+    expect(invoke(*shlex.split(command), "--database", "d/m.sqlite"), ExitCode.MEASUREMENT, "enough seen")
+    assert asked_for == [name]
 
 
 def test_errors_as_json(invoke: Callable[..., Result]) -> None:
@@ -221,6 +272,39 @@ def test_a_compilation_gets_its_trials_and_its_database(
     words = "compile mobilenet_v2 --tune-fallback 32 --database m.sqlite"
     assert invoke(*words.split()).exit_code == ExitCode.OK
     assert (given["tune_fallback"], given["database"]) == (32, Path("m.sqlite"))
+
+
+def test_a_sweep_gets_its_options_and_prints_its_points(
+    invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+    points = [
+        {"budget": "0.1x", "run": "0.1x", "error": "No network fits."},
+        {"budget": "0.5x", "budget_ms": 1.25, "measured_ms": 1.125, "supernet_top1": 0.5, "on_front": True},
+    ]
+
+    def sweep(config: RunConfig, budgets: list[str], **options: object) -> dict[str, object]:
+        given.update(config=config, budgets=budgets, **options)
+        return {"sweep": "out", "plot": "out/front.html", "points": points}
+
+    monkeypatch.setattr("pipeline.api.sweep", sweep)
+    words = "sweep --budgets 0.1x,0.5x --algorithm two-path --max-params 1000 --width 0.5 --train --out out"
+    shown = invoke(*words.split())
+    assert shown.exit_code == ExitCode.OK, shown.output
+    assert given["config"] == make_config(algorithm="two-path", max_params=1000, width=0.5)
+    assert (given["budgets"], given["train"], given["out"]) == (["0.1x", "0.5x"], True, Path("out"))
+    assert "0.1x: No network fits." in shown.output
+    assert "1.125" in shown.output
+    assert "The front is drawn in out/front.html" in shown.output
+    assert json.loads(invoke(*words.split(), "--json").stdout)["points"] == points
+
+
+def test_ctrl_c_in_a_sweep_says_how_to_go_on(invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.api.sweep", interrupt)
+    expect(invoke("sweep"), ExitCode.INTERRUPTED, "Stopped. To go on: the same command")
 
 
 def test_targets_as_json(invoke: Callable[..., Result]) -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,6 +63,61 @@ def test_config_name_is_a_folder_name() -> None:
     assert make_config(weights="float16").name == "digits-x86-0.6x-s0-float16"
 
 
+@pytest.mark.parametrize(
+    ("options", "end"),
+    [
+        ({"space": "cifar"}, "cifar"),
+        ({"space": "my spaces/small one.toml"}, "small_one"),
+        ({"resolution": 48, "width": 0.5}, "r48-w0.5"),
+        ({"recipe": "paper", "algorithm": "two-path", "penalty": "linear"}, "paper-two-path-linear"),
+        ({"max_params": 1.5e6, "max_memory_kb": 64.5}, "p1500000-m64.5kb"),
+        ({"threads": 2, "search_epochs": 4, "train_epochs": 5}, "t2-se4-te5"),
+    ],
+)
+def test_the_name_tells_what_differs(options: dict[str, Any], end: str) -> None:
+    config = make_config(**options)
+    assert config.name == f"digits-x86-0.6x-s0-{end}"
+    assert config.family == f"digits-x86-s0-{end}"
+    assert len(re.sub(r"[A-Za-z0-9._-]", "", config.name)) == 0
+
+
+def test_every_option_is_in_the_name() -> None:
+    """Two runs that differ in an option share no folder."""
+    others = {
+        "target": "x86-64-v3",
+        "data": "photos",
+        "budget": "0.7x",
+        "seed": 1,
+        "space": "cifar",
+        "resolution": 48,
+        "width": 0.5,
+        "recipe": "paper",
+        "algorithm": "random",
+        "penalty": "power",
+        "max_params": 1e5,
+        "max_memory_kb": 64.0,
+        "threads": 2,
+        "search_epochs": 3,
+        "train_epochs": 3,
+        "ema": 0.99,
+        "weights": "float16",
+    }
+    assert set(others) == set(RunConfig.model_fields)
+    names = {make_config(**{option: value}).name for option, value in others.items()}
+    assert len(names | {RunConfig().name}) == len(others) + 1
+
+
+def test_a_family_leaves_the_budget_out_and_nothing_else() -> None:
+    one, other = (make_config(data="all-0.6x", budget=budget) for budget in ("0.6x", "3ms"))
+    assert one.family == other.family == "all-0.6x-x86-s0"
+
+
+def test_a_whole_number_is_a_number() -> None:
+    config = make_config(width=1, max_params=1000)
+    assert (config.width, config.max_params) == (1.0, 1000.0)
+    assert config.summary() == "max_params=1000.0"
+
+
 def test_unknown_option_has_close_matches() -> None:
     with pytest.raises(ConfigError, match=r"Unknown option 'buget'. Did you mean budget?"):
         make_config(buget="0.6x")
@@ -76,6 +134,16 @@ def test_unknown_option_has_close_matches() -> None:
         ({"train_epochs": 0}, "Option 'train_epochs' cannot be 0"),
         ({"budget": "soon"}, "The budget 'soon' is not a number"),
         ({"data": ""}, "Option 'data' cannot be ''"),
+        ({"resolution": 0}, "Option 'resolution' cannot be 0: input should be greater than or equal to 1"),
+        ({"width": 0.0}, "Option 'width' cannot be 0.0: input should be greater than or equal to 0.1"),
+        ({"width": float("nan")}, "Option 'width' cannot be nan"),
+        ({"recipe": "long"}, "Option 'recipe' cannot be 'long': input should be 'short' or 'paper'"),
+        ({"algorithm": "grid"}, "Option 'algorithm' cannot be 'grid': input should be 'gradient', 'two-path', 'rein"),
+        ({"penalty": "none"}, "Option 'penalty' cannot be 'none': input should be 'target', 'linear' or 'power'"),
+        ({"max_params": 0.0}, "Option 'max_params' cannot be 0.0: input should be greater than 0"),
+        ({"max_params": float("inf")}, "Option 'max_params' cannot be inf: input should be a finite number"),
+        ({"max_memory_kb": float("inf")}, "Option 'max_memory_kb' cannot be inf: input should be a finite number"),
+        ({"ema": 1.0}, "Option 'ema' cannot be 1.0: input should be less than 1"),
         ({"weights": "int8"}, "Option 'weights' cannot be 'int8': input should be 'float32' or 'float16'"),
     ],
 )

@@ -1,28 +1,43 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 import pytest
 
 from pipeline.fit import MARGIN, check_possible, derive_within
+from supernet.algorithms.interface import Ranked
 from supernet.architecture import Architecture
-from supernet.derive import BudgetError
-from supernet.latency import PathLatency
+from supernet.costs import LATENCY, Constraint, PathCosts, parameters
+from supernet.derive import BudgetError, path_of
 from supernet.space import DIGITS
 
 # One millisecond for what is fixed; in every block the first candidate is the most probable and the slowest.
-LATENCY = PathLatency(
-    1e-3, tuple(tuple(1e-3 / (1 + k) for k in range(len(block.candidates))) for block in DIGITS.blocks)
-)
+COSTS = PathCosts(1e-3, tuple(tuple(1e-3 / (1 + k) for k in range(len(block.candidates))) for block in DIGITS.blocks))
 PROBABILITIES = tuple(tuple(2.0**-k for k in range(len(block.candidates))) for block in DIGITS.blocks)
 WIDEST = DIGITS.architecture([block.candidates[0] for block in DIGITS.blocks])
+PARAMETERS = parameters(DIGITS, 1.0)
+# The fastest network is none of the smallest: its last blocks are k7e6 where there is no skip.
+FASTEST_PARAMETERS = PARAMETERS.costs.of(COSTS.cheapest())
+
+
+def path(architecture: Architecture) -> tuple[int, ...]:
+    return path_of(DIGITS, [block.choice for block in architecture.blocks[1:]])
 
 
 def predicted(architecture: Architecture) -> float:
-    searched = zip(DIGITS.blocks, architecture.blocks[1:])
-    return LATENCY.of([block.candidates.index(found.choice) for block, found in searched])
+    return COSTS.of(path(architecture))
+
+
+def within(budget_s: float, *others: Constraint) -> Sequence[Constraint]:
+    return (Constraint(LATENCY, COSTS, budget_s), *others)
+
+
+derive = partial(derive_within, DIGITS, PROBABILITIES)
 
 
 def test_the_first_network_is_kept_if_it_fits() -> None:
-    attempts = derive_within(DIGITS, PROBABILITIES, LATENCY, 1.0, lambda net: (predicted(net), 1.0))
+    attempts = derive(within(1.0), lambda net: (predicted(net), 1.0))
     assert [attempt.architecture for attempt in attempts] == [WIDEST]
     assert attempts[0].predicted_s == attempts[0].measured_s
 
@@ -30,7 +45,7 @@ def test_the_first_network_is_kept_if_it_fits() -> None:
 @pytest.mark.parametrize("factor", [1.04, 1.1, 1.5])
 def test_over_budget_means_tighter_and_again(factor: float) -> None:
     budget_s = 6e-3
-    attempts = derive_within(DIGITS, PROBABILITIES, LATENCY, budget_s, lambda net: (factor * predicted(net), budget_s))
+    attempts = derive(within(budget_s), lambda net: (factor * predicted(net), budget_s))
     assert len(attempts) == 2
     assert attempts[0].measured_s > budget_s
     assert attempts[1].measured_s <= (1 - MARGIN) * budget_s
@@ -38,7 +53,7 @@ def test_over_budget_means_tighter_and_again(factor: float) -> None:
 
 
 def test_a_prediction_that_is_too_high_does_not_hide_the_fastest() -> None:
-    attempts = derive_within(DIGITS, PROBABILITIES, LATENCY, 2e-3, lambda net: (0.5 * predicted(net), 2e-3))
+    attempts = derive(within(2e-3), lambda net: (0.5 * predicted(net), 2e-3))
     assert len(attempts) == 1
     assert attempts[0].measured_s < 2e-3 < attempts[0].predicted_s
 
@@ -54,18 +69,66 @@ def test_nothing_fits() -> None:
         BudgetError,
         match=r"digits fits 4 ms. The fastest, `r16 .*`, takes 5 ms, .*: raise the budget above 5.102 ms",
     ):
-        derive_within(DIGITS, PROBABILITIES, LATENCY, 4e-3, measure)
+        derive(within(4e-3), measure)
     assert len(tried) == len(set(tried)), "no network is measured twice"
 
 
 def test_a_fastest_network_within_the_margin_is_told_the_budget_that_fits() -> None:
     with pytest.raises(BudgetError, match=r"takes 3.95 ms, .*: raise the budget above 4.031 ms, which leaves 2 %"):
-        check_possible(DIGITS, LATENCY, lambda net: (3.95e-3, 4e-3))
-    check_possible(DIGITS, LATENCY, lambda net: (3.95e-3, 4.0307e-3))
+        check_possible(DIGITS, COSTS, lambda net: (3.95e-3, 4e-3))
+    check_possible(DIGITS, COSTS, lambda net: (3.95e-3, 4.0307e-3))
 
 
 def test_a_budget_moves_with_the_baseline_it_is_measured_against() -> None:
     """The machine is half as fast when the network is measured, so its baseline is too: no reason to derive again."""
-    attempts = derive_within(DIGITS, PROBABILITIES, LATENCY, 1.0, lambda net: (2 * predicted(net), 2.0))
+    attempts = derive(within(1.0), lambda net: (2 * predicted(net), 2.0))
     assert len(attempts) == 1
     assert (attempts[0].measured_s, attempts[0].budget_s) == (2 * attempts[0].predicted_s, 2.0)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.5])
+def test_every_attempt_keeps_the_other_limits(factor: float) -> None:
+    smallest = PARAMETERS.costs.of(PARAMETERS.costs.cheapest())
+    limit = Constraint("parameters", PARAMETERS.costs, 2 * smallest)
+    attempts = derive(within(8e-3, limit), lambda net: (factor * predicted(net), 8e-3))
+    assert all(attempt.architecture.params <= limit.limit for attempt in attempts)
+    assert attempts[-1].fits
+    assert not limit.allows(path(WIDEST)), "the limit decides"
+
+
+def test_a_ranking_is_gone_down_until_one_is_measured_to_fit() -> None:
+    first, second, third = (
+        Ranked(path(DIGITS.architecture([block.candidates[k] for block in DIGITS.blocks])), 1.0 - 0.1 * k)
+        for k in range(3)
+    )
+    slowest_s = COSTS.of(first.path)
+    attempts = derive(
+        within(1.01 * slowest_s / (1 - MARGIN)), lambda net: (1.2 * predicted(net), slowest_s), (first, second, third)
+    )
+    assert [path(attempt.architecture) for attempt in attempts] == [first.path, second.path]
+
+
+def test_where_nothing_of_a_ranking_fits_the_most_probable_is_taken() -> None:
+    ranked = Ranked(path(WIDEST), 0.9)
+    (attempt,) = derive(within(5e-3), lambda net: (predicted(net), 5e-3), (ranked,))
+    (other,) = derive(within(5e-3), lambda net: (predicted(net), 5e-3))
+    assert attempt == other
+
+
+def test_the_fastest_network_is_no_way_out_where_it_is_over_another_limit() -> None:
+    limit = Constraint("parameters", PARAMETERS.costs, 0.9 * FASTEST_PARAMETERS)
+    only_the_fastest_s = 1.0001 * COSTS.of(COSTS.cheapest()) / (1 - MARGIN)
+    with pytest.raises(BudgetError, match=r"and the other limits \(parameters .* is the least\) together. Raise one"):
+        derive(within(only_the_fastest_s, limit), lambda net: pytest.fail("nothing to measure"))
+
+
+def test_limits_that_no_network_keeps_are_refused_before_a_search() -> None:
+    budget_s = 1.0
+    for share, possible in ((0.0001, False), (0.9, True), (1.1, True)):
+        limit = Constraint("parameters", PARAMETERS.costs, share * FASTEST_PARAMETERS)
+        check = partial(check_possible, DIGITS, COSTS, lambda net: (predicted(net), budget_s), [limit])
+        if possible:
+            check()
+        else:
+            with pytest.raises(BudgetError, match="and the other limits"):
+                check()

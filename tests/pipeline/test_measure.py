@@ -13,7 +13,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from pipeline import api, artefacts, calibration, measure
-from pipeline.calibration import load_calibration, save_calibration
+from pipeline.calibration import load_calibration, save_calibration, space_options
 from pipeline.measure import MeasureError, measure_libraries
 from pipeline.nets import input_shape_of
 from pipeline.places import calibration_folder
@@ -179,6 +179,21 @@ def test_no_calibration(tmp_path: Path) -> None:
         MeasureError, match=r"no calibration for space digits with 1 thread\(s\) and float32 weights. Run `netl"
     ):
         load_calibration(tmp_path / "digits", get_target("x86"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "options"),
+    [
+        (("cifar",), "--space cifar"),
+        (("cifar", 48, 0.5), "--space cifar --resolution 48 --width 0.5"),
+        (("my spaces/leaves.toml",), "--space 'my spaces/leaves.toml'"),
+    ],
+)
+def test_what_to_type_for_a_calibration_names_the_space_as_it_was_asked_for(
+    tmp_path: Path, asked: tuple[Any, ...], options: str
+) -> None:
+    with pytest.raises(MeasureError, match=rf"Run `netlathe calibrate --target x86 {options} --threads 1` first"):
+        load_calibration(tmp_path / "cifar@0.5-r48", get_target("x86"), asked=space_options(*asked))
 
 
 def test_predicted_entries_do_not_count_as_measured(calibrated: Path, tmp_path: Path) -> None:

@@ -140,10 +140,10 @@ def test_a_transfer_that_makes_no_sense_is_refused(calibrated: Path, options: di
 def test_a_calibration_that_holds_no_longer_is_no_obstacle_to_a_transfer(
     calibrated: Path, tmp_path: Path, part: str, change: dict[str, Any]
 ) -> None:
-    stale = shutil.copytree(calibrated, tmp_path / "stale")
+    stale = shutil.copytree(calibrated, tmp_path / calibrated.name)
     write_json(stale / part, {**json.loads((stale / part).read_text()), **change})
     database = calibrated.parents[2] / "m.sqlite"
-    found = api._source("x86", TARGET, stale, database, "digits", "float32")
+    found = api._source("x86", TARGET, stale, database, "float32", "--space digits")
     assert found.table == load_calibration(calibrated, TARGET)[0]
 
 

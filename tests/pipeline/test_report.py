@@ -40,7 +40,23 @@ def results() -> dict[str, dict[str, Any]]:
         "baseline": {"net": "mobilenet_v2@0.5", "architecture": DIGITS.baseline.text, "measured_s": 2e-3},
         "search": {
             "candidates": [[str(c) for c in block.candidates] for block in DIGITS.blocks],
-            "history": [{"probabilities": uniform}] * 3,
+            "probabilities": uniform,
+            "ranking": [],
+            "history": [
+                {"warmup": True, "epoch": 1, "pruned": [], "probabilities": uniform},
+                *(
+                    {
+                        "warmup": False,
+                        "epoch": epoch,
+                        "pruned": [[0, 3]] if epoch == 2 else [],
+                        "probabilities": uniform,
+                        "expected_s": 1.3e-3,
+                        "budget_s": 1.2e-3,
+                        "entropy": 1.9,
+                    }
+                    for epoch in (2, 3)
+                ),
+            ],
         },
         "derive": {
             "architecture": net.text,
@@ -102,6 +118,9 @@ def test_the_page_says_what_was_measured_and_what_predicted(results: dict[str, d
         "2.00x",
         "+fma +avx2",
         "rank correlation unknown",
+        "the derived network is the most probable one that fits the budget",
+        "<th>given up (after epoch)</th>",
+        f"<td>{DIGITS.blocks[0].candidates[3]} (2)</td>",
         "with cold weights and then corrected: 8 measured, 1 predicted (grey).",
     ):
         assert text in page, text

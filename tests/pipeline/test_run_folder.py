@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -109,6 +110,18 @@ def test_a_damaged_manifest_is_moved_aside(folder: Path) -> None:
     assert (folder / "superseded" / "manifest.json-1").read_text() == "{"
 
 
+def test_a_stage_does_not_depend_on_its_event_files(folder: Path) -> None:
+    def work(place: Path) -> dict[str, Any]:
+        (place / "events").mkdir()
+        (place / "events" / "events.out.tfevents.1.host.search-00001").touch()
+        return {}
+
+    for resume in (False, True):
+        with Run(folder, RunConfig(), resume=resume, say=pytest.fail) as run:
+            run.perform("search", (), work)
+        shutil.rmtree(folder / "search" / "events", ignore_errors=True)
+
+
 def test_another_run_is_refused(folder: Path) -> None:
     Run(folder, RunConfig(), resume=False, say=print).close()
     for resume in (False, True):
@@ -159,7 +172,7 @@ def test_a_damaged_config_is_refused(folder: Path) -> None:
     (folder / "config.json").write_text('{"format": ')
     with pytest.raises(RunFolderError, match=r"has no readable config.json"):
         Run(folder, RunConfig(), resume=True, say=print)
-    write_json(folder / "config.json", {"format": "netlathe-run/1", "sed": 1})
+    write_json(folder / "config.json", {"format": "netlathe-run/2", "sed": 1})
     with pytest.raises(ConfigError, match=r"Unknown option 'sed'. Did you mean seed"):
         stored_config(folder)
 

@@ -150,7 +150,7 @@ def test_a_search_takes_latencies_of_the_weights_that_ship() -> None:
     ops = stored_as(DIGITS.op_specs(), "float16")
     entries = {op.key: Entry(1e-5, 0.0, "measured", 1e-5) for op in ops}
     table = LatencyTable(target_name="x86", fingerprint="here", entries=entries)
-    assert calibration.path_latency(DIGITS, table, "float16").fixed_s > 0
+    assert calibration.path_latency(DIGITS, table, "float16").fixed > 0
     with pytest.raises(MissingLatencyError, match="float32"):
         calibration.path_latency(DIGITS, table)
 

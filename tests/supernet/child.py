@@ -11,15 +11,18 @@ import sys
 from pathlib import Path
 
 import torch
-from conftest import TINY, make_tiny_data, make_tiny_latency, noise
+from conftest import TINY, make_tiny_data, noise, within
 from torch import Tensor
 
 from supernet.search import search
 from supernet.settings import SearchSettings, TrainSettings
 from supernet.train import train
 
-SEARCH = SearchSettings(warmup_epochs=1, epochs=3, batch_size=16, weight_steps_per_alpha_step=1, seed=3)
-TRAIN = TrainSettings(epochs=4, batch_size=16, warmup_epochs=1, dropout=0.5, seed=3)
+# So that candidates are given up in the first epoch after the warm-up, and again later.
+SEARCH = SearchSettings(
+    warmup_epochs=1, epochs=3, batch_size=16, weight_steps_per_alpha_step=1, prune_below=0.2, alpha_travel=3.0, seed=3
+)
+TRAIN = TrainSettings(epochs=4, batch_size=16, warmup_epochs=1, dropout=0.5, ema=0.9, seed=3)
 
 
 def main(stage: str, checkpoint: Path, output: Path, kill_at: int) -> None:
@@ -37,8 +40,7 @@ def main(stage: str, checkpoint: Path, output: Path, kill_at: int) -> None:
 
     data = make_tiny_data()
     if stage == "search":
-        latency = make_tiny_latency()
-        search(TINY, data, latency, 4e-5, SEARCH, checkpoint, progress, augment=augment, clock=lambda: 0.0)
+        search(TINY, data, within(4e-5), SEARCH, checkpoint, progress, augment=augment, clock=lambda: 0.0)
     else:
         arch = TINY.architecture([block.candidates[-1] for block in TINY.blocks])
         train(arch, data, TRAIN, checkpoint, progress, augment=augment, clock=lambda: 0.0)

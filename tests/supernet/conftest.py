@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from supernet.costs import LATENCY, Constraint, PathCosts
 from supernet.data import ImageData, Split
-from supernet.latency import PathLatency
 from supernet.space import DIGITS, SearchSpace, Stage
 
 TINY = replace(
@@ -49,9 +49,14 @@ def make_tiny_data() -> ImageData:
     )
 
 
-def make_tiny_latency() -> PathLatency:
+def make_tiny_latency() -> PathCosts:
     """A kernel of 5 takes twice the time of a kernel of 3."""
-    return PathLatency(1e-5, ((1e-5, 2e-5, 0.0), (1e-5, 2e-5), (1e-5, 2e-5, 0.0)))
+    return PathCosts(1e-5, ((1e-5, 2e-5, 0.0), (1e-5, 2e-5), (1e-5, 2e-5, 0.0)))
+
+
+def within(budget_s: float, costs: PathCosts | None = None) -> tuple[Constraint]:
+    """The limits of a search that has a budget alone."""
+    return (Constraint(LATENCY, costs or make_tiny_latency(), budget_s),)
 
 
 def noise(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -59,7 +64,7 @@ def noise(images: Tensor, generator: torch.Generator) -> Tensor:
     return images + 0.1 * torch.randn(images.shape, generator=generator)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny() -> SearchSpace:
     return TINY
 
@@ -69,8 +74,8 @@ def tiny_data() -> ImageData:
     return make_tiny_data()
 
 
-@pytest.fixture
-def tiny_latency() -> PathLatency:
+@pytest.fixture(scope="session")
+def tiny_latency() -> PathCosts:
     return make_tiny_latency()
 
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supernet.architecture import SKIP, Architecture, ArchitectureError, Block, Choice, make_divisible
+from supernet.named import mobilenet_v2
 
 SIZES = st.integers(1, 2000)
 CHOICES = st.builds(Choice, st.sampled_from([1, 3, 5, 7]), st.integers(1, 8))
@@ -54,6 +55,27 @@ def test_skip_runs_nothing_and_batch_scales_macs() -> None:
 
 def test_with_classes() -> None:
     assert SMALL.with_classes(3).text == SMALL.text.replace("n10", "n3")
+
+
+def test_for_images_drops_the_first_strides() -> None:
+    assert SMALL.total_stride == 4
+    assert SMALL.for_images(16, 2).text == "r16 c4s1 6k3e2s2 6skip 6k5e1 h8 n10"
+    assert SMALL.for_images(16, 1).text == "r16 c4s1 6k3e2 6skip 6k5e1 h8 n10"
+    assert SMALL.for_images(64, 32).text == SMALL.text.replace("r8", "r64")
+
+
+def test_for_images_makes_of_mobilenet_v2_what_is_usual_on_small_images() -> None:
+    usual = mobilenet_v2(0.5, resolution=32, classes=10, stem_stride=1, strides=(1, 1, 2, 2, 1, 2, 1))
+    assert mobilenet_v2(0.5, classes=10).for_images(32, 8) == usual
+
+
+@given(ARCHITECTURES, st.integers(1, 64), SIZES)
+def test_for_images_keeps_everything_but_strides(arch: Architecture, total_stride: int, resolution: int) -> None:
+    adapted = arch.for_images(resolution, total_stride)
+    assert adapted.total_stride <= max(1, total_stride)
+    assert (adapted.total_stride == arch.total_stride) == (arch.total_stride <= total_stride)
+    assert adapted.resolution == resolution
+    assert adapted.params == arch.params
 
 
 @pytest.mark.parametrize(

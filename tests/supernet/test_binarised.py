@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
@@ -11,7 +12,7 @@ from torch.nn import functional
 from supernet.architecture import SKIP, Choice
 from supernet.binarised import BinarisedBlock
 from supernet.network import initialise
-from supernet.space import SearchSpace, SpaceBlock
+from supernet.space import SearchSpace, SpaceBlock, Stage
 from supernet.supernet import SuperNet
 
 CANDIDATES = (Choice(3, 2), Choice(5, 2), Choice(3, 3), SKIP)
@@ -74,20 +75,28 @@ def test_gate_gradients_of_a_whole_supernet_equal_those_of_the_dense_graph(tiny:
     torch.manual_seed(1)
     net = SuperNet(tiny).double()
     with torch.no_grad():  # else the candidates agree, and residual branches are zero
-        for parameter in net.weights():
+        for parameter in net.parameters():
             parameter.normal_()
     images, labels = torch.randn(6, 3, 8, 8, dtype=torch.float64), torch.arange(6) % tiny.classes
+    some = [[0, 2], [1], [2, 1]]
     for path in ([0, 1, 2], [2, 0, 1]):
-        gates = [torch.zeros_like(alpha, requires_grad=True) for alpha in net.alphas]
+        gates = [torch.zeros(len(b.candidates), dtype=torch.float64, requires_grad=True) for b in tiny.blocks]
         loss = functional.cross_entropy(net(images, path, gates), labels)
         binarised = torch.autograd.grad(loss, gates)
 
         one_hot = [functional.one_hot(torch.tensor(k), len(g)).double().requires_grad_() for k, g in zip(path, gates)]
         dense_loss = functional.cross_entropy(dense_forward(net, images, one_hot), labels)
         torch.testing.assert_close(loss, dense_loss, rtol=0, atol=1e-12)
-        for found, expected in zip(binarised, torch.autograd.grad(dense_loss, one_hot)):
+        dense = torch.autograd.grad(dense_loss, one_hot)
+        for found, expected in zip(binarised, dense):
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
-            assert expected.abs().max() > 1e-4, "gradients of zero prove nothing"
+            assert expected.abs().min() > 1e-6, "gradients of zero prove nothing"
+
+        loss = functional.cross_entropy(net(images, path, gates, some), labels)
+        for found, expected, among in zip(torch.autograd.grad(loss, gates), dense, some):
+            assert found[among].tolist() == pytest.approx(expected[among].tolist(), abs=1e-6)
+            others = [k for k in range(len(found)) if k not in among]
+            assert found[others].tolist() == [0.0] * len(others)
 
 
 def test_weights_get_the_gradient_of_the_chosen_path_only() -> None:
@@ -137,8 +146,26 @@ def test_candidates_that_agree_start_as_one_function() -> None:
         assert torch.equal(candidate(torch.ones_like(x)), torch.ones_like(x))
 
 
-def stored_bytes(net: SuperNet, images: Tensor, labels: Tensor, *, dense: bool) -> int:
-    """Bytes of distinct activations that autograd keeps for the backward of one alpha step."""
+def test_a_pruned_candidate_costs_no_weights_and_gets_no_gradient() -> None:
+    block = make_block()
+    x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    gates = torch.full((4,), 0.25, dtype=torch.float64, requires_grad=True)
+    (before,) = torch.autograd.grad(block(x, 0, gates).square().sum(), gates)
+    weights = sum(p.numel() for p in block.parameters())
+    given_up = sum(p.numel() for p in block.candidates[1].parameters())
+    block.prune(1)
+    assert block.alive() == [0, 2, 3]
+    assert sum(p.numel() for p in block.parameters()) == weights - given_up
+    assert not any(name.startswith("candidates.1.") for name in block.state_dict())
+    (after,) = torch.autograd.grad(block(x, 0, gates).square().sum(), gates)
+    assert after[1].item() == 0.0
+    assert after[block.alive()].tolist() == before[block.alive()].tolist()
+    with pytest.raises(NotImplementedError, match="_Pruned"):
+        block(x, 1)
+
+
+def bytes_for_backward(net: SuperNet, forward: Callable[[], Tensor]) -> int:
+    """Bytes of distinct activations that autograd keeps for the backward of a loss."""
     parameters = {parameter.untyped_storage().data_ptr() for parameter in net.parameters()}
     # The tensors themselves are kept, so that no address is used twice.
     kept: dict[int, Tensor] = {}
@@ -150,11 +177,27 @@ def stored_bytes(net: SuperNet, images: Tensor, labels: Tensor, *, dense: bool) 
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        gates = net.probabilities()
-        path = [0] * len(net.blocks)
-        logits = dense_forward(net, images, gates) if dense else net(images, path, gates)
-        functional.cross_entropy(logits, labels).backward()
+        forward().backward()
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def dense_bytes(net: SuperNet, images: Tensor, labels: Tensor) -> int:
+    """Of an alpha step that lets every candidate run, weighted by its probability."""
+    gates = [alpha.softmax(0) for alpha in make_alphas(net)]
+    return bytes_for_backward(net, lambda: functional.cross_entropy(dense_forward(net, images, gates), labels))
+
+
+def make_alphas(net: SuperNet) -> list[Tensor]:
+    return [torch.zeros(len(block.candidates), requires_grad=True) for block in net.blocks]
+
+
+def binarised_bytes(net: SuperNet, images: Tensor, labels: Tensor, among: list[list[int]] | None = None) -> int:
+    """Of an alpha step along the path of the first candidates."""
+    path = [0] * len(net.blocks)
+    return bytes_for_backward(
+        net,
+        lambda: functional.cross_entropy(net(images, path, [a.softmax(0) for a in make_alphas(net)], among), labels),
+    )
 
 
 def test_stored_activations_do_not_grow_with_the_candidates(tiny: SearchSpace) -> None:
@@ -166,10 +209,26 @@ def test_stored_activations_do_not_grow_with_the_candidates(tiny: SearchSpace) -
         # Only the first kernel size runs; expand 2 everywhere keeps the candidates equally wide.
         space = replace(tiny, kernels=tuple(range(3, 3 + 2 * count, 2)), stages=tiny.stages[1:])
         net = SuperNet(space)
-        binarised.append(stored_bytes(net, images, labels, dense=False))
-        dense.append(stored_bytes(net, images, labels, dense=True))
+        binarised.append(binarised_bytes(net, images, labels))
+        dense.append(dense_bytes(net, images, labels))
     assert max(binarised) < 1.15 * binarised[0]
     slopes = [(b - a) / 2 for a, b in pairwise(dense)]
     assert min(slopes) > 0.9 * max(slopes), "each candidate adds about the same bytes"
     assert dense[-1] > 3 * dense[0]
     assert dense[0] > binarised[0]
+
+
+@pytest.mark.parametrize(("candidates", "at_most"), [("all", 1.2), ("two", 1.6)])
+def test_an_alpha_step_of_seven_candidates_stores_hardly_more_than_training_the_largest_network(
+    tiny: SearchSpace, candidates: str, at_most: float
+) -> None:
+    """Kernels 3, 5, 7 with expansions 6, 3, and skip; the path is that of the widest, as the largest network's is."""
+    space = replace(tiny, kernels=(3, 5, 7), expands=(6, 3), stages=(Stage(8, 3, 1),))
+    assert [len(block.candidates) for block in space.blocks] == [7, 7, 7]
+    net, images, labels = SuperNet(space), torch.randn(8, 3, 8, 8), torch.arange(8) % tiny.classes
+    # Weights of one path learn as a network by itself does.
+    training = bytes_for_backward(net, lambda: functional.cross_entropy(net(images, [0, 0, 0]), labels))
+    among = None if candidates == "all" else [[0, 4], [1, 0], [0, 6]]
+    found = binarised_bytes(net, images, labels, among)
+    assert found <= at_most * training
+    assert dense_bytes(net, images, labels) > 3 * training, "what it would be otherwise"

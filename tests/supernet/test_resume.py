@@ -40,6 +40,7 @@ def flatten(value: Any, name: str = "") -> list[tuple[str, Any]]:
     return [(name, value)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "kill_at"), [("search", 8), ("train", 10)])
 def test_killed_and_resumed_equals_never_stopped(stage: str, kill_at: int, tmp_path: Path) -> None:
     """The final checkpoints are the same bits: alphas, weights, optimiser state, history."""
@@ -57,5 +58,9 @@ def test_killed_and_resumed_equals_never_stopped(stage: str, kill_at: int, tmp_p
 
     # Not the files' bytes: pickling marks which strings are one object, and those differ after loading.
     assert flatten(read(broken)) == flatten(read(whole))
-    if stage == "train":
+    if stage == "search":
+        pruned = [len(row["pruned"]) for row in read(whole)["state"]["history"]]
+        assert pruned[1] > 0, "before the kill"
+        assert sum(pruned[2:]) > 0, "and after it"
+    else:
         assert (broken / "a.weights.pt").read_bytes() == (whole / "a.weights.pt").read_bytes()

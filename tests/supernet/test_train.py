@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from supernet.architecture import Architecture
 from supernet.checkpoint import CheckpointError
 from supernet.data import ImageData
-from supernet.loop import top1
+from supernet.loop import batches, cosine_lr, seeded, top1
+from supernet.network import Network, build_network
 from supernet.settings import TrainSettings
 from supernet.train import TrainError, TrainResult, load_network, train
 
@@ -71,6 +73,73 @@ def test_the_seed_decides_everything(run: Callable[..., TrainResult], tmp_path: 
         files.append(run(replace(settings, seed=seed), checkpoint=tmp_path / f"{n}.ckpt").state.read_bytes())
     assert files[0] == files[1]
     assert files[0] != files[2]
+
+
+def by_hand(data: ImageData, settings: TrainSettings, augment: Augment) -> tuple[Network, dict[str, Tensor]]:
+    """The network after all its steps, and the moving average of everything in it: the first step's, then a mean."""
+    cpu, steps, average = torch.device("cpu"), 4, dict[str, Tensor]()
+    with seeded(settings.seed, 0, cpu):
+        network = build_network(ARCH, settings.dropout)
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=0.0, momentum=settings.momentum, nesterov=True, weight_decay=settings.weight_decay
+    )
+    for epoch in range(settings.epochs):
+        network.train()
+        with seeded(settings.seed, epoch + 1, cpu) as generator:
+            for step, (images, labels) in enumerate(batches(data.train_all, settings.batch_size, cpu, generator)):
+                optimizer.param_groups[0]["lr"] = cosine_lr(settings.lr, epoch * steps + step, settings.epochs * steps)
+                logits = network(augment(images, generator))
+                loss = functional.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                for name, value in network.state_dict().items():
+                    before = average.get(name)
+                    kept = 0.0 if before is None else settings.ema
+                    average[name] = kept * (value if before is None else before) + (1.0 - kept) * value
+    return network, average
+
+
+def test_without_an_average_it_is_plain_sgd_to_the_last_bit(
+    run: Callable[..., TrainResult], tiny_data: ImageData, add_noise: Augment
+) -> None:
+    settings = replace(SETTINGS, dropout=0.5)
+    assert settings.ema == 0.0
+    expected, _ = by_hand(tiny_data, settings, add_noise)
+    found = load_network(ARCH, run(settings).state)
+    for name, value in expected.state_dict().items():
+        assert torch.equal(found.state_dict()[name], value), name
+
+
+class _StopError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stopped_after", [0, 1, 2], ids=["never stopped", "stopped after 1", "stopped after 2"])
+def test_the_moving_average_is_shipped(
+    run: Callable[..., TrainResult], tiny_data: ImageData, add_noise: Augment, stopped_after: int
+) -> None:
+    """Of weights and of the statistics of batch norm, and a training that was stopped goes on with it."""
+    settings = replace(SETTINGS, ema=0.8)
+
+    def stop(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
+        if done == stopped_after:
+            raise _StopError
+
+    if stopped_after:
+        with pytest.raises(_StopError):
+            run(settings, progress=stop)
+    result = run(settings)
+    network, average = by_hand(tiny_data, settings, add_noise)
+    found = load_network(ARCH, result.state)
+    for name, value in found.state_dict().items():
+        if value.is_floating_point():
+            # 12 steps, each of which rounds a product and a sum of values up to `scale`: 24 halves of float32's eps.
+            scale = max(1.0, average[name].abs().max().item())
+            torch.testing.assert_close(value, average[name], rtol=0, atol=24 * 2.0**-24 * scale)
+    moved = (average["classifier.weight"] - network.state_dict()["classifier.weight"]).abs().max()
+    assert moved > 1e-3, "the average is not the last value"
+    assert result.top1 == top1(found, tiny_data.test, 24, torch.device("cpu"))
 
 
 def test_a_finished_training_is_not_repeated(run: Callable[..., TrainResult]) -> None:

@@ -1,5 +1,7 @@
 """OpSpec: shapes, counts and the key."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,7 +60,7 @@ def test_hidden_channels_that_are_no_multiple() -> None:
     assert (op.hidden_channels, op.expands) == (100, True)
     assert op.macs == 56 * 56 * (24 * 100 + 25 * 100 + 100 * 32)
     same, by_expansion = mbconv(hidden=72), mbconv(expand=3)
-    for count in ("macs", "params", "weight_bytes", "activation_bytes"):
+    for count in ("macs", "params", "weight_bytes", "activation_bytes", "peak_bytes"):
         assert getattr(same, count) == getattr(by_expansion, count)
 
 
@@ -67,6 +69,55 @@ def test_counts_of_a_depthwise_convolution_alone() -> None:
     assert (op.macs, op.params) == (28 * 28 * 25 * 24, 25 * 24 + 48)
     assert op.weight_bytes == 4 * (25 * 24 + 24)
     assert op.activation_bytes == 4 * 24 * (56 * 56 + 28 * 28)
+
+
+@pytest.mark.parametrize(
+    ("op", "elements"),
+    [
+        # Depthwise is the widest step: 144 channels at 56x56 in, at 28x28 out; the input is gone by then.
+        (mbconv(stride=2, expand=6), 56 * 56 * 144 + 28 * 28 * 144),
+        # The same without stride and with the input, which is added at the end.
+        (mbconv(out_channels=24, expand=3), 56 * 56 * (24 + 72 + 72)),
+        # 24 channels become 24, then 32: project reads and writes most, and has no residual.
+        (mbconv(), 56 * 56 * (24 + 32)),
+        # Input, filtered, output: the residual keeps the input over both steps.
+        (mbconv(out_channels=24), 56 * 56 * (24 + 24 + 24)),
+        # Expand reads 24 channels, more than the 72 that depthwise writes at a quarter of the pixels.
+        (mbconv(stride=2, expand=3), 56 * 56 * (24 + 72)),
+        # Hardly anything between, much at the end.
+        (mbconv(hidden=2, out_channels=500), 56 * 56 * (2 + 500)),
+        (mbconv(kind="depthwise", out_channels=24, stride=2), 24 * (56 * 56 + 28 * 28)),
+        (mbconv(kind="conv", stride=2), 56 * 56 * 24 + 28 * 28 * 32),
+        (mbconv(kind="pool", out_channels=24, kernel=1), 56 * 56 * 24 + 24),
+        (OpSpec(kind="linear", height=1, width=1, in_channels=64, out_channels=10), 64 + 10),
+    ],
+    ids=lambda value: value.key if isinstance(value, OpSpec) else "",
+)
+def test_peak_bytes_by_hand(op: OpSpec, elements: int) -> None:
+    assert op.peak_bytes == 4 * elements
+    assert replace(op, batch=3).peak_bytes == 3 * op.peak_bytes
+
+
+def simulated_peak(op: OpSpec) -> int:
+    """Elements alive at once: each tensor from the step that writes it to the last that reads it."""
+    image = op.height * op.width * op.in_channels
+    expanded = op.height * op.width * op.hidden_channels
+    filtered = op.out_height * op.out_width * op.hidden_channels
+    output = op.out_height * op.out_width * op.out_channels
+    if op.kind == "conv":
+        return image + output
+    first = 0 if op.expands else 1
+    lives = [(image, 0, 2 if op.residual else first), (filtered, 1, 2), (output, 2, 2)]
+    lives += [(expanded, 0, 1)] if op.expands else []
+    return max(sum(size for size, start, stop in lives if start <= step <= stop) for step in range(first, 3))
+
+
+@given(SPECS)
+def test_the_peak_is_that_of_the_tensors_lives(op: OpSpec) -> None:
+    assert op.peak_bytes == 4 * op.batch * simulated_peak(op)
+    assert op.peak_bytes <= op.activation_bytes
+    (half,) = stored_as([op], "float16")
+    assert half.peak_bytes == op.peak_bytes
 
 
 @pytest.mark.parametrize(
@@ -108,7 +159,7 @@ def test_the_output_is_the_input_divided_by_the_stride_rounded_up(op: OpSpec) ->
 def test_the_batch_multiplies_work_and_activations_but_not_weights(op: OpSpec) -> None:
     one = OpSpec(**{**vars(op), "batch": 1})
     assert op.macs == op.batch * one.macs
-    assert op.activation_bytes == op.batch * one.activation_bytes
+    assert (op.activation_bytes, op.peak_bytes) == (op.batch * one.activation_bytes, op.batch * one.peak_bytes)
     assert (op.params, op.weight_bytes) == (one.params, one.weight_bytes)
 
 

@@ -1,0 +1,152 @@
+"""What `search_evidence` found: the speed-up at equal accuracy, ranks among random networks, and what it cost.
+
+python -m benchmarks.evidence_report [docs/results/search_evidence_small.json]    prints it and draws it again
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from benchmarks.results import FOLDER
+from pipeline.figures import MUTED, OTHER, OURS
+from pipeline.files import read_json
+
+SPEEDUP, COST, MEMORY, EXPECTED, PERCENTILE, MEDIAN = 1.8, 1.0, 1.2, 0.03, 80.0, 50.0
+COLOURS = {"mobilenet": OTHER, "random": MUTED, "searched": OURS}
+
+Row = dict[str, Any]
+
+
+def points(rows: Sequence[Row], role: str) -> list[Row]:
+    """Networks of a role, the mean over seeds by name: accuracy with its standard deviation, milliseconds."""
+    found = []
+    for name in dict.fromkeys(row["name"] for row in rows if row["role"] == role):
+        same = [row for row in rows if row["name"] == name]
+        tops = [row["top1"] for row in same]
+        found.append(
+            {
+                "name": name,
+                "top1": mean(tops),
+                "spread": stdev(tops) if len(tops) > 1 else 0.0,
+                "ms": 1e3 * mean(row["measured_s"] for row in same),
+            }
+        )
+    return found
+
+
+def speedups(rows: Sequence[Row]) -> list[Row]:
+    """For each searched network how much longer a MobileNetV2 of the same accuracy takes.
+
+    Interpolated between its widths, the logarithm of milliseconds over top-1; a width that is slower than a more
+    accurate one counts as fast as that. Where no width is as accurate, the widest
+    one stands in and the factor is a lower bound (`at_least`); where all are more accurate, there is none.
+    """
+    curve = sorted(points(rows, "mobilenet"), key=lambda point: point["top1"])
+    tops, times_ms = [p["top1"] for p in curve], [p["ms"] for p in curve]
+    logs = np.log(np.minimum.accumulate(times_ms[::-1])[::-1])
+    found = []
+    for point in points(rows, "searched"):
+        inside = point["top1"] >= tops[0]
+        equal_ms = float(np.exp(np.interp(point["top1"], tops, logs)))
+        found.append(
+            {**point, "factor": equal_ms / point["ms"] if inside else None, "at_least": point["top1"] > tops[-1]}
+        )
+    return found
+
+
+def percentiles(rows: Sequence[Row]) -> list[Row]:
+    """For each searched network and seed the share of its budget's random networks that it beats (ties count half)."""
+    found = []
+    for row in (row for row in rows if row["role"] == "searched"):
+        rivals = [r["top1"] for r in rows if r["role"] == "random" and r["budget"] == row["budget"]]
+        beaten = sum((row["top1"] > top1) + 0.5 * (row["top1"] == top1) for top1 in rivals)
+        found.append({"name": row["name"], "seed": row["seed"], "percentile": 100 * beaten / len(rivals)})
+    return found
+
+
+def cost_factors(rows: Sequence[Row]) -> list[Row]:
+    """The seconds of each search over those of training its winner once."""
+    return [
+        {"name": row["name"], "seed": row["seed"], "factor": row["seconds"] / row["train_seconds"]}
+        for row in rows
+        if row["role"] == "searched"
+    ]
+
+
+def verdicts(found: Mapping[str, Any]) -> dict[str, bool]:
+    """Which promises hold."""
+    rows = found["networks"]
+    factors = [row["factor"] for row in speedups(rows)]
+    ranks = [row["percentile"] for row in percentiles(rows)]
+    searched = [row for row in rows if row["role"] == "searched"]
+    budgets = {row["name"]: row["measured_s"] <= row["budget"] * row["baseline_s"] for row in searched}
+    return {
+        f"at equal accuracy {SPEEDUP} times as fast as MobileNetV2": all((f or 0.0) >= SPEEDUP for f in factors),
+        "each beats the median random network of its budget": min(ranks) > MEDIAN,
+        f"on average the {PERCENTILE:g}th percentile": mean(ranks) >= PERCENTILE,
+        f"a search costs at most {COST:g} trainings": all(row["factor"] <= COST for row in cost_factors(rows)),
+        f"activations kept for backward at most {MEMORY} of the largest network's": all(
+            row["binarised_mb"] <= MEMORY * row["largest_mb"] for row in found["memory"]
+        ),
+        f"expected latency within {EXPECTED:.0%} of the budget": all(
+            abs(row["expected_over_budget"] - 1.0) <= EXPECTED for row in searched
+        ),
+        "measured budgets met": all(budgets.values()),
+    }
+
+
+def print_report(found: Mapping[str, Any]) -> None:
+    """Everything as text, and the plot beside the results."""
+    rows = found["networks"]
+    print(found["space"])
+    for role in COLOURS:
+        for point in points(rows, role):
+            print(f"  {point['name']:22} {point['ms']:.4f} ms  top-1 {point['top1']:.2%} +- {point['spread']:.2%}")
+    for row in speedups(rows):
+        factor = "below the narrowest MobileNetV2" if row["factor"] is None else f"{row['factor']:.2f}x"
+        print(f"{row['name']}: {'at least ' if row['at_least'] else ''}{factor} at equal accuracy")
+    for rank, cost in zip(percentiles(rows), cost_factors(rows)):
+        print(
+            f"{rank['name']}, seed {rank['seed']}: beats {rank['percentile']:.0f} % of the random networks of its "
+            f"budget; the search cost {cost['factor']:.2f} trainings"
+        )
+    for row in found["memory"]:
+        print("  ".join(f"{name} {value:.1f}" for name, value in row.items()))
+    for promise, kept in found["verdicts"].items():
+        print(f"{'kept  ' if kept else 'BROKEN'} {promise}")
+    plot(rows).write_html(FOLDER / f"search_evidence_{found['scale']}.html", include_plotlyjs="cdn")
+
+
+def plot(rows: Sequence[Row]) -> go.Figure:
+    """Top-1 over measured milliseconds, with the standard deviation over seeds."""
+    figure = go.Figure()
+    for role, colour in COLOURS.items():
+        shown = sorted(points(rows, role), key=lambda point: point["ms"])
+        figure.add_scatter(
+            x=[point["ms"] for point in shown],
+            y=[100 * point["top1"] for point in shown],
+            error_y={"array": [100 * point["spread"] for point in shown]},
+            mode="lines+markers" if role != "random" else "markers",
+            marker={"size": 10, "color": colour},
+            text=[point["name"] for point in shown],
+            name=role,
+        )
+    figure.update_layout(xaxis_title="latency, measured (ms)", yaxis_title="top-1 on test images (%)")
+    return figure
+
+
+def main() -> None:
+    """Print the report of results that are there."""
+    file = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER / "search_evidence_small.json"
+    print_report(read_json(file) or {})
+
+
+if __name__ == "__main__":
+    main()
