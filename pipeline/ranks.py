@@ -1,8 +1,8 @@
 """Several processes for one run: `torchrun --nproc-per-node N --no-python netlathe run ...`.
 
 Rank 0 performs the run as ever. Search and training are shared: for these it calls the others, which wait meanwhile,
-perform the same stage on the same files, and write nothing. When a rank dies torchrun starts all of them again, and
-the run is taken up where its checkpoint is (`--max-restarts`).
+perform the same stage on the same files, and write nothing. When a rank dies torchrun stops the others, and
+`--resume` takes the run up where its checkpoint is.
 """
 
 from __future__ import annotations
