@@ -27,7 +27,7 @@ from pipeline.nets import resolve_net
 from pipeline.places import RUNS, calibration_folder, default_database
 from pipeline.portable import check_export, export_calibration, import_calibration
 from pipeline.prediction import predict
-from pipeline.run_folder import Run, claim_folder, default_folder, mark_begun, was_begun
+from pipeline.run_folder import Run, claim_folder, default_folder
 from pipeline.shipping import train_settings
 from pipeline.stages import follow, perform
 from pipeline.sweep import sweep
@@ -71,13 +71,10 @@ def run(
     if parallel.rank() > 0:
         follow(lambda folder: RunContext(config, folder, database, silent, lambda sentence: None))
         return {}
-    last = out or default_folder(config, RUNS, resume=True)
-    resume = resume or was_begun(last)
     folder = out or default_folder(config, RUNS, resume=resume)
     require_free_space(folder)
     parallel.send_text(str(folder))
     with Run(folder, config, resume=resume, say=say) as opened:
-        mark_begun(folder)
         context = RunContext(config, folder, database, progress, say)
         found = perform(opened, context, until)[until]
     ranks.dismiss()

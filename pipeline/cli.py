@@ -12,7 +12,7 @@ from pipeline import commands, console, options
 from pipeline.config import ConfigError, RunConfig, make_config
 from pipeline.errors import ExitCode, exit_code, expected_errors, sentence
 from pipeline.places import RUNS
-from pipeline.run_folder import default_folder, stored_config, was_begun
+from pipeline.run_folder import default_folder, stored_config
 
 
 class _Commands(TyperGroup):
@@ -152,8 +152,7 @@ def _run(ctx: typer.Context, until: str) -> None:
     given: dict[str, Any] = {name: value for name, value in ctx.params.items() if value is not None}
     resume = given["resume"]
     config = _config(given)
-    last = default_folder(config, RUNS, resume=True)
-    folder = given.get("out") or (last if was_begun(last) else default_folder(config, RUNS, resume=resume))
+    folder = given.get("out") or default_folder(config, RUNS, resume=resume)
     database = given.get("database")
     again = ["netlathe", str(ctx.info_name), "--resume", "--out", str(folder)]
     ctx.find_root().meta[options.RESUME_KEY] = shlex.join(again + (["--database", str(database)] if database else []))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import itertools
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +18,6 @@ from pipeline.files import read_json, sha256, write_atomically, write_json
 
 FORMAT = "netlathe-run/2"
 RESULT = "result.json"
-_BEGUN = ".begun-by-torchrun"
 
 # A checkpoint is only read by the stage that wrote it, so a finished stage does not depend on it; on the event files
 # that TensorBoard reads nothing does.
@@ -185,27 +183,6 @@ def default_folder(config: RunConfig, root: Path, *, resume: bool) -> Path:
     if resume and taken:
         return taken[-1]
     return root / (config.name if not taken else f"{config.name}-{len(taken) + 1}")
-
-
-def mark_begun(folder: Path) -> None:
-    """Note which torchrun has begun the run, where one has."""
-    if _torchrun():
-        write_atomically(folder / _BEGUN, _torchrun().encode())
-
-
-def was_begun(folder: Path) -> bool:
-    """Whether this very torchrun has begun the run in a folder before one of its processes died.
-
-    torchrun starts all of them again with the same arguments, and what was begun is then gone on with.
-    """
-    mark = folder / _BEGUN
-    return bool(_torchrun()) and mark.exists() and mark.read_text() == _torchrun()
-
-
-def _torchrun() -> str:
-    """The torchrun that has started this process, or nothing: its name for the job, which may be none, and its PID."""
-    job = os.environ.get("TORCHELASTIC_RUN_ID")
-    return f"{job} {os.getppid()}" if job else ""
 
 
 def claim_folder(folder: Path, owner: str) -> None:

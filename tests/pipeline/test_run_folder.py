@@ -111,7 +111,10 @@ def test_a_damaged_manifest_is_moved_aside(folder: Path) -> None:
 
 
 def test_a_stage_does_not_depend_on_its_event_files(folder: Path) -> None:
+    calls = []
+
     def work(place: Path) -> dict[str, Any]:
+        calls.append(place)
         (place / "events").mkdir()
         (place / "events" / "events.out.tfevents.1.host.search-00001").touch()
         return {}
@@ -120,6 +123,7 @@ def test_a_stage_does_not_depend_on_its_event_files(folder: Path) -> None:
         with Run(folder, RunConfig(), resume=resume, say=pytest.fail) as run:
             run.perform("search", (), work)
         shutil.rmtree(folder / "search" / "events", ignore_errors=True)
+    assert calls == [folder / "search"], "events that are gone are no reason to search again"
 
 
 def test_another_run_is_refused(folder: Path) -> None:
