@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from targets.host import detect_host
+from targets.target import Target, get_target
 from tvm_latency.schedules.kernel import BlockSpec, ConvSpec, FloatArray, Kernel, PackedArray, PoolSpec, Spec, pack_bias
 
 EPS = np.finfo(np.float32).eps
@@ -91,3 +93,10 @@ def reference_case(spec: Spec, kernel: Kernel) -> Case:
 @pytest.fixture(scope="session")
 def make_case() -> Callable[[Spec, Kernel], Case]:
     return reference_case
+
+
+@pytest.fixture(scope="session")
+def x86_targets() -> list[Target]:
+    """The x86 targets whose code this machine executes."""
+    names = ["x86", "x86-64-v3"] + (["x86-64-v4"] if detect_host().vector_bits == 512 else [])
+    return [get_target(name) for name in names]

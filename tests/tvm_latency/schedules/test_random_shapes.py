@@ -17,8 +17,7 @@ import tvm
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from targets.host import detect_host
-from targets.target import Target, get_target
+from targets.target import Target
 from tvm_latency.schedules import schedule_kernel
 from tvm_latency.schedules.kernel import BlockSpec, ConvSpec, Kernel, PoolSpec, Spec
 
@@ -172,9 +171,9 @@ KINDS: dict[str, tuple[str | tuple[str, ...], st.SearchStrategy[Any]]] = {
 }
 
 
-def machines() -> list[Target]:
-    names = ["x86", "x86-64-v3"] + (["x86-64-v4"] if detect_host().vector_bits == 512 else [])
-    return [replace(get_target(name), threads=threads) for name in names for threads in (1, 2)]
+@pytest.fixture(scope="module")
+def machines(x86_targets: list[Target]) -> list[Target]:
+    return [replace(target, threads=threads) for target in x86_targets for threads in (1, 2)]
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +215,7 @@ def rights(kernels: list[Kernel], cases: list[Any], target: Target) -> list[bool
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kernel_of_any_shape_is_right(
-    kind: str, make_case: Callable[[Spec, Kernel], Any], two_workers: Executor
+    kind: str, make_case: Callable[[Spec, Kernel], Any], machines: list[Target], two_workers: Executor
 ) -> None:
     # What was tried already, so that shrinking compiles what is new: empty if right, else a line that names it.
     wrong: dict[tuple[Spec, Target], str] = {}
@@ -244,8 +243,8 @@ def test_a_kernel_of_any_shape_is_right(
         )
     )
     def check(shapes: list[Spec]) -> None:
-        tried = list(zip(shapes, itertools.cycle(machines())))
-        for target in machines():
+        tried = list(zip(shapes, itertools.cycle(machines)))
+        for target in machines:
             if new := [shape for shape, where in tried if where == target and (shape, target) not in wrong]:
                 two_workers.submit(try_out, new, target).result()
         failed = [wrong[entry] for entry in tried if wrong[entry]]

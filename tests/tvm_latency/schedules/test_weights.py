@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import tvm
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from targets.target import Target, get_target
 from tvm_latency.schedules import schedule_kernel
-from tvm_latency.schedules.kernel import ConvSpec, Kernel, PoolSpec, pack_bias, with_weights
+from tvm_latency.schedules.kernel import ConvSpec, Kernel, PoolSpec, with_weights
 
 pytestmark = pytest.mark.compiles
 
@@ -76,44 +76,20 @@ def scheduled(spec: ConvSpec, target: Target) -> Kernel:
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @pytest.mark.parametrize("kind", ["pointwise", "depthwise", "dense_conv"])
 @given(data=st.data())
-def test_half_weights_are_computed_with_in_float32(kind: str, data: st.DataObject) -> None:
-    """Against PyTorch in float64 on the rounded weights: the bound is that of float32 weights, nothing is added."""
+def test_half_weights_are_computed_with_in_float32(
+    x86_targets: list[Target], make_case: Any, kind: str, data: st.DataObject
+) -> None:
+    """The reference takes the rounded weights, and its bound is that of float32 weights: nothing is added."""
     spec = data.draw(convolutions(kind))
-    target = get_target(data.draw(st.sampled_from(TARGETS)))
+    target = data.draw(st.sampled_from(x86_targets))
     kernel = scheduled(spec, target)
     assert kernel.name.startswith(kind)
     assert kernel.name.endswith("_wfloat16")
-    random = np.random.default_rng(5)
-    draw = lambda *shape: random.standard_normal(shape).astype(np.float32)  # noqa: E731
-    x = draw(spec.batch, spec.in_channels, spec.height, spec.width)
-    weights = draw(spec.out_channels, spec.in_channels // spec.groups, *spec.kernel)
-    bias, residual = draw(spec.out_channels), draw(spec.batch, spec.out_channels, spec.out_height, spec.out_width)
-
-    def convolve(*operands: np.ndarray) -> np.ndarray:
-        a, w, b, r = (torch.from_numpy(operand).double() for operand in operands)
-        out = torch.nn.functional.conv2d(a, w, b, stride=spec.stride, padding=spec.padding, groups=spec.groups)
-        return (out + r if spec.residual else out).numpy()
-
-    rounded = weights.astype(np.float16).astype(np.float32)
-    expected = convolve(x, rounded, bias, residual)
-    if spec.clip is not None:
-        expected = expected.clip(*spec.clip)
-    # Each of the additions rounds once: eps/2 times the sum of magnitudes, to first order.
-    bound = (weights[0].size + 2) * np.finfo(np.float32).eps * convolve(*map(abs, (x, rounded, bias, residual)))
-
-    def pixels(image: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(image.transpose(0, 2, 3, 1)).reshape(-1, image.shape[1])
-
-    (pack,) = kernel.packs
-    packed = pack(weights)
-    assert packed.dtype == np.float16
-    arguments = [x if kernel.input_layout == "NCHW" else pixels(x), packed, pack_bias(bias)]
-    arguments += [pixels(residual)] if spec.residual else []
-    tensors = [
-        tvm.runtime.tensor(a) for a in [*arguments, np.full((spec.out_pixels, spec.out_channels), np.nan, np.float32)]
-    ]
+    case = make_case(spec, kernel)
+    assert case.arguments[1].dtype == np.float16
+    tensors = [tvm.runtime.tensor(a) for a in [*case.arguments, case.empty_output()]]
     library(kernel, target)["main"](*tensors)
-    assert np.all(abs(tensors[-1].numpy() - pixels(expected)) <= pixels(bound))
+    assert case.accepts(tensors[-1].numpy())
 
 
 def assembly(kernel: Kernel, target: Target) -> str:
