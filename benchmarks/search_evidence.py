@@ -31,7 +31,7 @@ from pipeline.files import read_json, write_json
 from pipeline.fit import derive_within
 from pipeline.measure import measure_networks
 from supernet.architecture import Architecture
-from supernet.costs import LATENCY, Constraint, PathCosts
+from supernet.costs import PathCosts, latency
 from supernet.data import ImageData, load_data
 from supernet.derive import choices_of
 from supernet.named import mobilenet_v2
@@ -137,7 +137,7 @@ class Evidence:
     def searched(self, share: float, costs: PathCosts, budget_s: float) -> dict[str, Any]:
         """Search under a budget, derive by measuring."""
         space, settings = self.scale.space, replace(self.scale.recipe.search, seed=self.seed)
-        limits = [Constraint(LATENCY, costs, budget_s)]
+        limits = [latency(costs, budget_s)]
         checkpoint = self.folder / f"search-{share}.checkpoint"
         found = search(
             space,
@@ -150,9 +150,9 @@ class Evidence:
             notice=say,
         )
 
-        def measure(net: Architecture) -> tuple[float, float]:
+        def measure(net: Architecture) -> list[tuple[float, float]]:
             times = self.measured({"network": net})
-            return times["network"], share * times["baseline"]
+            return [(times["network"], share * times["baseline"])]
 
         attempts = derive_within(space, found.probabilities, limits, measure, found.ranking)
         return {
@@ -160,7 +160,7 @@ class Evidence:
             "rederivations": len(attempts) - 1,
             "seconds": found.seconds,
             "warmup_seconds": found.warmup_seconds,
-            "expected_over_budget": found.history[-1]["expected_s"] / budget_s,
+            "expected_over_budget": found.history[-1]["expected_over_budget"],
             "history": [{k: v for k, v in row.items() if k != "probabilities"} for row in found.history],
         }
 
@@ -178,7 +178,7 @@ class Evidence:
             name = f"searched-{share}"
             row = self.kept(name, partial(self.searched, share, costs, share * baseline_s))
             yield {"role": "searched", "budget": share, "name": name, **row}
-            paths = RandomPaths([Constraint(LATENCY, costs, share * baseline_s)], AT_LEAST)
+            paths = RandomPaths([latency(costs, share * baseline_s)], AT_LEAST)
             generator = torch.Generator().manual_seed(Random(f"{self.seed} {share}").getrandbits(32))
             for number in range(RANDOM_NETWORKS):
                 net = self.scale.space.architecture(choices_of(self.scale.space, paths.draw(generator)))

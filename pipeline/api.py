@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +191,7 @@ def train(
     data: str,
     *,
     out: Path | None = None,
+    resolution: int | None = None,
     recipe: RecipeName = "short",
     epochs: int | None = None,
     ema: float = 0.0,
@@ -201,7 +202,8 @@ def train(
     """Train a network on data; `model.onnx`, the weights and the top-1 on test images are left in `out`.
 
     Killed and called again with the same arguments, it goes on from its checkpoint. With `ema` the weights that are
-    tested and left are their moving average, of which so much stays at each step.
+    tested and left are their moving average, of which so much stays at each step. The data say how many classes there
+    are, and with `resolution` images are of so many pixels a side instead of the network's own.
 
     Raises:
         RunFolderError: `out` holds anything but an earlier training.
@@ -210,6 +212,7 @@ def train(
     ranks.refuse("train")
     found = resolve_net(net)
     architecture = found.require_architecture("training")
+    architecture = replace(architecture, resolution=resolution or architecture.resolution)
     images = load_data(data, architecture.resolution, seed)
     for note in images.notes:
         say(note)

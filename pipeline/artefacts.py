@@ -46,6 +46,8 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
     out: Path | None = None,
     *,
     data: str | None = None,
+    resolution: int | None = None,
+    classes: int | None = None,
     threads: int = 1,
     weights: WeightType = "float32",
     tune_fallback: int = 0,
@@ -57,6 +59,7 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
     """Compile, verify, measure: the content of manifest.json, with the artefact's `folder`.
 
     data: verify on its test images instead of random ones.
+    resolution, classes: instead of the network's own, where it has no weights yet.
     weights: how the library stores them. The reference it is verified against has the network's own, in float32.
     tune_fallback: trials of MetaSchedule for each operator that none of our kernels covers.
 
@@ -69,7 +72,7 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
     """
     machine = get_target(target).with_threads(threads)
     require_runnable(machine)
-    found = resolve_net(net)
+    found = resolve_net(net).for_task(resolution, classes)
     shape = input_shape_of(found.model)
     folder = out or Path(f"{found.name}-{target}")
     claim_folder(folder, "compile")
@@ -135,6 +138,8 @@ def bench(
     target: str = "x86",
     against: str = "onnxruntime",
     *,
+    resolution: int | None = None,
+    classes: int | None = None,
     threads: int = 1,
     weights: WeightType = "float32",
     rounds: int = ROUNDS,
@@ -143,6 +148,7 @@ def bench(
     """Time each network on our runtime and on others, in turn, in one pinned process.
 
     against: comma-separated names of runtimes; empty to time ours alone.
+    resolution, classes: as for `compile`.
     weights: how our library stores them; the other runtimes have float32.
 
     Raises:
@@ -154,7 +160,7 @@ def bench(
     require_runnable(machine)
     names = ["netlathe", *(peer.name for peer in peers)]
     tables = []
-    for net in map(resolve_net, nets):
+    for net in (resolve_net(name).for_task(resolution, classes) for name in nets):
         with TemporaryDirectory() as folder:
             model = _bench_model(net, machine, Path(folder), weights, "torch" in names)
             entries = [BenchEntry(net.name, name, model) for name in names]

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from pipeline import commands, console, options
-from pipeline.config import ConfigError, RunConfig, make_config
+from pipeline.config import ConfigError, RunConfig, make_config, parse_shares
 from pipeline.errors import ExitCode, exit_code, expected_errors, sentence
 from pipeline.places import RUNS
 from pipeline.run_folder import default_folder, stored_config
@@ -43,7 +43,8 @@ app = typer.Typer(
 @app.command()
 def run(
     ctx: typer.Context,
-    target: options.RunTarget = None,
+    target: options.RunTargets = None,
+    shares: options.Shares = None,
     data: options.RunData = None,
     budget: options.Budget = None,
     budget_ms: options.BudgetMs = None,
@@ -73,7 +74,8 @@ def run(
 @app.command()
 def search(
     ctx: typer.Context,
-    target: options.RunTarget = None,
+    target: options.RunTargets = None,
+    shares: options.Shares = None,
     data: options.RunData = None,
     budget: options.Budget = None,
     budget_ms: options.BudgetMs = None,
@@ -102,7 +104,8 @@ def search(
 def sweep(
     ctx: typer.Context,
     budgets: options.Budgets = "0.4x,0.6x,0.8x",
-    target: options.RunTarget = None,
+    target: options.RunTargets = None,
+    shares: options.Shares = None,
     data: options.RunData = None,
     space: options.RunSpace = None,
     resolution: options.Resolution = None,
@@ -164,12 +167,31 @@ def _run(ctx: typer.Context, until: str) -> None:
         work = api.run if until == "report" else api.search
         found = work(config, **arguments, progress=progress, say=console.say)
     if found:
-        console.show(found, as_json=given["json"])
+        _show(found, config, as_json=given["json"])
+
+
+def _show(found: dict[str, Any], config: RunConfig, *, as_json: bool) -> None:
+    """The result of a run; what there is of further targets as a table."""
+    if as_json:
+        console.show(found, as_json=True)
+        return
+    also = found.pop("also")
+    console.show(found, as_json=False)
+    if also:
+        numbers = [name for name, value in found.items() if isinstance(value, float) and name in [*also.values()][0]]
+        rows = {config.target: found, **also}
+        console.show_table(
+            "Every target", [{"target": name, **{n: row[n] for n in numbers}} for name, row in rows.items()]
+        )
 
 
 def _config(given: dict[str, Any]) -> RunConfig:
     """The config that the options make, on top of the stored one where the run in --out is resumed."""
     chosen = {name: value for name, value in given.items() if name in RunConfig.model_fields}
+    if targets := chosen.pop("target", None):
+        chosen["target"], *chosen["also"] = targets
+    if "shares" in chosen:
+        chosen["shares"] = parse_shares(chosen["shares"])
     if "budget_ms" in given:
         if "budget" in given:
             raise ConfigError("The budget was given twice. Give --budget or --budget-ms.")

@@ -97,6 +97,7 @@ def train(
     ctx: typer.Context,
     net: options.Net,
     data: options.Data,
+    resolution: options.NetResolution = None,
     recipe: options.Recipe = "short",
     epochs: options.Epochs = None,
     ema: options.Ema = None,
@@ -113,6 +114,7 @@ def train(
             net,
             data,
             out=out,
+            resolution=resolution,
             recipe=recipe,
             epochs=epochs,
             ema=ema or 0.0,
@@ -128,6 +130,8 @@ def compile(
     target: options.Target = "x86",
     out: options.Out = None,
     data: options.RunData = None,
+    resolution: options.NetResolution = None,
+    classes: options.Classes = None,
     threads: options.Threads = 1,
     weights: options.Weights = "float32",
     tune_fallback: options.TuneFallback = 0,
@@ -143,6 +147,8 @@ def compile(
             target,
             out,
             data=data,
+            resolution=resolution,
+            classes=classes,
             threads=threads,
             weights=weights,
             tune_fallback=tune_fallback,
@@ -157,6 +163,8 @@ def bench(
     nets: options.Nets,
     target: options.Target = "x86",
     against: options.Against = "onnxruntime",
+    resolution: options.NetResolution = None,
+    classes: options.Classes = None,
     threads: options.Threads = 1,
     weights: options.Weights = "float32",
     json: options.Json = False,
@@ -164,7 +172,9 @@ def bench(
     """Time networks on several runtimes in turn, in one pinned process."""
     from pipeline import api
 
-    found = api.bench(nets, target, against, threads=threads, weights=weights)
+    found = api.bench(
+        nets, target, against, resolution=resolution, classes=classes, threads=threads, weights=weights
+    )
     if json:
         console.show(found, as_json=True)
         return

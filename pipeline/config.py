@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from supernet.settings import AlgorithmName, PenaltyName, RecipeName
 from tvm_latency.opspec import WeightType
@@ -55,6 +55,18 @@ def parse_budget(text: str) -> Budget:
     return Budget(value, relative=(whole[2] or "ms").lower() == "x")
 
 
+def parse_shares(text: str) -> tuple[float, ...]:
+    """`2,1`.
+
+    Raises:
+        ConfigError: something between the commas is not a number.
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"The shares {text!r} are not numbers with commas between them, as in `2,1`.") from error
+
+
 # What the name of a run says of an option. Those that are missing here are always in it.
 _WORDS = {
     "space": "{}",
@@ -70,6 +82,7 @@ _WORDS = {
     "train_epochs": "te{}",
     "ema": "ema{}",
     "weights": "{}",
+    "shares": "shares{}",
 }
 
 
@@ -79,7 +92,9 @@ def _file_name(text: str) -> str:
 
 
 def _short(value: Any) -> str:
-    """`0.5`, `1000000`, `my_space`."""
+    """`0.5`, `1000000`, `my_space`, `2:1`."""
+    if isinstance(value, tuple):
+        return ":".join(map(_short, value))
     return f"{value:.15g}" if isinstance(value, float) else _file_name(str(value)).removesuffix(".toml")
 
 
@@ -93,6 +108,8 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     target: str = "x86"
+    also: Annotated[tuple[str, ...], BeforeValidator(tuple)] = ()
+    shares: Annotated[tuple[float, ...], BeforeValidator(tuple)] = ()
     data: str = Field(default="digits", min_length=1)
     budget: Annotated[str, AfterValidator(_budget_text)] = "0.6x"
     space: str | None = None
@@ -109,6 +126,23 @@ class RunConfig(BaseModel):
     train_epochs: int | None = Field(default=None, ge=1)
     ema: float = Field(default=0.0, ge=0, lt=1)
     weights: WeightType = "float32"
+
+    @model_validator(mode="after")
+    def _targets_fit_together(self) -> RunConfig:
+        targets = self.targets
+        if len(set(targets)) < len(targets):
+            raise ConfigError(f"A target was given twice: {', '.join(targets)}.")
+        if self.shares and (len(self.shares) != len(targets) or not all(0 < s < math.inf for s in self.shares)):
+            raise ConfigError(
+                f"--shares needs a positive number for each of the targets ({', '.join(targets)}), got "
+                f"{', '.join(map(repr, self.shares))}. Write for example `--shares 2,1` for two."
+            )
+        return self
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The first target, and the others that the network is for."""
+        return (self.target, *self.also)
 
     @property
     def parsed_budget(self) -> Budget:
@@ -127,7 +161,7 @@ class RunConfig(BaseModel):
 
     @property
     def _subject(self) -> list[str]:
-        return [_file_name(self.data), self.target]
+        return [_file_name(self.data), "+".join(self.targets)]
 
     @property
     def _rest(self) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.calibration import path_latency
 from pipeline.config import RunConfig
 from supernet.architecture import Architecture
-from supernet.costs import LATENCY, Constraint, PathCosts, parameters
+from supernet.costs import Constraint, latency, parameters, weighted
 from supernet.data import ImageData, load_data
 from supernet.settings import Progress
 from supernet.space import SearchSpace
@@ -19,6 +19,11 @@ from targets.target import Target, get_target
 from tvm_latency.latency_table import LatencyTable
 
 Result = dict[str, Any]
+Pair = tuple[float, float]
+"""Seconds of a network on a target, and those of the budget at the same time."""
+
+ALSO = "also"
+"""The part of a result that has those of the further targets, by name."""
 
 
 class RunContext:
@@ -44,13 +49,30 @@ class RunContext:
         self.results: dict[str, Result] = {}
 
     @cached_property
-    def target(self) -> Target:
-        """The machine, with the threads of the config.
+    def targets(self) -> tuple[Target, ...]:
+        """The machines that the network is for, with the threads of the config.
 
         Raises:
             TargetError: there is no such target.
         """
-        return get_target(self.config.target).with_threads(self.config.threads)
+        return tuple(get_target(name).with_threads(self.config.threads) for name in self.config.targets)
+
+    def result(self, stage: str, target: Target) -> Result:
+        """What a stage has stored of a target."""
+        found: Result = self.results[stage]
+        if target is not self.targets[0]:
+            return found[ALSO][target.name]  # type: ignore[no-any-return]
+        return {name: value for name, value in found.items() if name != ALSO}
+
+    def place(self, stage: str, target: Target) -> Path:
+        """Where a stage has its files for a target: of the first, its folder; of another, one in that."""
+        folder = self.folder / stage
+        return folder if target is self.targets[0] else folder / target.name
+
+    def for_each(self, work: Callable[[Target], Result]) -> Result:
+        """The result of a stage from those of every target, done one after the other."""
+        first, *others = self.targets
+        return {**work(first), ALSO: {target.name: work(target) for target in others}}
 
     @cached_property
     def data(self) -> ImageData:
@@ -83,26 +105,33 @@ class RunContext:
         space = space.for_task(resolution=config.resolution, width=config.width)
         return space if config.max_memory_kb is None else space.within_memory(int(1e3 * config.max_memory_kb))
 
-    @cached_property
-    def table(self) -> LatencyTable:
+    def table(self, target: Target) -> LatencyTable:
         """What the calibration stored."""
-        return LatencyTable.load(self.folder / "calibrate" / "latency_table.json")
+        return LatencyTable.load(self.place("calibrate", target) / "latency_table.json")
 
-    @cached_property
-    def latency(self) -> PathCosts:
-        """The latency of every path of the space."""
-        return path_latency(self.space, self.table, self.config.weights)
+    def budget(self, target: Target) -> Constraint:
+        """What the paths of the space take on a target, and may."""
+        costs = path_latency(self.space, self.table(target), self.config.weights)
+        several = target.name if len(self.targets) > 1 and not self.config.shares else ""
+        return latency(costs, self.result("baseline", target)["budget_s"], several)
 
     @cached_property
     def constraints(self) -> tuple[Constraint, ...]:
-        """What a network has to keep: the latency first, whose limit is the budget."""
-        return (Constraint(LATENCY, self.latency, self.results["baseline"]["budget_s"]), *self.other_limits)
-
-    @cached_property
-    def other_limits(self) -> tuple[Constraint, ...]:
-        """What a network has to keep beside the budget."""
+        """What a network has to keep: the budget of every target, or their weighted mean, then everything else."""
+        spent = [self.budget(target) for target in self.targets]
+        if shares := self.config.shares:
+            spent = [weighted(spent, shares)]
         limit = self.config.max_params
-        return () if limit is None else (parameters(self.space, limit),)
+        return (*spent, *(() if limit is None else (parameters(self.space, limit),)))
+
+    def spent(self, measured: Mapping[str, Pair]) -> list[Pair]:
+        """What was measured on each target, in the order and the units of the budgets among the constraints."""
+        pairs = [measured[target.name] for target in self.targets]
+        if not (shares := self.config.shares):
+            return pairs
+        budget_s = pairs[0][1]
+        over = sum(share * took / allowed for share, (took, allowed) in zip(shares, pairs)) / sum(shares)
+        return [(over * budget_s, budget_s)]
 
     @cached_property
     def winner(self) -> Architecture:

@@ -117,11 +117,11 @@ def probabilities_over_time(history: Sequence[Sequence[Sequence[float]]], candid
 def search_over_time(history: Sequence[dict[str, Any]]) -> go.Figure:
     """Expected latency as a share of the budget, and the mean entropy of a block in nats, over the epochs of a search.
 
-    history: rows with `epoch`, `expected_s`, `budget_s` and `entropy`.
+    history: rows with `epoch`, `expected_over_budget` and `entropy`.
     """
     figure = make_subplots(1, 2, subplot_titles=["expected latency / budget", "entropy of a block (nats)"])
     epochs = [row["epoch"] for row in history]
-    ratios = [row["expected_s"] / row["budget_s"] for row in history]
+    ratios = [row["expected_over_budget"] for row in history]
     for column, values in ((1, ratios), (2, [row["entropy"] for row in history])):
         figure.add_scatter(
             x=epochs, y=values, mode="lines+markers", line_color=OURS, showlegend=False, row=1, col=column

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
@@ -9,13 +10,14 @@ from math import ceil
 from pathlib import Path
 from time import perf_counter
 
-from pipeline import calibration, measure
+from pipeline import calibration
 from pipeline.config import RunConfig
-from pipeline.context import Result, RunContext
+from pipeline.context import Pair, Result, RunContext
 from pipeline.deploy import versions
 from pipeline.events import with_events
 from pipeline.files import write_atomically, write_json
 from pipeline.fit import check_possible, derive_within
+from pipeline.measure import measure_networks, require_runnable
 from supernet import search as searching
 from supernet.algorithms.interface import Ranked
 from supernet.architecture import Architecture
@@ -23,6 +25,7 @@ from supernet.settings import SearchSettings, recipe
 from supernet.sources import DIGITS, open_source
 from supernet.space import SearchSpace
 from supernet.space_file import SUFFIX, find_space
+from targets.target import Target
 from tvm_latency.database import MeasurementDatabase
 from tvm_latency.opspec import stored_as
 from tvm_latency.schedules import SCHEDULE_VERSION
@@ -37,8 +40,11 @@ def setup(context: RunContext, folder: Path) -> Result:
 
     Raises:
         TargetError, SpaceError, DataError: there is no such target, space or data.
+        RunnerError: this machine cannot run code for a target.
     """
-    config, target = context.config, context.target
+    config = context.config
+    for target in context.targets:
+        require_runnable(target)
     source = config.space or suitable_space(config.data)
     find_space(source)
     if source.endswith(SUFFIX):
@@ -47,7 +53,7 @@ def setup(context: RunContext, folder: Path) -> Result:
     space, data = context.given_space, context.data
     context.say(space.describe())
     return {
-        "target": {**asdict(target), "fingerprint": target.fingerprint},
+        **context.for_each(lambda target: {"target": {**asdict(target), "fingerprint": target.fingerprint}}),
         "space": space.name,
         "space_source": source,
         "networks": float(space.size),
@@ -78,7 +84,7 @@ def suitable_space(data: str) -> str:
         return "cifar" if min(image.size) <= _SMALL_IMAGE else "imagenet"
 
 
-def calibrate(context: RunContext, folder: Path) -> Result:
+def calibrate(context: RunContext, folder: Path, target: Target) -> Result:
     """Measure the operators of the space and some networks, fit the cost model, judge it.
 
     Raises:
@@ -89,7 +95,7 @@ def calibrate(context: RunContext, folder: Path) -> Result:
         if database.recovered:
             context.say(database.recovered)
         found = calibration.calibrate_space(
-            context.space, context.target, database, context.progress, weights=context.config.weights
+            context.space, target, database, context.progress, weights=context.config.weights
         )
     calibration.save_calibration(found, folder)
     if sentence := calibration.disturbance(found.calibration.disturbed):
@@ -112,17 +118,19 @@ def baseline(context: RunContext, folder: Path) -> Result:
 
     Raises:
         MeasureError: it could not be run.
-        BudgetError: no network of the space keeps the budget and the other limits.
+        BudgetError: no network of the space keeps the budgets and the other limits.
     """
     net = context.space.baseline
-    measured_s = measure.measure_networks({net.name: net}, context.target, context.config.weights)[net.name]
-    check_possible(context.space, context.latency, partial(_measured, context), context.other_limits)
-    return {
-        "net": net.name,
-        "architecture": net.text,
-        "measured_s": measured_s,
-        "budget_s": context.config.parsed_budget.seconds(measured_s),
-    }
+    found = {"net": net.name, "architecture": net.text, **context.for_each(partial(_baseline, context))}
+    context.results["baseline"] = found
+    check_possible(context.space, context.constraints, lambda net: context.spent(_measured(context, net)))
+    return found
+
+
+def _baseline(context: RunContext, target: Target) -> Result:
+    net = context.space.baseline
+    measured_s = measure_networks({net.name: net}, target, context.config.weights)[net.name]
+    return {"measured_s": measured_s, "budget_s": context.config.parsed_budget.seconds(measured_s)}
 
 
 def search(context: RunContext, folder: Path) -> Result:
@@ -167,34 +175,50 @@ def search_settings(space: SearchSpace, config: RunConfig) -> SearchSettings:
 
 
 def derive(context: RunContext, folder: Path) -> Result:
-    """The most probable network that is measured to be within the budget.
+    """The most probable network that is measured to be within the budget of every target.
 
     Raises:
         BudgetError: not even the fastest network of the space is.
     """
+    measured: dict[str, Pair] = {}
+
+    def measure(net: Architecture) -> list[Pair]:
+        measured.update(_measured(context, net))
+        return context.spent(measured)
+
     attempts = derive_within(
         context.space,
         context.results["search"]["probabilities"],
         context.constraints,
-        partial(_measured, context),
+        measure,
         [Ranked(tuple(row["path"]), row["reward"]) for row in context.results["search"]["ranking"]],
     )
-    last = attempts[-1]
-    write_json(folder / "architecture.json", replace(last.architecture, name="derived").to_json())
-    ops = stored_as(last.architecture.op_specs(), context.config.weights)
-    entries = ((op.key, context.table.entries[op.key]) for op in ops)
+    winner = attempts[-1].architecture
+    write_json(folder / "architecture.json", replace(winner, name="derived").to_json())
     return {
-        "architecture": last.architecture.text,
-        "predicted_s": last.predicted_s,
-        "measured_s": last.measured_s,
-        "budget_s": last.budget_s,
+        "architecture": winner.text,
         "rederivations": len(attempts) - 1,
+        **context.for_each(partial(_derived, context, winner, measured)),
+    }
+
+
+def _derived(context: RunContext, net: Architecture, measured: Mapping[str, Pair], target: Target) -> Result:
+    """Latencies of the derived network on a target."""
+    ops, table = stored_as(net.op_specs(), context.config.weights), context.table(target)
+    entries = ((op.key, table.entries[op.key]) for op in ops)
+    measured_s, budget_s = measured[target.name]
+    return {
+        "predicted_s": table.network_seconds(ops),
+        "measured_s": measured_s,
+        "budget_s": budget_s,
         "operators": [{"key": key, "seconds": entry.network_s, "source": entry.source} for key, entry in entries],
     }
 
 
-def _measured(context: RunContext, net: Architecture) -> tuple[float, float]:
-    """Seconds of a network, and of the budget at the same time: `pipeline.fit.Measure`."""
-    nets = {"network": net, "baseline": context.space.baseline}
-    found = measure.measure_networks(nets, context.target, context.config.weights)
-    return found["network"], context.config.parsed_budget.seconds(found["baseline"])
+def _measured(context: RunContext, net: Architecture) -> dict[str, Pair]:
+    """What a network takes on each target, and may."""
+    nets, found = {"network": net, "baseline": context.space.baseline}, {}
+    for target in context.targets:
+        times = measure_networks(nets, target, context.config.weights)
+        found[target.name] = times["network"], context.config.parsed_budget.seconds(times["baseline"])
+    return found

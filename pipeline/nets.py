@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -48,6 +48,23 @@ class Net:
                 "give a name, an architecture.json or a run folder."
             )
         return self.architecture
+
+    def for_task(self, resolution: int | None = None, classes: int | None = None) -> Net:
+        """The network for images of so many pixels a side, and with so many outputs; None leaves its own.
+
+        Raises:
+            NetError: it has weights, which are for what they were trained on.
+        """
+        if resolution is None and classes is None:
+            return self
+        if self.architecture is None or self.weights is not None:
+            raise NetError(
+                f"{self.name} has weights, for the images and the classes that it was trained on. Give --resolution "
+                "and --classes with a name or an architecture.json."
+            )
+        wanted = {"resolution": resolution, "classes": classes}
+        given = {name: value for name, value in wanted.items() if value is not None}
+        return replace(self, architecture=replace(self.architecture, **given))
 
     @cached_property
     def model(self) -> onnx.ModelProto:

@@ -51,7 +51,13 @@ Database = Annotated[Path | None, typer.Option(help="File of measurements; by de
 Against = Annotated[str, typer.Option(help="Runtimes: onnxruntime, openvino, ncnn, litert, torch, torch.compile.")]
 
 # Options of a run have no default of their own: what is not given comes from the run that is resumed, or RunConfig.
-RunTarget = Annotated[str | None, typer.Option("--target", help="The machine to build for. [default: x86]")]
+RunTargets = Annotated[
+    list[str] | None, typer.Option("--target", help="The machine to build for; more than once for several. [x86]")
+]
+Shares = Annotated[
+    str | None,
+    typer.Option(help="Of several targets the weighted mean keeps the budget, as in `2,1`. [default: each does]"),
+]
 RunData = Annotated[str | None, typer.Option("--data", help="As for `train`. [default: digits]")]
 Budget = Annotated[str | None, typer.Option(help="`0.6x` the baseline's latency, or `3.5ms`. [default: 0.6x]")]
 Budgets = Annotated[str, typer.Option(help="Budgets with commas between them, each as for `run`.")]
@@ -62,6 +68,10 @@ RunSpace = Annotated[
 ]
 RunRecipe = Annotated[RecipeName | None, typer.Option("--recipe", help="As for `train`. [default: short]")]
 Resolution = Annotated[int | None, typer.Option(min=1, help="Pixels of the images. [default: the space's]")]
+NetResolution = Annotated[
+    int | None, typer.Option("--resolution", min=1, max=4096, help="Pixels of the images, instead of the network's own.")
+]
+Classes = Annotated[int | None, typer.Option(min=1, help="Outputs, instead of the network's own.")]
 Width = Annotated[float | None, typer.Option(min=0.1, max=4.0, help="Multiplier of the space's channels. [default: 1]")]
 Algorithm = Annotated[AlgorithmName | None, typer.Option(help="How to search. [default: gradient]")]
 Penalty = Annotated[PenaltyName | None, typer.Option(help="How the budget enters the loss. [default: target]")]

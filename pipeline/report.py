@@ -10,7 +10,7 @@ from markupsafe import Markup
 from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs
 
-from pipeline import figures, search_section
+from pipeline import figures, search_section, targets_section
 from pipeline.calibration import disturbance
 from supernet.architecture import SKIP, Architecture
 
@@ -123,6 +123,11 @@ def _sections(results: Results) -> list[dict[str, Any]]:
         },
     ]
     return [
+        *(
+            [_section("Every target", targets_section.text(results), table=targets_section.table(results))]
+            if results["compile"].get("also")
+            else []
+        ),
         _section(
             "Accuracy and latency",
             "Both networks had the same training and the same compiler. Timed calls alternate between the runtimes in "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import copyfile
@@ -14,10 +15,9 @@ import onnx
 from pipeline import deploy as deployment
 from pipeline.agreement import Verification, compare, tolerance
 from pipeline.bench import BenchEntry, BenchTiming, speedup, time_interleaved
-from pipeline.context import Result, RunContext
+from pipeline.context import ALSO, Pair, Result, RunContext
 from pipeline.files import write_atomically, write_json
 from pipeline.measure import measure_libraries
-from pipeline.nets import input_shape_of
 from pipeline.report import render
 from pipeline.runtimes import BenchModel
 from pipeline.verify import check_half_weights, pytorch, real_images
@@ -25,6 +25,7 @@ from supernet import train as training
 from supernet.derive import BudgetError
 from supernet.export import export_onnx
 from supernet.settings import RecipeName, TrainSettings, recipe
+from targets.target import Target
 from tvm_latency.loaded import LoadedNetwork
 
 REPORT = "report.html"
@@ -68,38 +69,52 @@ def export(context: RunContext, folder: Path) -> Result:
 
 
 def compile(context: RunContext, folder: Path) -> Result:  # noqa: A001  (the stage's name; the builtin is not used here)
-    """Compile both with their trained weights, and measure what ships: both libraries, in turns.
+    """Compile both with their trained weights, and measure what ships: both libraries, in turns, on every target.
 
     Raises:
         LoweringError, ToolchainError, MeasureError: it cannot be compiled, linked or run.
         BudgetError: the trained network is measured over the budget, however often.
     """
-    result: Result = {}
-    for role in context.networks:
-        model = onnx.load(context.folder / "export" / f"{role}.onnx")
-        built = deployment.build(model, context.target, folder / role, context.config.weights)
-        result[role] = {
-            "kernels": list(built.kernels),
-            "fallbacks": list(built.fallbacks),
-        }
-        for name in built.fallbacks:
-            context.say(f"No kernel of ours covers {name} of the {role}: it runs TVM's default loops.")
-    libraries = {role: folder / role / deployment.LIBRARY for role in context.networks}
+    result = context.for_each(partial(_built, context))
     for number in range(1, MEASUREMENTS + 1):
-        for role, samples_s in measure_libraries(libraries, input_shape_of(model), context.target).items():
-            result[role] |= {"measured_s": median(samples_s), "samples_s": samples_s}
-        measured_s = result["winner"]["measured_s"]
-        budget_s = context.config.parsed_budget.seconds(result["baseline"]["measured_s"])
-        if measured_s <= budget_s:
-            return {**result, "budget_s": budget_s, "measurements": number}
+        measured: dict[str, Pair] = {}
+        for target in context.targets:
+            found = result if target is context.targets[0] else result[ALSO][target.name]
+            measured[target.name] = _measure(context, target, found)
+        spent = context.spent(measured)
+        if all(took_s <= allowed_s for took_s, allowed_s in spent):
+            return {**result, "measurements": number}
+    took_s, allowed_s = max(spent, key=lambda pair: pair[0] / pair[1])
     raise BudgetError(
-        f"The trained network takes {1e3 * measured_s:.4g} ms, over the budget of {1e3 * budget_s:.4g} ms, in each of "
+        f"The trained network takes {1e3 * took_s:.4g} ms, over the budget of {1e3 * allowed_s:.4g} ms, in each of "
         f"{MEASUREMENTS} measurements; before its training it was within. Every file is kept: "
         f"`netlathe run --resume --out {context.folder}` measures again."
     )
 
 
-def verify(context: RunContext, folder: Path) -> Result:
+def _built(context: RunContext, target: Target) -> Result:
+    """Both networks, compiled for a target."""
+    result: Result = {}
+    for role in context.networks:
+        model = onnx.load(context.folder / "export" / f"{role}.onnx")
+        built = deployment.build(model, target, context.place("compile", target) / role, context.config.weights)
+        result[role] = {"kernels": list(built.kernels), "fallbacks": list(built.fallbacks)}
+        for name in built.fallbacks:
+            context.say(f"No kernel of ours covers {name} of the {role}: it runs TVM's default loops.")
+    return result
+
+
+def _measure(context: RunContext, target: Target, result: Result) -> Pair:
+    """Put what both take on a target into the result of `_built`; seconds of the derived one, and of its budget."""
+    resolution = context.space.resolution
+    libraries = {role: context.place("compile", target) / role / deployment.LIBRARY for role in context.networks}
+    for role, samples_s in measure_libraries(libraries, (1, 3, resolution, resolution), target).items():
+        result[role] |= {"measured_s": median(samples_s), "samples_s": samples_s}
+    result["budget_s"] = context.config.parsed_budget.seconds(result["baseline"]["measured_s"])
+    return result["winner"]["measured_s"], result["budget_s"]
+
+
+def verify(context: RunContext, folder: Path, target: Target) -> Result:
     """The compiled network against PyTorch, on real test images.
 
     Raises:
@@ -107,7 +122,7 @@ def verify(context: RunContext, folder: Path) -> Result:
     """
     network = training.load_network(context.winner, context.folder / "train" / "winner.weights.pt")
     images = real_images(context.data.test, VERIFIED_IMAGES)
-    built = context.folder / "compile" / "winner"
+    built = context.place("compile", target) / "winner"
     compiled, weights = LoadedNetwork(built / deployment.LIBRARY), context.config.weights
     model = onnx.load(built / deployment.MODEL)
     if weights == "float16":
@@ -117,7 +132,7 @@ def verify(context: RunContext, folder: Path) -> Result:
     return asdict(verification)
 
 
-def bench(context: RunContext, folder: Path) -> Result:
+def bench(context: RunContext, folder: Path, target: Target) -> Result:
     """The derived network, the baseline, and ONNX Runtime running the derived network, timed in turn.
 
     Raises:
@@ -127,7 +142,7 @@ def bench(context: RunContext, folder: Path) -> Result:
     if find_spec("onnxruntime") is None:
         context.say("ONNX Runtime is not installed, so it is not compared: `pip install onnxruntime`.")
         wanted.pop()
-    entries = [BenchEntry(role, runtime, _bench_model(context, role)) for role, runtime in wanted]
+    entries = [BenchEntry(role, runtime, _bench_model(context, role, target)) for role, runtime in wanted]
     resolution = context.space.resolution
     timings = time_interleaved(entries, (1, 3, resolution, resolution), context.config.threads)
     ours, *others = timings
@@ -137,8 +152,8 @@ def bench(context: RunContext, folder: Path) -> Result:
     }
 
 
-def _bench_model(context: RunContext, role: str) -> BenchModel:
-    built = context.folder / "compile" / role
+def _bench_model(context: RunContext, role: str, target: Target) -> BenchModel:
+    built = context.place("compile", target) / role
     onnx_file, library = str(built / deployment.MODEL), str(built / deployment.LIBRARY)
     return BenchModel(onnx_file=onnx_file, library=library, stored=context.config.weights)
 
@@ -151,21 +166,21 @@ def _bench_row(context: RunContext, timing: BenchTiming) -> dict[str, Any]:
     return {"name": _label(context, timing), **timing.summary(), "samples_s": timing.samples_s}
 
 
-def deploy(context: RunContext, folder: Path) -> Result:
+def deploy(context: RunContext, folder: Path, target: Target) -> Result:
     """Put the artefact together, its manifest last."""
-    compiled = context.results["compile"]["winner"]
+    compiled, built = context.result("compile", target)["winner"], context.place("compile", target) / "winner"
     for source in (
-        context.folder / "compile" / "winner" / deployment.LIBRARY,
-        context.folder / "compile" / "winner" / deployment.MODEL,
-        context.folder / "verify" / deployment.REFERENCE,
+        built / deployment.LIBRARY,
+        built / deployment.MODEL,
+        context.place("verify", target) / deployment.REFERENCE,
     ):
         copyfile(source, folder / source.name)
     return deployment.write_manifest(
         deployment.Build(folder, tuple(compiled["kernels"]), tuple(compiled["fallbacks"]), context.config.weights),
-        context.target,
-        Verification(**context.results["verify"]),
+        target,
+        Verification(**context.result("verify", target)),
         compiled["samples_s"],
-        context.results["derive"]["predicted_s"],
+        context.result("derive", target)["predicted_s"],
     )
 
 
@@ -183,28 +198,40 @@ def publish(context: RunContext) -> None:
 
 def summarise(context: RunContext) -> Result:
     """What `summary.json` says; latencies in milliseconds."""
-    results = context.results
-    derive, baseline, shipped, verification = (results[name] for name in ("derive", "baseline", "compile", "verify"))
-    measured_s, baseline_s = shipped["winner"]["measured_s"], shipped["baseline"]["measured_s"]
+    results, found = context.results, context.for_each(partial(_summary, context))
+    also = found.pop(ALSO)
     return {
-        "target": context.target.name,
+        **found,
         "weights": context.config.weights,
-        "budget_ms": 1e3 * shipped["budget_s"],
-        "predicted_ms": 1e3 * derive["predicted_s"],
-        "measured_ms": 1e3 * measured_s,
-        "rederivations": derive["rederivations"],
+        "rederivations": results["derive"]["rederivations"],
         "search_seconds": results["search"]["seconds"],
-        "calibrate_seconds": results["calibrate"]["seconds"],
         "train_seconds": results["train"]["winner"]["seconds"] + results["train"]["baseline"]["seconds"],
-        "architecture": derive["architecture"],
+        "architecture": results["derive"]["architecture"],
         "top1": results["train"]["winner"]["top1"],
+        ALSO: also,
+    }
+
+
+def _summary(context: RunContext, target: Target) -> Result:
+    """What is different on every target."""
+    calibrated, derived, shipped, verification, deployed = (
+        context.result(stage, target) for stage in ("calibrate", "derive", "compile", "verify", "deploy")
+    )
+    measured_s, baseline_s = shipped["winner"]["measured_s"], shipped["baseline"]["measured_s"]
+    place = context.place("deploy", target).relative_to(context.folder)
+    return {
+        "target": target.name,
+        "budget_ms": 1e3 * shipped["budget_s"],
+        "predicted_ms": 1e3 * derived["predicted_s"],
+        "measured_ms": 1e3 * measured_s,
+        "calibrate_seconds": calibrated["seconds"],
         "baseline": {
-            "net": baseline["net"],
+            "net": context.results["baseline"]["net"],
             "measured_ms": 1e3 * baseline_s,
-            "top1": results["train"]["baseline"]["top1"],
+            "top1": context.results["train"]["baseline"]["top1"],
         },
         "speedup_over_baseline": baseline_s / measured_s,
-        "cost_model": results["calibrate"]["cost_model"],
+        "cost_model": calibrated["cost_model"],
         "verify": {name: verification[name] for name in ("max_abs_error", "top1_agreement")},
-        "artefacts": {name: f"deploy/{name}" for name in (*results["deploy"]["files"], deployment.MANIFEST)},
+        "artefacts": {name: str(place / name) for name in (*deployed["files"], deployment.MANIFEST)},
     }

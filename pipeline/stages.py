@@ -9,6 +9,7 @@ from pathlib import Path
 from pipeline import finding, ranks, shipping
 from pipeline.context import Result, RunContext
 from pipeline.run_folder import Run, RunFolderError
+from targets.target import Target
 
 
 @dataclass(frozen=True)
@@ -19,18 +20,32 @@ class Stage:
     needs: tuple[str, ...] = ()
 
 
+def _each_target(work: Callable[[RunContext, Path, Target], Result]) -> Callable[[RunContext, Path], Result]:
+    """A stage that does the same for every target, each in its place."""
+
+    def stage(context: RunContext, folder: Path) -> Result:
+        def for_target(target: Target) -> Result:
+            place = context.place(folder.name, target)
+            place.mkdir(parents=True, exist_ok=True)
+            return work(context, place, target)
+
+        return context.for_each(for_target)
+
+    return stage
+
+
 STAGES: dict[str, Stage] = {
     "setup": Stage(finding.setup),
-    "calibrate": Stage(finding.calibrate, ("setup",)),
+    "calibrate": Stage(_each_target(finding.calibrate), ("setup",)),
     "baseline": Stage(finding.baseline, ("setup", "calibrate")),
     "search": Stage(finding.search, ("setup", "calibrate", "baseline")),
     "derive": Stage(finding.derive, ("setup", "calibrate", "baseline", "search")),
     "train": Stage(shipping.train, ("setup", "derive")),
     "export": Stage(shipping.export, ("derive", "train")),
     "compile": Stage(shipping.compile, ("export",)),
-    "verify": Stage(shipping.verify, ("derive", "train", "compile")),
-    "bench": Stage(shipping.bench, ("derive", "compile")),
-    "deploy": Stage(shipping.deploy, ("derive", "compile", "verify")),
+    "verify": Stage(_each_target(shipping.verify), ("derive", "train", "compile")),
+    "bench": Stage(_each_target(shipping.bench), ("derive", "compile")),
+    "deploy": Stage(_each_target(shipping.deploy), ("derive", "compile", "verify")),
     "report": Stage(
         shipping.report,
         ("setup", "calibrate", "baseline", "search", "derive", "train", "compile", "verify", "bench", "deploy"),
@@ -62,12 +77,13 @@ def follow(context: Callable[[Path], RunContext]) -> None:
 
 
 def _check_origin(context: RunContext) -> None:
-    there, here = context.results["setup"]["target"]["fingerprint"], context.target.fingerprint
-    if there != here:
-        raise RunFolderError(
-            f"{context.folder} was measured on {there}; this is {here}. Measurements of two machines do not mix: "
-            "start a new run with another --out."
-        )
+    for target in context.targets:
+        there, here = context.result("setup", target)["target"]["fingerprint"], target.fingerprint
+        if there != here:
+            raise RunFolderError(
+                f"{context.folder} was measured on {there}; this is {here}. Measurements of two machines do not mix: "
+                "start a new run with another --out."
+            )
     before, now = context.results["setup"]["versions"], finding.all_versions()
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if changed:

@@ -81,7 +81,7 @@ def _point(
         "budget_ms": 1e3 * derived["budget_s"],
         "predicted_ms": 1e3 * derived["predicted_s"],
         "measured_ms": 1e3 * derived["measured_s"],
-        "expected_over_budget": last["expected_s"] / last["budget_s"],
+        "expected_over_budget": last["expected_over_budget"],
         "search_seconds": searched["seconds"] - searched["warmup_seconds"],
         "warmup_seconds": searched["warmup_seconds"],
     }

@@ -89,6 +89,9 @@ class PathCosts:
 class Constraint:
     """A cost by name, such as `latency`, and what it may be at most; both in one unit.
 
+    budget: whether the limit is there to be used up, not only to be kept. Of several budgets, such as the latencies on
+    several targets, the one that is furthest over counts.
+
     Raises:
         CostError: the limit is not a positive finite number.
     """
@@ -96,6 +99,7 @@ class Constraint:
     name: str
     costs: PathCosts
     limit: float
+    budget: bool = False
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.limit) and self.limit > 0.0):
@@ -104,6 +108,31 @@ class Constraint:
     def allows(self, path: Sequence[int]) -> bool:
         """Whether a network keeps the limit."""
         return self.costs.of(path) <= self.limit
+
+
+def latency(costs: PathCosts, budget_s: float, target: str = "") -> Constraint:
+    """A budget of seconds on a target, which needs a name where there are several."""
+    return Constraint(f"{LATENCY} on {target}" if target else LATENCY, costs, budget_s, budget=True)
+
+
+def budgets(constraints: Sequence[Constraint]) -> list[Constraint]:
+    """Those that are there to be used up."""
+    return [constraint for constraint in constraints if constraint.budget]
+
+
+def weighted(constraints: Sequence[Constraint], shares: Sequence[float]) -> Constraint:
+    """One budget for several: the mean over them of cost over limit, weighted by `shares`, is at most 1.
+
+    Cost and limit are in the unit of the first.
+    """
+    first, total = constraints[0], sum(shares)
+    factors = [share / total * first.limit / c.limit for share, c in zip(shares, constraints, strict=True)]
+    mean = [
+        tuple(sum(f * cost for f, cost in zip(factors, costs)) for costs in zip(*blocks, strict=True))
+        for blocks in zip(*(constraint.costs.blocks for constraint in constraints), strict=True)
+    ]
+    fixed = sum(factor * constraint.costs.fixed for factor, constraint in zip(factors, constraints))
+    return Constraint(LATENCY, PathCosts(fixed, tuple(mean)), first.limit, budget=True)
 
 
 def parameters(space: SearchSpace, limit: float) -> Constraint:

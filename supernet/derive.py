@@ -9,11 +9,11 @@ from itertools import pairwise
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import block_diag
+from scipy.sparse import block_diag, csr_array, hstack
 
 from supernet.algorithms.interface import Ranked
 from supernet.architecture import Choice
-from supernet.costs import Constraint, PathCosts
+from supernet.costs import LATENCY, Constraint, budgets
 from supernet.space import SearchSpace
 
 # HiGHS keeps a constraint up to 1e-7 of its size. Where it finds a network a hair over a limit, it searches again with
@@ -67,8 +67,7 @@ def _most_probable(
     # A probability that softmax rounded to zero still ranks below every other, and does not hide other blocks.
     log_p = np.array([math.log(max(p, sys.float_info.min)) for block in probabilities for p in block])
     costs = [np.array([cost for block in c.costs.blocks for cost in block]) for c in constraints]
-    one_of_each_block = block_diag([np.ones((1, len(block))) for block in probabilities], format="csr")
-    rules = [LinearConstraint(one_of_each_block, 1, 1)] + [
+    rules = [LinearConstraint(_one_of_each(probabilities), 1, 1)] + [
         LinearConstraint(cost[None] / c.limit, ub=(1 - slack) - c.costs.fixed / c.limit)
         for cost, c in zip(costs, constraints)
     ]
@@ -77,14 +76,37 @@ def _most_probable(
         return None
     likely = LinearConstraint(log_p[None], lb=log_p @ best - TOLERANCE)
     cheapest = _solve(costs[0] / constraints[0].limit, [*rules, likely])
-    chosen = best if cheapest is None else cheapest
-    starts = np.cumsum([0, *(len(block) for block in probabilities)])
+    return _path(best if cheapest is None else cheapest, probabilities)
+
+
+def _one_of_each(blocks: Sequence[Sequence[float]]) -> csr_array:
+    """A row for each block, which sums its candidates."""
+    return block_diag([np.ones((1, len(block))) for block in blocks], format="csr")
+
+
+def _path(chosen: np.ndarray, blocks: Sequence[Sequence[float]]) -> tuple[int, ...]:
+    """The candidates that zeros and ones stand for, one after the other."""
+    starts = np.cumsum([0, *(len(block) for block in blocks)])
     return tuple(int(chosen[start:end].argmax()) for start, end in pairwise(starts))
 
 
-def fastest(space: SearchSpace, costs: PathCosts) -> tuple[Choice, ...]:
-    """The choices of the network that costs least."""
-    return choices_of(space, costs.cheapest())
+def fastest(space: SearchSpace, spent: Sequence[Constraint]) -> tuple[Choice, ...]:
+    """The choices of the network that takes the least share of its budget; of several the largest share counts.
+
+    With several that is an integer program too: the least t of which every share is at most one.
+    """
+    first, *others = spent
+    if not others:
+        return choices_of(space, first.costs.cheapest())
+    blocks = first.costs.blocks
+    one_of_each_block = hstack([_one_of_each(blocks), csr_array((len(blocks), 1))])
+    rules = [LinearConstraint(one_of_each_block, 1, 1)]
+    for costs, limit in ((budget.costs, budget.limit) for budget in spent):
+        share = np.array([*(cost / limit for block in costs.blocks for cost in block), -1.0])
+        rules.append(LinearConstraint(share[None], ub=-costs.fixed / limit))
+    least = _solve(np.eye(share.size)[-1], rules, real=1)
+    assert least is not None, "any network will do"
+    return choices_of(space, _path(least, blocks))
 
 
 def choices_of(space: SearchSpace, path: Sequence[int]) -> tuple[Choice, ...]:
@@ -97,17 +119,13 @@ def path_of(space: SearchSpace, choices: Sequence[Choice]) -> tuple[int, ...]:
     return tuple(block.candidates.index(choice) for block, choice in zip(space.blocks, choices, strict=True))
 
 
-def predicted_s(space: SearchSpace, choices: Sequence[Choice], latency: PathCosts) -> float:
-    """Seconds of the network with these choices."""
-    return latency.of(path_of(space, choices))
-
-
-def _solve(objective: np.ndarray, rules: Sequence[LinearConstraint]) -> np.ndarray | None:
-    """The minimum over zeros and ones; None where nothing keeps the rules."""
+def _solve(objective: np.ndarray, rules: Sequence[LinearConstraint], real: int = 0) -> np.ndarray | None:
+    """The minimum over zeros and ones, the last `real` variables apart; None where nothing keeps the rules."""
+    whole = np.arange(objective.size) < objective.size - real
     found = milp(
         objective,
-        integrality=np.ones_like(objective),
-        bounds=Bounds(0, 1),
+        integrality=whole,
+        bounds=Bounds(0, np.where(whole, 1, np.inf)),
         constraints=rules,
         options={"mip_rel_gap": 0},
     )
@@ -115,18 +133,27 @@ def _solve(objective: np.ndarray, rules: Sequence[LinearConstraint]) -> np.ndarr
 
 
 def _nothing_fits(space: SearchSpace, constraints: Sequence[Constraint]) -> str:
-    latency, *others = constraints
-    choices = fastest(space, latency.costs)
-    network, least_ms = space.architecture(choices).text, 1e3 * predicted_s(space, choices, latency.costs)
-    if latency.limit < latency.costs.of(latency.costs.cheapest()):
+    spent = budgets(constraints)
+    choices = fastest(space, spent)
+    path, network = path_of(space, choices), space.architecture(choices).text
+    allowed = " and ".join(in_ms(budget, budget.limit) for budget in spent)
+    taken = " and ".join(in_ms(budget, budget.costs.of(path)) for budget in spent)
+    if not all(budget.allows(path) for budget in spent):
         return (
-            f"No network of space {space.name} fits {latency.limit * 1e3:.4g} ms. The fastest, "
-            f"`{network}`, is predicted to take {least_ms:.4g} ms: raise the budget above that."
+            f"No network of space {space.name} fits {allowed}. The fastest, `{network}`, is predicted to take {taken}: "
+            "raise the budget above that."
         )
     least = "; ".join(
-        f"{c.name} {c.limit:.4g}, of which {c.costs.of(c.costs.cheapest()):.4g} is the least" for c in others
+        f"{c.name} {c.limit:.4g}, of which {c.costs.of(c.costs.cheapest()):.4g} is the least"
+        for c in constraints
+        if not c.budget
     )
     return (
-        f"No network of space {space.name} fits {latency.limit * 1e3:.4g} ms (the fastest, `{network}`, takes "
-        f"{least_ms:.4g} ms) and the other limits ({least}) together. Raise one."
+        f"No network of space {space.name} fits {allowed} (the fastest, `{network}`, takes {taken}) and the other "
+        f"limits ({least}) together. Raise one."
     )
+
+
+def in_ms(budget: Constraint, seconds: float) -> str:
+    """`4 ms`, or `4 ms on x86` where the budget is that of one of several targets."""
+    return f"{1e3 * seconds:.4g} ms{budget.name.removeprefix(LATENCY)}"

@@ -21,19 +21,19 @@ class Penalty:
     multiplier = 0.0
     """What the search has learnt of the weight; goes into checkpoints and figures."""
 
-    def total(self, loss: Tensor, expected: Tensor) -> Tensor:
+    def total(self, loss: Tensor, expected: Tensor, limit: float) -> Tensor:
         """The loss with the expected cost in it, both scalars."""
-        return loss + self.term(expected)
+        return loss + self.term(expected, limit)
 
-    def term(self, expected: Tensor) -> Tensor:
+    def term(self, expected: Tensor, limit: float) -> Tensor:
         """What is added to the loss."""
         return expected.new_zeros(())
 
-    def reward(self, accuracy: float, cost: float) -> float:
+    def reward(self, accuracy: float, cost: float, limit: float) -> float:
         """The reward of one network, for algorithms that learn from rewards; what `term` adds is not in it."""
         return accuracy
 
-    def update(self, expected: float) -> None:
+    def update(self, expected: float, limit: float) -> None:
         """Called after each step of what decides, with the expected cost before it."""
 
 
@@ -47,22 +47,22 @@ class TargetPenalty(Penalty):
     budget is given to the network, since of two networks the larger one nearly always learns more in the end, which a
     short search cannot see.
 
-    limit: T. damping: weight of the quadratic term. rate: step of the multiplier.
+    damping: weight of the quadratic term. rate: step of the multiplier. The limit T is given with each expectation E,
+    since of several budgets now one and now another is the furthest over.
     """
 
-    limit: float
     damping: float
     rate: float
     multiplier: float = 0.0
 
-    def term(self, expected: Tensor) -> Tensor:
+    def term(self, expected: Tensor, limit: float) -> Tensor:
         """Gradient: (multiplier + damping * log(E / T)) * d log(E / T)."""
-        excess = (expected / self.limit).log()
+        excess = (expected / limit).log()
         return self.multiplier * excess + 0.5 * self.damping * excess**2
 
-    def update(self, expected: float) -> None:
+    def update(self, expected: float, limit: float) -> None:
         """One step of dual ascent."""
-        self.multiplier += self.rate * math.log(expected / self.limit)
+        self.multiplier += self.rate * math.log(expected / limit)
 
 
 @dataclass
@@ -73,15 +73,15 @@ class BoundPenalty(TargetPenalty):
     nothing.
     """
 
-    def term(self, expected: Tensor) -> Tensor:
+    def term(self, expected: Tensor, limit: float) -> Tensor:
         """Gradient: max(0, multiplier + damping * log(E / T)) * d log(E / T)."""
-        excess = (expected / self.limit).log()
+        excess = (expected / limit).log()
         active = (self.multiplier + self.damping * excess).relu() ** 2 - self.multiplier**2
         return active / (2.0 * self.damping)
 
-    def update(self, expected: float) -> None:
+    def update(self, expected: float, limit: float) -> None:
         """One step of dual ascent."""
-        super().update(expected)
+        super().update(expected, limit)
         self.multiplier = max(0.0, self.multiplier)
 
 
@@ -89,12 +89,11 @@ class BoundPenalty(TargetPenalty):
 class LinearPenalty(Penalty):
     """The paper's second form: loss + weight * (E - T) / T. Nothing makes the cost arrive at T."""
 
-    limit: float
     weight: float = LINEAR_WEIGHT
 
-    def term(self, expected: Tensor) -> Tensor:
+    def term(self, expected: Tensor, limit: float) -> Tensor:
         """The pull is the same on both sides of the limit."""
-        return self.weight * (expected / self.limit - 1.0)
+        return self.weight * (expected / limit - 1.0)
 
 
 @dataclass
@@ -104,23 +103,22 @@ class PowerPenalty(Penalty):
     log is log(1 + milliseconds) here: the paper's log(milliseconds) is not a number below 1 ms and zero at it.
     """
 
-    limit: float
     scale: float = POWER_SCALE
     exponent: float = POWER_EXPONENT
 
-    def total(self, loss: Tensor, expected: Tensor) -> Tensor:
+    def total(self, loss: Tensor, expected: Tensor, limit: float) -> Tensor:
         """The product."""
-        ratio = (expected / POWER_UNIT).log1p() / math.log1p(self.limit / POWER_UNIT)
+        ratio = (expected / POWER_UNIT).log1p() / math.log1p(limit / POWER_UNIT)
         return loss * self.scale * ratio**self.exponent
 
-    def reward(self, accuracy: float, cost: float) -> float:
+    def reward(self, accuracy: float, cost: float, limit: float) -> float:
         """accuracy * (T / cost)^0.1."""
-        return accuracy * float((self.limit / cost) ** REWARD_EXPONENT)
+        return accuracy * float((limit / cost) ** REWARD_EXPONENT)
 
 
 PENALTIES: dict[str, Callable[..., Penalty]] = {
     "target": TargetPenalty,
-    "linear": lambda limit, **_: LinearPenalty(limit),
-    "power": lambda limit, **_: PowerPenalty(limit),
+    "linear": lambda **_: LinearPenalty(),
+    "power": lambda **_: PowerPenalty(),
 }
-"""Those of a budget, by the name that settings use; all take `limit`, `damping` and `rate`."""
+"""Those of a budget, by the name that settings use; all take `damping` and `rate`."""

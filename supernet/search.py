@@ -16,7 +16,7 @@ from supernet.algorithms.interface import Ranked
 from supernet.architecture import Choice
 from supernet.augment import augmentation
 from supernet.checkpoint import Notice, load_checkpoint, log_notice, save_checkpoint
-from supernet.costs import Constraint
+from supernet.costs import Constraint, budgets
 from supernet.data import ImageData
 from supernet.derive import path_of
 from supernet.loop import Augmentation, seeded
@@ -66,8 +66,7 @@ def search(
     same bits (on a CPU) as a search that was never stopped. The warm-up has a checkpoint of its own, `warmup`: it
     depends on no constraint, so searches that differ in nothing else share it.
 
-    The first constraint is the one that `expected` and budgets are about. `augment` is what suits the data unless
-    given. Where there is a process group, its ranks share every batch, and rank 0 writes.
+    `augment` is what suits the data unless given. Where there is a process group, its ranks share every batch, and rank 0 writes.
 
     Raises:
         SearchError: the loss is no longer a number.
@@ -197,12 +196,11 @@ class _Search:
     def _figures(self) -> dict[str, float]:
         probabilities = self.algorithm.probabilities()
         path = [int(p.argmax()) for p in probabilities]
-        first, *others = self.constraints
+        expected = {c.name: float(c.costs.expected(probabilities)) for c in self.constraints}
         return {
             "validation_top1": self.weights.validation_top1(path),
-            "expected_s": float(first.costs.expected(probabilities)),
-            "budget_s": first.limit,
-            **{f"expected_{other.name}": float(other.costs.expected(probabilities)) for other in others},
+            "expected_over_budget": max(expected[c.name] / c.limit for c in budgets(self.constraints)),
+            **{f"expected_{name.replace(' ', '_')}": cost for name, cost in expected.items()},
             "entropy": float(torch.stack([torch.special.entr(p).sum() for p in probabilities]).mean()),
             "candidates": float(sum(int((p > 0).sum()) for p in probabilities)),
             **self.algorithm.figures(),

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from supernet import parallel
 from supernet.algorithms.interface import Objective, Ranked
-from supernet.costs import Constraint
+from supernet.costs import LATENCY, Constraint, budgets
 from supernet.distribution import PathDistribution
 from supernet.loop import cosine_lr, set_lr
-from supernet.penalties import PENALTIES, BoundPenalty
+from supernet.penalties import PENALTIES, BoundPenalty, Penalty
 from supernet.settings import SearchSettings
 
 
@@ -30,12 +30,11 @@ class Learned(ABC):
         self.constraints = tuple(constraints)
         self.distribution = PathDistribution([len(block) for block in self.constraints[0].costs.blocks])
         rates = {"damping": settings.latency_damping, "rate": settings.latency_travel / steps}
-        # The first is the budget, which is to be used; the others are only not to be passed.
-        budget, *others = self.constraints
-        self.penalties = [
-            PENALTIES[settings.penalty](limit=budget.limit, **rates),
-            *(BoundPenalty(limit=other.limit, **rates) for other in others),
-        ]
+        # Budgets are to be used up, and share a penalty; other limits are only not to be passed.
+        self.budgets = budgets(self.constraints)
+        self.bounds = [constraint for constraint in self.constraints if not constraint.budget]
+        self.penalty = PENALTIES[settings.penalty](**rates)
+        self.bound_penalties = [BoundPenalty(**rates) for _ in self.bounds]
         # The mean of a half cosine is half its height.
         self.steps, self.taken = steps, 0
         self.height = 2.0 * settings.alpha_travel / (steps * self.moved_share())
@@ -65,24 +64,30 @@ class Learned(ABC):
         parallel.average(gradients)
         for alpha, gradient in zip(self.alphas, gradients, strict=True):
             alpha.grad = gradient
-        expected = self.expected()
+        before = self.expected()
         # Smaller and smaller steps, so that the expected costs come to rest where the limits are.
         set_lr(self.optimizer, cosine_lr(self.height, self.taken, self.steps))
         self.optimizer.step()
         self.taken += 1
-        for penalty, cost in zip(self.penalties, expected):
-            penalty.update(cost)
+        for penalty, expected, limit in before:
+            penalty.update(float(expected), limit)
 
     @torch.no_grad()
-    def expected(self) -> list[float]:
-        """The expected cost of each constraint."""
-        probabilities = self.distribution.probabilities()
-        return [float(constraint.costs.expected(probabilities)) for constraint in self.constraints]
+    def expected(self) -> list[tuple[Penalty, Tensor, float]]:
+        """`limited` by the probabilities as they are."""
+        return self.limited(self.distribution.probabilities())
+
+    def limited(self, probabilities: Sequence[Tensor]) -> list[tuple[Penalty, Tensor, float]]:
+        """Each penalty with the expected cost, a scalar, and the limit it is for: of the budgets the furthest over."""
+        spent = [(budget.costs.expected(probabilities), budget.limit) for budget in self.budgets]
+        worst = max(spent, key=lambda pair: float(pair[0]) / pair[1])
+        bounds = zip(self.bound_penalties, self.bounds)
+        return [(self.penalty, *worst), *((p, b.costs.expected(probabilities), b.limit) for p, b in bounds)]
 
     def with_limits(self, loss: Tensor, probabilities: Sequence[Tensor]) -> Tensor:
         """The loss with every expected cost in it."""
-        for constraint, penalty in zip(self.constraints, self.penalties):
-            loss = penalty.total(loss, constraint.costs.expected(probabilities))
+        for penalty, expected, limit in self.limited(probabilities):
+            loss = penalty.total(loss, expected, limit)
         return loss
 
     @torch.no_grad()
@@ -99,16 +104,16 @@ class Learned(ABC):
         return self.distribution.prune(threshold)
 
     def figures(self) -> dict[str, float]:
-        """The multiplier of each constraint, by its name."""
-        pairs = zip(self.constraints, self.penalties)
-        return {f"{constraint.name}_multiplier": penalty.multiplier for constraint, penalty in pairs}
+        """The multiplier of the budgets, and that of each other limit by its name."""
+        others = {f"{b.name}_multiplier": p.multiplier for b, p in zip(self.bounds, self.bound_penalties)}
+        return {f"{LATENCY}_multiplier": self.penalty.multiplier, **others}
 
     def state_dict(self) -> dict[str, Any]:
         """Alphas, what Adam keeps, multipliers."""
         return {
             "distribution": self.distribution.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "multipliers": [penalty.multiplier for penalty in self.penalties],
+            "multipliers": [penalty.multiplier for penalty in (self.penalty, *self.bound_penalties)],
             "taken": self.taken,
         }
 
@@ -117,5 +122,5 @@ class Learned(ABC):
         self.distribution.load_state_dict(state["distribution"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.taken = state["taken"]
-        for penalty, multiplier in zip(self.penalties, state["multipliers"], strict=True):
+        for penalty, multiplier in zip((self.penalty, *self.bound_penalties), state["multipliers"], strict=True):
             penalty.multiplier = multiplier

@@ -39,16 +39,14 @@ class Reinforce(Learned):
         self.baseline = baseline + BASELINE_RATE * (mean - baseline)
         loss = self.surrogate(paths, [reward - baseline for reward in rewards])
         probabilities = self.distribution.probabilities()
-        for constraint, penalty in zip(self.constraints, self.penalties):
-            loss = loss + penalty.term(constraint.costs.expected(probabilities))
+        for penalty, expected, limit in self.limited(probabilities):
+            loss = loss + penalty.term(expected, limit)
         return torch.autograd.grad(loss, self.alphas)
 
     def reward(self, objective: Objective, path: Sequence[int]) -> float:
         """Accuracy, with the costs in it where the penalty is of that form."""
-        reward = objective.accuracy(path)
-        for constraint, penalty in zip(self.constraints, self.penalties):
-            reward = penalty.reward(reward, constraint.costs.of(path))
-        return reward
+        worst = max(self.budgets, key=lambda budget: budget.costs.of(path) / budget.limit)
+        return self.penalty.reward(objective.accuracy(path), worst.costs.of(path), worst.limit)
 
     def surrogate(self, paths: Sequence[Sequence[int]], advantages: Sequence[float]) -> Tensor:
         """A scalar whose gradient is the estimate of that of minus the expected reward."""

@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.files import sha256
 from supernet.architecture import Architecture
 from supernet.space import DIGITS, SearchSpace, Stage
 from supernet.space_file import load_space
+from tvm_latency.loaded import LoadedNetwork
 
 # That of tiny.py, which is no module here.
 TINY = replace(DIGITS, stages=(Stage(16, 2, 1), Stage(24, 2, 2)))
@@ -133,11 +135,12 @@ def test_too_few_parameters_are_refused_before_a_search(finished: Path, cli: Any
     assert not (cli.folder / "few" / "search").exists()
 
 
-def test_evolution_ranks_networks_within_a_limit_of_memory(finished: Path, cli: Any) -> None:
+def test_evolution_for_two_targets_within_a_limit_of_memory(finished: Path, cli: Any) -> None:
     peaks = sorted({op.peak_bytes for op in TINY.op_specs()})
     limit_kb = (peaks[-1] - 1) / 1000
-    options = ("--algorithm", "evolution", "--max-memory-kb", str(limit_kb), "--budget", "5ms", "--out", "evolved")
-    found = json.loads(cli("run", "--space", "tiny", *options, "--json"))
+    targets = ("--target", "x86", "--target", "x86-64-v3")
+    options = (*targets, "--algorithm", "evolution", "--max-memory-kb", str(limit_kb), "--budget", "5ms")
+    found = json.loads(cli("run", "--space", "tiny", *options, "--out", "evolved", "--json"))
     network = Architecture.from_text(found["architecture"])
     assert max(op.peak_bytes for op in network.op_specs()) <= 1000 * limit_kb
     search = read(cli.folder / "evolved" / "search" / "result.json")
@@ -147,4 +150,20 @@ def test_evolution_ranks_networks_within_a_limit_of_memory(finished: Path, cli: 
     chosen = [str(block.choice) for block in network.blocks[1:]]
     ranked = [[names[k] for names, k in zip(search["candidates"], row["path"])] for row in search["ranking"]]
     assert chosen in ranked
-    assert f"{len(ranked)} networks were evaluated" in (cli.folder / "evolved" / "report.html").read_text()
+    page = (cli.folder / "evolved" / "report.html").read_text()
+    assert f"{len(ranked)} networks were evaluated" in page
+
+    assert "Every target" in page
+    other = found["also"]["x86-64-v3"]
+    assert (found["target"], other["target"]) == ("x86", "x86-64-v3")
+    images = np.load(cli.folder / "evolved" / "deploy" / "reference.npz")
+    for row, place in ((found, "deploy"), (other, "deploy/x86-64-v3")):
+        assert row["measured_ms"] <= row["budget_ms"]
+        assert row["artefacts"]["model.so"] == f"{place}/model.so"
+        logits = LoadedNetwork(cli.folder / "evolved" / place / "model.so")(images["image"])
+        np.testing.assert_allclose(logits, images["output"], atol=1e-4)
+        manifest = read(cli.folder / "evolved" / place / "manifest.json")
+        assert manifest["target"]["name"] == row["target"]
+    rows = search["history"][-1]
+    assert {"expected_latency_on_x86", "expected_latency_on_x86-64-v3"} < rows.keys()
+    assert rows["expected_over_budget"] < 1.0

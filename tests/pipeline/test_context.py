@@ -46,7 +46,7 @@ def test_width_and_resolution_are_the_spaces_the_images_and_the_calibrations(tmp
     images, _ = run.data.test.batch(torch.arange(2))
     assert tuple(images.shape) == (2, 3, 24, 24)
     assert run.space.baseline.resolution == 24
-    folders = {calibration_folder(tmp_path, run.target, name) for name in ("digits", run.space.name)}
+    folders = {calibration_folder(tmp_path, run.targets[0], name) for name in ("digits", run.space.name)}
     assert len(folders) == 2
     # More than 16 pixels: the recipe of small photographs.
     assert finding.search_settings(run.space, run.config).batch_size == recipe("short", 24).search.batch_size == 128
@@ -92,8 +92,8 @@ def test_the_limits_of_a_run(tmp_path: Path) -> None:
         run = set_up(tmp_path, max_params=limit)
         run.results["baseline"] = {"budget_s": 2e-3}
         assert [constraint.name for constraint in run.constraints] == names
+        assert [constraint.budget for constraint in run.constraints] == [True, False][: len(names)]
         assert run.constraints[0].limit == 2e-3
-        assert run.other_limits == run.constraints[1:]
     smallest = PathCosts.of_space(DIGITS, lambda op: float(op.params)).cheapest()
     network = DIGITS.architecture([block.candidates[k] for block, k in zip(DIGITS.blocks, smallest)])
     assert run.constraints[1].costs.of(smallest) == network.params

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
-from pipeline.fit import MARGIN, check_possible, derive_within
+from pipeline.fit import MARGIN, Attempt, Latency, check_possible, derive_within
 from supernet.algorithms.interface import Ranked
 from supernet.architecture import Architecture
-from supernet.costs import LATENCY, Constraint, PathCosts, parameters
+from supernet.costs import Constraint, PathCosts, latency, parameters
 from supernet.derive import BudgetError, path_of
 from supernet.space import DIGITS
 
@@ -30,16 +30,30 @@ def predicted(architecture: Architecture) -> float:
 
 
 def within(budget_s: float, *others: Constraint) -> Sequence[Constraint]:
-    return (Constraint(LATENCY, COSTS, budget_s), *others)
+    return (latency(COSTS, budget_s), *others)
 
 
-derive = partial(derive_within, DIGITS, PROBABILITIES)
+One = Callable[[Architecture], tuple[float, float]]
+
+
+def derive(constraints: Sequence[Constraint], measure: One, *ranking: Any) -> list[Attempt]:
+    """For one budget."""
+    return derive_within(DIGITS, PROBABILITIES, constraints, lambda net: [measure(net)], *ranking)
+
+
+def check(measure: One, budget_s: float, *others: Constraint) -> None:
+    check_possible(DIGITS, within(budget_s, *others), lambda net: [measure(net)])
+
+
+def only(attempt: Attempt) -> Latency:
+    (latency,) = attempt.latencies
+    return latency
 
 
 def test_the_first_network_is_kept_if_it_fits() -> None:
     attempts = derive(within(1.0), lambda net: (predicted(net), 1.0))
     assert [attempt.architecture for attempt in attempts] == [WIDEST]
-    assert attempts[0].predicted_s == attempts[0].measured_s
+    assert only(attempts[0]).predicted_s == only(attempts[0]).measured_s
 
 
 @pytest.mark.parametrize("factor", [1.04, 1.1, 1.5])
@@ -47,15 +61,16 @@ def test_over_budget_means_tighter_and_again(factor: float) -> None:
     budget_s = 6e-3
     attempts = derive(within(budget_s), lambda net: (factor * predicted(net), budget_s))
     assert len(attempts) == 2
-    assert attempts[0].measured_s > budget_s
-    assert attempts[1].measured_s <= (1 - MARGIN) * budget_s
-    assert attempts[1].predicted_s < attempts[0].predicted_s
+    first, second = map(only, attempts)
+    assert first.measured_s > budget_s
+    assert second.measured_s <= (1 - MARGIN) * budget_s
+    assert second.predicted_s < first.predicted_s
 
 
 def test_a_prediction_that_is_too_high_does_not_hide_the_fastest() -> None:
     attempts = derive(within(2e-3), lambda net: (0.5 * predicted(net), 2e-3))
     assert len(attempts) == 1
-    assert attempts[0].measured_s < 2e-3 < attempts[0].predicted_s
+    assert only(attempts[0]).measured_s < 2e-3 < only(attempts[0]).predicted_s
 
 
 def test_nothing_fits() -> None:
@@ -75,15 +90,16 @@ def test_nothing_fits() -> None:
 
 def test_a_fastest_network_within_the_margin_is_told_the_budget_that_fits() -> None:
     with pytest.raises(BudgetError, match=r"takes 3.95 ms, .*: raise the budget above 4.031 ms, which leaves 2 %"):
-        check_possible(DIGITS, COSTS, lambda net: (3.95e-3, 4e-3))
-    check_possible(DIGITS, COSTS, lambda net: (3.95e-3, 4.0307e-3))
+        check(lambda net: (3.95e-3, 4e-3), 4e-3)
+    check(lambda net: (3.95e-3, 4.0307e-3), 4.0307e-3)
 
 
 def test_a_budget_moves_with_the_baseline_it_is_measured_against() -> None:
     """The machine is half as fast when the network is measured, so its baseline is too: no reason to derive again."""
     attempts = derive(within(1.0), lambda net: (2 * predicted(net), 2.0))
     assert len(attempts) == 1
-    assert (attempts[0].measured_s, attempts[0].budget_s) == (2 * attempts[0].predicted_s, 2.0)
+    found = only(attempts[0])
+    assert (found.measured_s, found.budget_s) == (2 * found.predicted_s, 2.0)
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.5])
@@ -126,9 +142,36 @@ def test_limits_that_no_network_keeps_are_refused_before_a_search() -> None:
     budget_s = 1.0
     for share, possible in ((0.0001, False), (0.9, True), (1.1, True)):
         limit = Constraint("parameters", PARAMETERS.costs, share * FASTEST_PARAMETERS)
-        check = partial(check_possible, DIGITS, COSTS, lambda net: (predicted(net), budget_s), [limit])
         if possible:
-            check()
+            check(lambda net: (predicted(net), budget_s), budget_s, limit)
         else:
             with pytest.raises(BudgetError, match="and the other limits"):
-                check()
+                check(lambda net: (predicted(net), budget_s), budget_s, limit)
+
+
+# A second target: here the last candidate of each block is the slowest, and the fixed layers take twice as long.
+OTHER = PathCosts(2e-3, tuple(block[::-1] for block in COSTS.blocks))
+
+
+def test_every_target_is_within_its_budget() -> None:
+    """The second is measured slower than predicted, so it alone is derived again for less."""
+    budgets = (latency(COSTS, 7e-3, "one"), latency(OTHER, 8e-3, "two"))
+    attempts = derive_within(
+        DIGITS,
+        PROBABILITIES,
+        budgets,
+        lambda net: [(predicted(net), 7e-3), (1.1 * OTHER.of(path(net)), 8e-3)],
+    )
+    assert len(attempts) > 1
+    assert [one.fits for one in attempts[-1].latencies] == [True, True]
+    assert not any(attempt.fits for attempt in attempts[:-1])
+    first, last = attempts[0].latencies, attempts[-1].latencies
+    assert first[0].fits
+    assert not first[1].fits
+    assert last[1].predicted_s < first[1].predicted_s
+
+
+def test_a_target_that_no_network_fits_is_named() -> None:
+    budgets = (latency(COSTS, 1.0, "one"), latency(OTHER, 1.0, "two"))
+    with pytest.raises(BudgetError, match=r"fits 1000 ms on two\. The fastest, `r16 .*`, takes 2000 ms on two, measured"):
+        check_possible(DIGITS, budgets, lambda net: [(0.5, 1.0), (2.0, 1.0)])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -18,6 +19,24 @@ def test_a_name() -> None:
     assert net.require_architecture("a test").resolution == 224
     with pytest.raises(ArchitectureError, match=r"Did you mean mobilenet_v2"):
         resolve_net("mobilenetv2")
+
+
+def test_a_network_for_another_task(tmp_path: Path) -> None:
+    net = resolve_net("mobilenet_v2")
+    assert net.for_task() is net
+    small = net.for_task(resolution=96, classes=7)
+    assert small.model.graph.input[0].type.tensor_type.shape.dim[-1].dim_value == 96
+    assert small.model.graph.output[0].type.tensor_type.shape.dim[-1].dim_value == 7
+    assert small.require_architecture("a test") == replace(
+        net.require_architecture("a test"), resolution=96, classes=7
+    )
+    path = tmp_path / "mine.onnx"
+    onnx.save(network_graph(DIGITS.baseline.op_specs()), path)
+    with pytest.raises(NetError, match="mine has weights, for the images and the classes"):
+        resolve_net(str(path)).for_task(classes=7)
+    trained = replace(net, weights=tmp_path / "w.pt")
+    with pytest.raises(NetError, match="has weights"):
+        trained.for_task(resolution=96)
 
 
 def test_an_architecture_file(tmp_path: Path) -> None:

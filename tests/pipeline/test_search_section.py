@@ -19,7 +19,7 @@ def towards(choice: int, share: float) -> list[list[float]]:
 
 def found(pruned: dict[int, list[list[int]]], ranking: list[dict[str, Any]]) -> dict[str, Any]:
     """The result of a search: two epochs of warm-up, three more."""
-    searched = {"expected_s": 2e-3, "budget_s": 1e-3, "entropy": 1.5}
+    searched = {"expected_over_budget": 2.0, "entropy": 1.5}
     rows = [
         {"warmup": epoch <= 2, "epoch": epoch, "pruned": pruned.get(epoch, []), "probabilities": towards(0, 0.4)}
         | ({} if epoch <= 2 else searched)

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline import deploy, finding, shipping, stages
 from pipeline.config import make_config
+from pipeline.context import RunContext
 from pipeline.run_folder import RunFolderError
 from supernet.derive import BudgetError
 from supernet.space import DIGITS
@@ -18,16 +19,18 @@ from targets.target import get_target
 
 @pytest.fixture
 def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A run with a budget of half the baseline, in which nothing is really compiled."""
+    """Makes a run with a budget of half the baseline, in which nothing is really compiled."""
     monkeypatch.setattr(shipping.onnx, "load", lambda path: None)
-    monkeypatch.setattr(shipping, "input_shape_of", lambda model: (1, 3, 16, 16))
     monkeypatch.setattr(deploy, "build", lambda model, target, folder, weights: deploy.Build(folder, (), (), weights))
-    return SimpleNamespace(
-        networks=dict.fromkeys(("winner", "baseline"), DIGITS.baseline),
-        folder=tmp_path,
-        target=get_target("x86"),
-        config=make_config(budget="0.5x"),
-    )
+
+    def call(**options: Any) -> RunContext:
+        config = make_config(budget="0.5x", **options)
+        run = RunContext(config, tmp_path, tmp_path / "m.sqlite", lambda *_: None, lambda sentence: None)
+        run.results["setup"] = {"classes": 10, "space_source": "digits"}
+        run.results["derive"] = {"architecture": DIGITS.baseline.text}
+        return run
+
+    return call
 
 
 def measured(monkeypatch: pytest.MonkeyPatch, *seconds: float) -> Iterator[float]:
@@ -37,33 +40,53 @@ def measured(monkeypatch: pytest.MonkeyPatch, *seconds: float) -> Iterator[float
     return found
 
 
-def test_over_the_budget_once_is_measured_again(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_over_the_budget_once_is_measured_again(
+    context: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     rest = measured(monkeypatch, 0.6, 0.4, 0.3)
-    result = shipping.compile(context, context.folder)
+    result = shipping.compile(context(), tmp_path)
     assert (result["winner"]["measured_s"], result["budget_s"], result["measurements"]) == (0.4, 0.5, 2)
     assert list(rest) == [0.3]
 
 
-def test_over_the_budget_every_time_is_an_error(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_over_the_budget_every_time_is_an_error(
+    context: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     measured(monkeypatch, 0.7, 0.8, 0.6)
     with pytest.raises(
         BudgetError,
         match=r"takes 600 ms, over the budget of 500 ms, in each of 3 measurements; .* `netlathe run --resume --out",
     ):
-        shipping.compile(context, context.folder)
+        shipping.compile(context(), tmp_path)
+
+
+def test_each_target_keeps_its_budget_or_the_weighted_mean_does(
+    context: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """0.4 on one target and 0.55 on the other, of 0.5: over on the second, 0.95 in the mean."""
+    also = {"also": ("x86-64-v3",)}
+    rest = measured(monkeypatch, 0.4, 0.55, 0.45, 0.45, 0.3)
+    result = shipping.compile(context(**also), tmp_path)
+    assert (result["winner"]["measured_s"], result["also"]["x86-64-v3"]["winner"]["measured_s"]) == (0.45, 0.45)
+    assert (result["measurements"], list(rest)) == (2, [0.3])
+    rest = measured(monkeypatch, 0.4, 0.55, 0.3)
+    result = shipping.compile(context(**also, shares=(1.0, 1.0)), tmp_path)
+    assert result["also"]["x86-64-v3"]["winner"]["measured_s"] == 0.55
+    assert (result["measurements"], list(rest)) == (1, [0.3])
 
 
 def test_a_run_does_not_go_on_with_other_versions() -> None:
     target, versions = get_target("x86"), finding.all_versions()
     stored = {"target": {"fingerprint": target.fingerprint}, "versions": versions}
-    context: Any = SimpleNamespace(folder=Path("run"), target=target, results={"setup": stored})
-    stages._check_origin(context)
+    run = RunContext(make_config(), Path("run"), Path("m.sqlite"), lambda *_: None, lambda sentence: None)
+    run.results["setup"] = stored
+    stages._check_origin(run)
     stored["versions"] = {**versions, "schedules": "0", "torch": "1.0"}
     with pytest.raises(RunFolderError, match=r"other versions \(torch 1.0 there, .* here, schedules 0 there, \d+ here"):
-        stages._check_origin(context)
+        stages._check_origin(run)
     stored["target"] = {"fingerprint": "x86 another"}
     with pytest.raises(RunFolderError, match="run was measured on x86 another; this is x86 "):
-        stages._check_origin(context)
+        stages._check_origin(run)
 
 
 def test_an_artefact_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,7 @@ class Performed:
         if budget in self.errors:
             raise self.errors[budget]
         share = context.config.parsed_budget.value
-        last = {"warmup": False, "expected_s": share, "budget_s": share, "validation_top1": share}
+        last = {"warmup": False, "expected_over_budget": 1.0, "validation_top1": share}
         return {
             "derive": {"architecture": "r16", "budget_s": share, "predicted_s": share, "measured_s": 0.9 * share},
             "search": {"history": [{"warmup": True}, last], "seconds": 5.0, "warmup_seconds": 3.0},

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from supernet.costs import LATENCY, Constraint, PathCosts
+from supernet.costs import Constraint, PathCosts, latency
 from supernet.data import ImageData, Split
 from supernet.space import DIGITS, SearchSpace, Stage
 
@@ -56,7 +56,7 @@ def make_tiny_latency() -> PathCosts:
 
 def within(budget_s: float, costs: PathCosts | None = None) -> tuple[Constraint]:
     """The limits of a search that has a budget alone."""
-    return (Constraint(LATENCY, costs or make_tiny_latency(), budget_s),)
+    return (latency(costs or make_tiny_latency(), budget_s),)
 
 
 def noise(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from supernet.costs import LATENCY, PARAMETERS, Constraint, CostError, PathCosts, parameters
-from supernet.derive import choices_of, derive, path_of, predicted_s
+from supernet.costs import LATENCY, PARAMETERS, Constraint, CostError, PathCosts, latency, parameters, weighted
+from supernet.derive import choices_of, derive, path_of
 from supernet.network import build_network
 from supernet.space import DIGITS, SearchSpace
 
@@ -65,9 +65,9 @@ def test_one_hot_probabilities_expect_the_cost_of_the_derived_network(
     """To the last bit: zeros add nothing, and both sums go from the first block to the last."""
     costs = PathCosts(fixed, rows)
     one_hot = [functional.one_hot(torch.tensor(k), len(row)).double() for k, row in zip(path, rows)]
-    choices = derive(tiny, [p.tolist() for p in one_hot], [Constraint(LATENCY, costs, 5.0)])
+    choices = derive(tiny, [p.tolist() for p in one_hot], [latency(costs, 5.0)])
     assert path_of(tiny, choices) == path
-    assert costs.expected(one_hot).item() == costs.of(path) == predicted_s(tiny, choices, costs)
+    assert costs.expected(one_hot).item() == costs.of(path)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -1e-9])
@@ -108,3 +108,14 @@ def test_parameters_are_those_of_the_built_network(space: str, tiny: SearchSpace
     for path in (constraint.costs.cheapest(), [0] * len(found.blocks), [len(b.candidates) - 1 for b in found.blocks]):
         network = build_network(found.architecture(choices_of(found, path)))
         assert constraint.costs.of(path) == sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+def test_one_budget_for_several_is_the_weighted_mean_of_their_shares() -> None:
+    """Half of the first budget and twice the second are 0.875 with three parts of the first, whatever the units."""
+    first = latency(PathCosts(1.0, ((1.0, 3.0),)), 4.0, "a")
+    second = latency(PathCosts(1e-3, ((7e-3, 1e-3),)), 4e-3, "b")
+    both = weighted([first, second], (3.0, 1.0))
+    assert both.costs.of([0]) / both.limit == pytest.approx((3 * 0.5 + 2.0) / 4)
+    assert both.costs.of([1]) / both.limit == pytest.approx((3 * 1.0 + 0.5) / 4)
+    assert (both.limit, both.budget) == (4.0, True)
+    assert weighted([first], (2.0,)).costs == first.costs

@@ -31,7 +31,7 @@ def tables(values: st.SearchStrategy[float]) -> st.SearchStrategy[tuple[tuple[fl
 
 
 def limited(costs: PathCosts, limit: float, name: str = LATENCY) -> Constraint:
-    return Constraint(name, costs, limit)
+    return Constraint(name, costs, limit, budget=name.startswith(LATENCY))
 
 
 @given(
@@ -134,13 +134,28 @@ def test_choices_and_paths_are_the_same_networks() -> None:
 
 def test_nothing_fits(tiny: SearchSpace, tiny_latency: PathCosts) -> None:
     uniform = tuple((1 / len(block),) * len(block) for block in tiny_latency.blocks)
-    text = tiny.architecture(fastest(tiny, tiny_latency)).text
+    text = tiny.architecture(fastest(tiny, [limited(tiny_latency, 1.0)])).text
     assert "16k3e2s2 16skip" in text
     message = f"No network of space tiny fits 0.019 ms. The fastest, `{text}`, is predicted to take 0.02 ms: raise"
     with pytest.raises(BudgetError, match=message):
         derive(tiny, uniform, [limited(tiny_latency, 1.9e-5)])
     least = tiny_latency.of(tiny_latency.cheapest())
-    assert derive(tiny, uniform, [limited(tiny_latency, least)]) == fastest(tiny, tiny_latency)
+    assert derive(tiny, uniform, [limited(tiny_latency, least)]) == fastest(tiny, [limited(tiny_latency, least)])
+
+
+@given(first=tables(SECONDS), second=tables(SECONDS), limits=st.tuples(*[st.floats(0.1, 10.0)] * 2))
+def test_the_fastest_for_two_targets_by_looking_at_all(
+    first: tuple[tuple[float, ...], ...], second: tuple[tuple[float, ...], ...], limits: tuple[float, float]
+) -> None:
+    """The larger of the two shares of a budget is the least there is, though targets disagree on what is fast."""
+    pairs = zip((PathCosts(0.5, first), PathCosts(0.25, second)), limits)
+    both = [Constraint(f"latency on {i}", costs, limit, budget=True) for i, (costs, limit) in enumerate(pairs)]
+
+    def share(path: tuple[int, ...]) -> float:
+        return max(c.costs.of(path) / c.limit for c in both)
+
+    found = share(path_of(SPACE, fastest(SPACE, both)))
+    assert found == pytest.approx(min(map(share, PATHS)), rel=TOLERANCE)
 
 
 def test_limits_that_no_network_keeps_together(tiny: SearchSpace, tiny_latency: PathCosts) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from supernet.costs import LATENCY, Constraint, PathCosts
+from supernet.costs import PathCosts
 from supernet.distribution import PathDistribution
 from supernet.network import MBConv
 from supernet.penalties import TargetPenalty
@@ -64,9 +64,8 @@ def test_every_block_gets_both_gradients_whichever_path_is_sampled(
         for weight in net.parameters():
             weight.normal_()
     probabilities = distribution.probabilities()
-    constraint = Constraint(LATENCY, tiny_latency, budget_s)
-    expected = constraint.costs.expected(probabilities)
-    term = TargetPenalty(budget_s, damping=1.0, rate=0.1).term(expected)
+    expected = tiny_latency.expected(probabilities)
+    term = TargetPenalty(damping=1.0, rate=0.1).term(expected, budget_s)
     alphas = list(distribution.alphas)
     for grad in torch.autograd.grad(term, alphas, retain_graph=True):
         # d log(E) is at least (1 / 4) / 4.5, that of the block of two candidates; E is 4.5 budgets or less than 1e-4.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from supernet.costs import LATENCY, Constraint, PathCosts
+from supernet.costs import Constraint, PathCosts, latency
 from supernet.distribution import Path
 
 FEATURES = 3
@@ -100,7 +100,7 @@ class KnownLosses:
         return losses.masked_fill(spent > limit, torch.inf)
 
     def within(self, limit: float) -> list[Constraint]:
-        return [Constraint(LATENCY, self.costs, limit)]
+        return [latency(self.costs, limit)]
 
 
 @pytest.fixture(scope="session")

@@ -33,7 +33,7 @@ def make(kind: type[Learned], known: Any, limit: float = 4.0, steps: int = 100) 
 
 
 def free_of_limits(algorithm: Any) -> Any:
-    algorithm.penalties = [Penalty()]
+    algorithm.penalty = Penalty()
     return algorithm
 
 
@@ -63,8 +63,7 @@ def test_the_limit_adds_its_own_gradient(known_losses: Callable[..., Any]) -> No
     """(multiplier + damping * log(E / T)) / E * dE / dalpha, whatever was sampled."""
     known = known_losses(0, blocks=3)
     algorithm = make(Gradient, known, limit=1.2)
-    (penalty,) = algorithm.penalties
-    penalty.multiplier = 0.4
+    algorithm.penalty.multiplier = 0.4
     with_limit = algorithm.gradient(known, torch.Generator().manual_seed(0))
     without = free_of_limits(algorithm).gradient(known, torch.Generator().manual_seed(0))
     probabilities = [p.detach() for p in algorithm.distribution.probabilities()]

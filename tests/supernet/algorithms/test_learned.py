@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from supernet.algorithms import ALGORITHMS
-from supernet.costs import Constraint
+from supernet.costs import Constraint, latency
 from supernet.settings import AlgorithmName, SearchSettings
 
 LEARNED: tuple[AlgorithmName, ...] = ("gradient", "two-path", "reinforce")
@@ -104,7 +105,27 @@ def test_the_expectation_arrives_at_the_limit(
     limit = least + share * (most - least)
     algorithm = make(name, known, limit, steps=300, alpha_travel=20.0, latency_travel=200.0)
     run(algorithm, known, 300)
-    assert algorithm.expected() == pytest.approx([limit], rel=0.05)
+    ((_, expected, _),) = algorithm.expected()
+    assert expected.item() == pytest.approx(limit, rel=0.05)
+
+
+def test_of_several_budgets_the_one_furthest_over_arrives_at_its_limit(
+    known_losses: Callable[..., Any], name: AlgorithmName
+) -> None:
+    """Limits of two targets at the same expectation, then one of them so far away that only the other counts."""
+    known, other = known_losses(0), known_losses(1)
+    targets = [latency(known.costs, 1.0, "a"), latency(other.costs, 1.0, "b")]
+    uniform = [torch.full((5,), 0.2)] * 7
+    for slack in (1.0, 2.0):
+        # What a network of average costs takes, so that both can be met.
+        both = [replace(c, limit=s * float(c.costs.expected(uniform))) for c, s in zip(targets, (0.9, 0.9 * slack))]
+        settings = SearchSettings(algorithm=name, samples=4, alpha_travel=20.0, latency_travel=200.0)
+        algorithm = ALGORITHMS[name](both, settings, 300)
+        run(algorithm, known, 300)
+        shares = [float(c.costs.expected(algorithm.probabilities())) / c.limit for c in both]
+        assert max(shares) == pytest.approx(1.0, abs=0.05)
+        assert shares[1] < 0.8 or slack == 1.0
+        assert set(algorithm.figures()) >= {"latency_multiplier"}
 
 
 def test_the_budget_is_used_and_the_other_limits_are_only_kept(
@@ -117,11 +138,12 @@ def test_the_budget_is_used_and_the_other_limits_are_only_kept(
     def multipliers(*limits: float) -> list[float]:
         costs = (known.costs, other.costs, other.costs)
         constraints = [Constraint(key, cost, limit) for key, cost, limit in zip("abc", costs, limits)]
+        constraints[0] = replace(constraints[0], budget=True)
         algorithm = ALGORITHMS[name](constraints, SearchSettings(algorithm=name, samples=4), 60)
         before = algorithm.expected()
         run(algorithm, known, 1)
-        excess = [rate * math.log(cost / limit) for cost, limit in zip(before, limits)]
-        found = [algorithm.figures()[f"{key}_multiplier"] for key in "abc"]
+        excess = [rate * math.log(cost / limit) for _, cost, limit in before]
+        found = [algorithm.figures()[f"{key}_multiplier"] for key in ("latency", "b", "c")]
         assert found == pytest.approx([excess[0], *(max(0.0, part) for part in excess[1:])], rel=1e-6)
         assert algorithm.ranking() == []
         return found

@@ -107,7 +107,7 @@ def test_the_first_step_has_the_right_direction(known_losses: Callable[..., Any]
     algorithm = make(known, SearchSettings(algorithm="reinforce", samples=2))
     shares = {path: algorithm.distribution.log_probability(path).exp().item() for path in paths}
     mean = [torch.zeros(2, dtype=torch.float64) for _ in range(3)]
-    algorithm.penalties = [Penalty()]
+    algorithm.penalty = Penalty()
     for both in product(paths, repeat=2):
         algorithm.baseline, draws = None, iter(both)
         algorithm.sample = lambda generator, draws=draws: list(next(draws))  # type: ignore[method-assign]
@@ -123,8 +123,7 @@ def test_costs_have_an_exact_gradient(known_losses: Callable[..., Any]) -> None:
     known = known_losses(0, **SHAPE)
     algorithm = make(known, limit=1.0)
     gradient = algorithm.gradient(Scripted([0.5] * SAMPLES), torch.Generator().manual_seed(0))
-    (penalty,) = algorithm.penalties
-    term = penalty.term(known.costs.expected(algorithm.distribution.probabilities()))
+    term = algorithm.penalty.term(known.costs.expected(algorithm.distribution.probabilities()), 1.0)
     for found, expected in zip(gradient, torch.autograd.grad(term, algorithm.alphas)):
         torch.testing.assert_close(found, expected, rtol=0, atol=ROUNDING)
         assert expected.abs().max() > 1e-3

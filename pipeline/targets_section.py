@@ -1,0 +1,36 @@
+"""The report on several targets: what the network takes on each, and how it compares there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+HEAD = ("target", "budget", "predicted", "measured", "baseline", "speed-up", "over ONNX Runtime", "largest difference")
+
+
+def text(results: Mapping[str, dict[str, Any]]) -> str:
+    """What the section says."""
+    return (
+        "One network and one training, compiled, measured and verified for each target; latencies in milliseconds. "
+        f"All that follows is about {results['setup']['target']['name']}."
+    )
+
+
+def table(results: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """A row for each target, the first one first."""
+    also = results["compile"]["also"]
+    parts = {results["setup"]["target"]["name"]: results}
+    parts |= {name: {stage: found.get("also", {}).get(name, {}) for stage, found in results.items()} for name in also}
+    return {"head": list(HEAD), "rows": [[name, *_row(part)] for name, part in parts.items()]}
+
+
+def _row(results: Mapping[str, dict[str, Any]]) -> list[str]:
+    shipped, predicted_s = results["compile"], results["derive"]["predicted_s"]
+    ours_s, baseline_s = (shipped[role]["measured_s"] for role in ("winner", "baseline"))
+    against = {name.partition(":")[0]: f"{ratio:.2f}x" for name, ratio in results["bench"]["speedups"].items()}
+    return [
+        *(f"{1e3 * seconds:.3f}" for seconds in (shipped["budget_s"], predicted_s, ours_s, baseline_s)),
+        f"{baseline_s / ours_s:.2f}x",
+        against.get("onnxruntime", "not installed"),
+        f"{results['verify']['max_abs_error']:.1e}",
+    ]
