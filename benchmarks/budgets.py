@@ -3,8 +3,8 @@
 python -m benchmarks.budgets [--seeds 10] [--budgets 0.4x,0.6x,0.9x] [--search-epochs 8] [--train-epochs 2] [--out DIR]
 
 A run ends only if it measured its budget met, so what counts here is what its `bench` stage measures once more: winner
-and baseline in turns. Latency does not depend on how long networks are trained, so they are not trained for long.
-With --out, runs that are done are not done again.
+and baseline in turns. What the search's expected latency came to is printed too. Latency does not depend on how long
+networks are trained, so they are not trained for long. With --out, runs that are done are not done again.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from supernet.derive import BudgetError
 from targets.target import get_target
 
 FAILED = "failed.json"
+# The search's expected latency is to end this near to the budget.
+ARRIVED = 0.03
 FIGURES = ("budget_ms", "predicted_ms", "measured_ms", "rederivations", "architecture")
 
 
@@ -37,13 +39,16 @@ def judged(config: RunConfig, folder: Path, database: Path) -> dict[str, Any]:
     except BudgetError as error:
         write_json(folder / FAILED, {"met": False, "rederivations": None, "error": str(error)})
         return judged(config, folder, database)
-    compiled, bench = (read_json(folder / stage / "result.json") or {} for stage in ("compile", "bench"))
+    search, compiled, bench = (
+        read_json(folder / stage / "result.json") or {} for stage in ("search", "compile", "bench")
+    )
     (speedup,) = (times for name, times in bench["speedups"].items() if name.startswith("netlathe: "))
     benched = 1.0 / speedup
     return {
         "met": benched <= config.parsed_budget.value,
         "times_baseline": found["measured_ms"] / found["budget_ms"] * config.parsed_budget.value,
         "times_baseline_in_bench": benched,
+        "expected_over_budget": search["history"][-1]["expected_over_budget"],
         "measurements": compiled["measurements"],
         **{figure: found[figure] for figure in FIGURES},
     }
@@ -73,9 +78,11 @@ def main() -> None:
         chosen = [row for row in rows if row["budget"] == budget]
         again = sum(row["rederivations"] or 0 for row in chosen)
         twice = sum(row.get("measurements", 1) - 1 for row in chosen)
+        arrived = [row for row in chosen if abs(row.get("expected_over_budget", 0.0) - 1.0) <= ARRIVED]
         print(
             f"{budget}: met in {sum(row['met'] for row in chosen)} of {len(chosen)} runs, {again} re-derivations, "
-            f"{twice} measurements of a trained network more than one"
+            f"{twice} measurements of a trained network more than one; the search's expected latency ended within "
+            f"{ARRIVED:.0%} of the budget in {len(arrived)}"
         )
     print(f"written to {save_results('budgets', get_target('x86'), {'runs': rows})}")
     sys.exit(0 if all(row["met"] for row in rows) else 1)
