@@ -12,10 +12,10 @@ from pipeline.config import ConfigError, RunConfig, make_config
 from pipeline.context import RunContext
 from pipeline.disk import require_free_space
 from pipeline.figures import front_of_points
-from pipeline.files import write_atomically, write_json
+from pipeline.files import read_json, write_atomically, write_json
 from pipeline.finding import SEARCH_CHECKPOINT, search_settings
 from pipeline.places import RUNS, default_database
-from pipeline.run_folder import Run, claim_folder
+from pipeline.run_folder import Run, claim_folder, stored_config
 from pipeline.stages import perform
 from supernet.derive import BudgetError
 from supernet.sampling import SamplingError
@@ -39,7 +39,8 @@ def sweep(
 
     All runs start from one warm-up of the supernet's weights and one calibration. Each goes up to the derived network,
     measured, or with `train` to the trained one as it ships; `netlathe run --resume --out OUT/BUDGET` goes on with one.
-    A budget that no network keeps is a point with an `error`. Killed and called again it goes on.
+    A budget that no network keeps is a point with an `error`. Killed and called again it goes on; called with other
+    budgets it adds them to the front.
 
     Raises:
         ConfigError: no budget, or one that is none.
@@ -53,14 +54,25 @@ def sweep(
     ranks.refuse("sweep")
     require_free_space(folder)
     claim_folder(folder, "sweep")
-    points: list[dict[str, Any]] = []
-    for budget in chosen:
-        say(f"Budget {budget}, {len(points) + 1} of {len(chosen)}.")
+    points = [point for point in _earlier(config, folder, train) if point["budget"] not in chosen]
+    for number, budget in enumerate(chosen, 1):
+        say(f"Budget {budget}, {number} of {len(chosen)}.")
         point = config.model_copy(update={"budget": budget})
         points.append(_point(point, folder, train, database or default_database(), progress, say))
         write_json(folder / FRONT, {"format": "netlathe-front/1", "points": on_front(points)})
     write_atomically(folder / PLOT, front_of_points(on_front(points)).to_html(include_plotlyjs=True).encode())
     return {"sweep": str(folder), "plot": str(folder / PLOT), "points": on_front(points)}
+
+
+def _earlier(config: RunConfig, folder: Path, train: bool) -> list[dict[str, Any]]:
+    """The points of sweeps before that differed in nothing but the budgets."""
+    content = read_json(folder / FRONT) if (folder / FRONT).exists() else None
+    return [
+        point
+        for point in (content or {}).get("points", [])
+        if ("error" in point or ("top1" in point) == train)
+        and stored_config(folder / point["run"]) == config.model_copy(update={"budget": point["budget"]})
+    ]
 
 
 def _point(

@@ -47,18 +47,22 @@ def save_checkpoint(path: Path, owner: Owner, state: Mapping[str, Any]) -> None:
 def load_checkpoint(path: Path, owner: Owner, notice: Notice = log_notice) -> dict[str, Any] | None:
     """The state last saved for `owner`, or None where there is none.
 
-    A corrupt file is moved aside to `<name>.corrupt-N`, and `notice` is told.
+    A corrupt file is moved aside to `<name>.corrupt-N`, and `notice` is told. Of several ranks all have to call this.
 
     Raises:
         CheckpointError: the checkpoint belongs to another owner.
     """
-    if not path.exists():
+    found = path.read_bytes() if path.exists() else None
+    # Nothing is moved before every rank has read it.
+    parallel.wait()
+    if found is None:
         return None
-    header, _, body = path.read_bytes().partition(b"\n")
+    header, _, body = found.partition(b"\n")
     if header != _MAGIC + hashlib.sha256(body).hexdigest().encode():
-        aside = _free_name(path)
-        path.replace(aside)
-        notice(f"The checkpoint {path} is corrupt. It was moved to {aside.name}, and this stage starts over.")
+        if parallel.rank() == 0:
+            aside = _free_name(path)
+            path.replace(aside)
+            notice(f"The checkpoint {path} is corrupt. It was moved to {aside.name}, and this stage starts over.")
         return None
     content = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     saved = content["owner"]

@@ -163,6 +163,17 @@ def test_stopped_it_goes_on_and_keeps_what_it_has(performed: Performed, tmp_path
     assert len(swept(RunConfig(), ["0.5x", "0.8x"], tmp_path / "out", [])["points"]) == 2
 
 
+def test_other_budgets_are_added(performed: Performed, tmp_path: Path) -> None:
+    """Those of the same options and of the same kind of accuracy; of what was asked for again only the new one."""
+    out = tmp_path / "out"
+    swept(RunConfig(), ["0.5x", "0.8x"], out, [])
+    found = swept(RunConfig(), ["0.7x", "0.8x"], out, [])
+    assert [point["budget"] for point in found["points"]] == ["0.5x", "0.7x", "0.8x"]
+    assert performed.done == ["0.5x", "0.8x", "0.7x", "0.8x"]
+    assert [p["budget"] for p in swept(make_config(seed=1), ["0.6x"], out, [])["points"]] == ["0.6x"]
+    assert [p["budget"] for p in swept(RunConfig(), ["0.9x"], out, [], train=True)["points"]] == ["0.9x"]
+
+
 def test_it_is_no_work_for_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match=r"`netlathe sweep` cannot be shared by several processes. Start it without"):
