@@ -1,20 +1,23 @@
 """Does the search keep its promises? Networks it finds beside MobileNetV2 at several widths and beside random networks.
 
-python -m benchmarks.search_evidence --data DATA [--scale small|gpu] [--seeds 1] [--out DIR]
+python -m benchmarks.search_evidence --data DATA [--scale small|gpu] [--seeds 1] [--workers 2] [--out DIR]
 
 DATA is CIFAR-10 or whatever else has images of 32 pixels. Everything is trained with one recipe, compiled and measured
 in turns. What is done is kept in --out, so a run that was stopped goes on; a row stands for each trained network.
 `small` takes hours on two cores; `gpu` trains the full-sized space on the GPU that is there and measures on the CPU.
+Networks are trained in as many processes as --workers says, which share the cores; searches and measurements run alone.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
+from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -25,6 +28,7 @@ import torch
 from benchmarks.evidence_memory import memory_by_candidates
 from benchmarks.evidence_report import print_report, verdicts
 from benchmarks.results import save_results
+from pipeline.artefacts import silent
 from pipeline.calibration import calibrate_space, path_latency
 from pipeline.console import ProgressView, say
 from pipeline.files import read_json, write_json
@@ -37,10 +41,11 @@ from supernet.derive import choices_of
 from supernet.named import mobilenet_v2
 from supernet.sampling import RandomPaths
 from supernet.search import search
-from supernet.settings import Recipe, SearchSettings, TrainSettings
+from supernet.settings import Progress, Recipe, SearchSettings, TrainSettings
 from supernet.space import CIFAR, SearchSpace, Stage
 from supernet.train import train
-from targets.target import Target, get_target
+from targets.host import available_cpus
+from targets.target import get_target
 from tvm_latency.database import MeasurementDatabase
 from tvm_latency.schedules import SCHEDULE_VERSION
 
@@ -108,13 +113,15 @@ SCALES = {"small": SMALL, "gpu": GPU}
 class Evidence:
     """One run of the benchmark: everything that it finds is in a JSON file of its own in `folder`."""
 
-    def __init__(self, scale: Scale, source: str, seed: int, folder: Path, target: Target, view: ProgressView) -> None:
-        self.scale, self.source, self.seed, self.target, self.view = scale, source, seed, target, view
-        self.data: ImageData = load_data(source, scale.space.resolution, seed)
-        # What was found with another scale, recipe or data is not taken for this one's.
-        owner = blake2b(f"{scale} {self.data.digest} {SCHEDULE_VERSION}".encode(), digest_size=4).hexdigest()
-        self.folder = folder / f"{scale.space.name}-{owner}-seed-{seed}"
-        self.database = folder / "measurements.sqlite"
+    def __init__(self, name: str, source: str, seed: int, root: Path, view: Progress = silent) -> None:
+        self.name, self.source, self.seed, self.root, self.view = name, source, seed, root, view
+        self.scale, self.target = SCALES[name], get_target("x86")
+        self.data: ImageData = load_data(source, self.scale.space.resolution, seed)
+        # What was found with another scale, recipe, data or machine is not taken for this one's.
+        facts = f"{self.scale} {self.data.digest} {SCHEDULE_VERSION} {self.target.fingerprint}"
+        owner = blake2b(facts.encode(), digest_size=4).hexdigest()
+        self.folder = root / f"{self.scale.space.name}-{owner}-seed-{seed}"
+        self.database = root / "measurements.sqlite"
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def kept(self, name: str, work: Any) -> dict[str, Any]:
@@ -185,21 +192,30 @@ class Evidence:
                 yield {"role": "random", "budget": share, "name": f"random-{share}-{number}", "architecture": net.text}
 
     def trained(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The row with its top-1, and the seconds of the training."""
+        """The row with its top-1, and the seconds of the training; kept."""
+        return self.kept(f"trained-{row['name']}", partial(self._train, row))
+
+    def _train(self, row: dict[str, Any]) -> dict[str, Any]:
         arch = Architecture.from_text(row["architecture"])
         settings = replace(self.scale.recipe.train, seed=self.seed)
         found = train(arch, self.data, settings, self.folder / f"{row['name']}.checkpoint", self.view, notice=say)
+        print(f"{row['name']}: top-1 {found.top1:.2%}", flush=True)
         return {**row, "top1": found.top1, "train_seconds": found.seconds, "macs": arch.macs, "params": arch.params}
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Every network, trained, then all of them measured in turns."""
-        rows = []
-        for row in self.networks():
-            rows.append({"seed": self.seed, **self.kept(f"trained-{row['name']}", partial(self.trained, row))})
-            print(f"{row['name']}: top-1 {rows[-1]['top1']:.2%}", flush=True)
+    def rows(self, workers: int) -> list[dict[str, Any]]:
+        """Every network, trained in so many processes, then all of them measured in turns."""
+        threads = max(1, len(available_cpus()) // workers)
+        again = partial(_trained, (self.name, self.source, self.seed, self.root))
+        with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
+            rows = [{"seed": self.seed, **row} for row in pool.map(again, list(self.networks()))]
         nets = {row["name"]: Architecture.from_text(row["architecture"]) for row in rows}
         times = self.kept("measured", lambda: self.measured(nets))
         return [{**row, "measured_s": times[row["name"]], "baseline_s": times["baseline"]} for row in rows]
+
+
+def _trained(evidence: tuple[str, str, int, Path], row: dict[str, Any]) -> dict[str, Any]:
+    """In a process of its own: small networks use one core each better than many together."""
+    return Evidence(*evidence).trained(row)
 
 
 def main() -> None:
@@ -208,14 +224,14 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--scale", choices=SCALES, default="small")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=len(available_cpus()))
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    scale, target = SCALES[options.scale], get_target("x86")
+    scale, rows = SCALES[options.scale], []
     with TemporaryDirectory() as temporary, ProgressView() as view:
-        folder = options.out or Path(temporary)
-        rows = []
+        root = options.out or Path(temporary)
         for seed in range(options.seeds):
-            rows += Evidence(scale, options.data, seed, folder, target, view).rows()
+            rows += Evidence(options.scale, options.data, seed, root, view).rows(options.workers)
     found = {
         "scale": options.scale,
         "space": scale.space.describe(),
@@ -224,7 +240,7 @@ def main() -> None:
     }
     found["verdicts"] = verdicts(found)
     print_report(found)
-    print(f"written to {save_results('search_evidence', target, found, f'_{options.scale}')}")
+    print(f"written to {save_results('search_evidence', get_target("x86"), found, f'_{options.scale}')}")
     raise SystemExit(0 if all(found["verdicts"].values()) else 1)
 
 
