@@ -1,45 +1,63 @@
-"""What a step of a search keeps in memory for its backward pass, by the number of candidates."""
+"""What a step of a search takes in memory at its peak, by the number of candidates.
+
+python -m benchmarks.evidence_memory [--space cifar] [--batch 128]
+"""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+from torch.profiler import ProfilerActivity, profile
 
 from supernet.network import build_network
-from supernet.space import SearchSpace
+from supernet.space import SearchSpace, preset
 from supernet.supernet import SuperNet
+
+# Candidates of a block that may be skipped: 2, 3, 4 and 7.
+CHOICES = (((3,), (6,)), ((3, 5), (6,)), ((3, 5, 7), (6,)), ((3, 5, 7), (3, 6)))
 
 
 def memory_by_candidates(space: SearchSpace, batch: int) -> list[dict[str, Any]]:
-    """One row for each number of candidates of a block: megabytes of activations that autograd keeps.
+    """One row for each number of candidates of a block: megabytes at the peak of a step.
 
-    `largest` is a training step of the widest network; `binarised` an alpha step along the same path whose other
-    candidates are run again in backward; `all paths` a step that keeps every candidate's activations, as a softmax
-    mixture does.
+    `largest` is a training step of the widest network. Of the supernet `recompute` and `two_path` are alpha steps along
+    the same path, whose other candidates (or the other one of each pair) run again in backward; `all_paths` is one that
+    keeps every candidate's activations, as a softmax mixture does. All have weights and momenta in them, the supernet
+    those of every candidate; the part of it is `weights`.
     """
     images = torch.randn(batch, 3, space.resolution, space.resolution)
     labels = torch.arange(batch) % space.classes
-    choices = (((3,), (6,)), ((3, 5), (6,)), ((3, 5, 7), (6,)), ((3, 5, 7), (3, 6)))
-    parts = [replace(space, kernels=kernels, expands=expands) for kernels, expands in choices]
+    parts = [replace(space, kernels=kernels, expands=expands) for kernels, expands in CHOICES]
     return [_row(part, images, labels) for part in parts]
 
 
 def _row(space: SearchSpace, images: Tensor, labels: Tensor) -> dict[str, Any]:
     supernet = SuperNet(space)
     # The widest candidates, the last convolutions of each block, make the largest of all networks.
-    path = [len(space.kernels) * len(space.expands) - 1] * len(space.blocks)
-    widest = build_network(space.architecture([b.candidates[k] for b, k in zip(space.blocks, path)]))
+    widest = len(space.kernels) * len(space.expands) - 1
+    path, pairs = [widest] * len(space.blocks), [sorted({widest, 0})] * len(space.blocks)
+    largest = build_network(space.architecture([block.candidates[widest] for block in space.blocks]))
     gates = [torch.full((len(block.candidates),), 1.0, requires_grad=True) for block in space.blocks]
+
+    def step(module: nn.Module, forward: Callable[[], Tensor], leaves: Sequence[Tensor]) -> float:
+        return _held(module) + _peak(
+            lambda: torch.autograd.grad(functional.cross_entropy(forward(), labels), list(leaves))
+        )
+
     return {
         "candidates": max(len(block.candidates) for block in space.blocks),
-        "largest_mb": _kept(widest, lambda: widest(images), labels),
-        "binarised_mb": _kept(supernet, lambda: supernet(images, path, gates), labels),
-        "all_paths_mb": _kept(supernet, lambda: _mixture(supernet, images, gates), labels),
+        "largest_mb": step(largest, lambda: largest(images), list(largest.parameters())),
+        "recompute_mb": step(supernet, lambda: supernet(images, path, gates), gates),
+        "two_path_mb": step(supernet, lambda: supernet(images, path, gates, pairs), gates),
+        "all_paths_mb": step(supernet, lambda: _mixture(supernet, images, gates), gates),
+        "weights_mb": _held(supernet),
     }
 
 
@@ -50,17 +68,31 @@ def _mixture(supernet: SuperNet, images: Tensor, gates: Sequence[Tensor]) -> Ten
     return supernet.head(x)  # type: ignore[no-any-return]
 
 
-def _kept(module: torch.nn.Module, forward: Callable[[], Tensor], labels: Tensor) -> float:
-    """Megabytes of distinct tensors, parameters apart, that one forward pass keeps."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
-    # The tensors themselves are kept, so that no address is used twice.
-    kept: dict[int, Tensor] = {}
+def _held(module: nn.Module) -> float:
+    """Megabytes of weights and of their momenta."""
+    return 2e-6 * sum(parameter.nbytes for parameter in module.parameters())
 
-    def pack(tensor: Tensor) -> Tensor:
-        if (address := tensor.untyped_storage().data_ptr()) not in own:
-            kept[address] = tensor.detach()
-        return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        functional.cross_entropy(forward(), labels)
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / 1e6
+def _peak(work: Callable[[], Any]) -> float:
+    """Megabytes that `work` has allocated and not freed, when they are most."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+        result = work()
+    assert watched.profiler is not None
+    del result
+    found = [event for event in watched.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes = [event.nbytes() for event in sorted(found, key=lambda event: event.start_ns())]
+    return 1e-6 * max(accumulate(changes))
+
+
+def main() -> None:
+    """Print a line for each number of candidates."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--space", default="cifar")
+    parser.add_argument("--batch", type=int, default=128)
+    options = parser.parse_args()
+    for row in memory_by_candidates(preset(options.space), options.batch):
+        print("  ".join(f"{name} {value:.0f}" for name, value in row.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -63,11 +63,17 @@ def test_cost_is_in_trainings() -> None:
 
 
 def test_verdicts_hold_and_break_one_by_one() -> None:
-    memory = [{"candidates": 7, "largest_mb": 10.0, "binarised_mb": 11.0, "all_paths_mb": 70.0}]
+    memory = [
+        {"candidates": n, "largest_mb": 10.0, "recompute_mb": 11.0, "two_path_mb": 15.0, "all_paths_mb": 10.0 * n}
+        for n in (2, 7)
+    ]
 
     def broken(*rows: dict[str, Any], memory: list[dict[str, Any]] = memory) -> set[str]:
         judged = verdicts({"networks": [*MOBILENETS, *rows], "memory": memory})
         return {promise.split()[0] for promise, kept in judged.items() if not kept}
+
+    def with_seven(**changed: float) -> list[dict[str, Any]]:
+        return [memory[0], {**memory[1], **changed}]
 
     assert broken(searched(0.7, 1.0), *rivals(0.6, 0.6, 0.6, 0.6, 0.65)) == set()
     assert broken(searched(0.7, 1.5), *rivals(0.6)) == {"at"}
@@ -75,4 +81,8 @@ def test_verdicts_hold_and_break_one_by_one() -> None:
     assert broken(searched(0.7, 1.0, seconds=21.0), *rivals(0.6)) == {"a"}
     assert broken(searched(0.7, 1.0, expected_over_budget=0.96), *rivals(0.6)) == {"expected"}
     assert broken(searched(0.75, 1.4, budget=0.3), network("random", "r", 0.6, 1.0, budget=0.3)) == {"measured"}
-    assert broken(searched(0.7, 1.0), *rivals(0.6), memory=[{**memory[0], "binarised_mb": 12.1}]) == {"activations"}
+    for changed in ({"recompute_mb": 12.01}, {"two_path_mb": 16.01}):
+        assert broken(searched(0.7, 1.0), *rivals(0.6), memory=with_seven(**changed)) == {"memory"}
+    grown = {"recompute_mb": 12.2, "largest_mb": 20.0}
+    judged = verdicts({"networks": [*MOBILENETS, searched(0.7, 1.0), *rivals(0.6)], "memory": with_seven(**grown)})
+    assert [promise for promise, kept in judged.items() if not kept] == ["memory flat in the number of candidates"]
