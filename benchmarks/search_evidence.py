@@ -11,7 +11,7 @@ Networks are trained in as many processes as --workers says, which share the cor
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -53,13 +53,9 @@ BUDGETS = (0.4, 0.6, 0.8)
 RANDOM_NETWORKS = 5
 # Random networks cost at least so much of the budget that they are compared at; cheaper ones would be no rivals.
 AT_LEAST = 0.95
-# From the image to the last block, of the spaces and of MobileNetV2 beside them: who sees more pixels sees more.
-TOTAL_STRIDE = 8
-
-
-def mobilenet(width: float) -> Architecture:
-    """MobileNetV2 for images of 32 pixels, with as many pixels at the end as the spaces have."""
-    return mobilenet_v2(width).with_classes(10).for_images(32, TOTAL_STRIDE)
+# MobileNetV2 for images of 32 pixels halves them where the space beside it does: who sees more pixels sees more.
+EARLY = partial(mobilenet_v2, resolution=32, classes=10, stem_stride=2, strides=(1, 1, 2, 2, 1, 1, 1))
+LATE = partial(mobilenet_v2, resolution=32, classes=10, stem_stride=1, strides=(1, 1, 2, 2, 1, 2, 1))
 
 
 @dataclass(frozen=True)
@@ -67,6 +63,7 @@ class Scale:
     """What is trained: a space, MobileNetV2 at these widths beside it, and the recipe of all."""
 
     space: SearchSpace
+    mobilenet: Callable[[float], Architecture]
     widths: tuple[float, ...]
     recipe: Recipe
 
@@ -81,9 +78,10 @@ SMALL = Scale(
         first_channels=8,
         stages=(Stage(16, 2, 1), Stage(24, 3, 2), Stage(48, 3, 2), Stage(96, 3, 1)),
         head_channels=640,
-        baseline=mobilenet(0.5),
+        baseline=EARLY(0.5),
     ),
-    (0.25, 0.35, 0.5, 0.75),
+    EARLY,
+    (0.25, 0.35, 0.5, 0.75, 1.0),
     Recipe(
         SearchSettings(
             algorithm="two-path",
@@ -99,6 +97,7 @@ SMALL = Scale(
 )
 GPU = Scale(
     CIFAR,
+    LATE,
     (0.35, 0.5, 0.75, 1.0, 1.4),
     Recipe(
         SearchSettings(
@@ -179,7 +178,7 @@ class Evidence:
             yield {
                 "role": "mobilenet",
                 "name": f"mobilenet_v2@{width}",
-                "architecture": mobilenet(width).text,
+                "architecture": self.scale.mobilenet(width).text,
             }
         for share in BUDGETS:
             name = f"searched-{share}"
