@@ -117,8 +117,9 @@ class Evidence:
         self.scale, self.target = SCALES[name], get_target("x86")
         self.data: ImageData = load_data(source, self.scale.space.resolution, seed)
         # What was found with another scale, recipe, data or machine is not taken for this one's.
-        facts = f"{self.scale} {self.data.digest} {SCHEDULE_VERSION} {self.target.fingerprint}"
-        owner = blake2b(facts.encode(), digest_size=4).hexdigest()
+        scale, machine = self.scale, self.target.fingerprint
+        facts = (scale.space, scale.mobilenet(1.0), scale.recipe, self.data.digest, SCHEDULE_VERSION, machine)
+        owner = blake2b(repr(facts).encode(), digest_size=4).hexdigest()
         self.folder = root / f"{self.scale.space.name}-{owner}-seed-{seed}"
         self.database = root / "measurements.sqlite"
         self.folder.mkdir(parents=True, exist_ok=True)
