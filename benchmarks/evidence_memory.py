@@ -27,10 +27,10 @@ CHOICES = (((3,), (6,)), ((3, 5), (6,)), ((3, 5, 7), (6,)), ((3, 5, 7), (3, 6)))
 def memory_by_candidates(space: SearchSpace, batch: int) -> list[dict[str, Any]]:
     """One row for each number of candidates of a block: megabytes at the peak of a step.
 
-    `largest` is a training step of the widest network. Of the supernet `recompute` and `two_path` are alpha steps along
-    the same path, whose other candidates (or the other one of each pair) run again in backward; `all_paths` is one that
-    keeps every candidate's activations, as a softmax mixture does. All have weights and momenta in them, the supernet
-    those of every candidate; the part of it is `weights`.
+    `largest` is a training step of the widest network. Of the supernet `recompute` and `two_path` are the larger of two
+    steps along the same path: one of the weights, and one of the alphas, in which the other candidates (or the other
+    one of each pair) run again in backward. `all_paths` is an alpha step that keeps every candidate's activations, as a
+    softmax mixture does. All have weights and momenta in them, the supernet those of every candidate: `weights`.
     """
     images = torch.randn(batch, 3, space.resolution, space.resolution)
     labels = torch.arange(batch) % space.classes
@@ -42,20 +42,25 @@ def _row(space: SearchSpace, images: Tensor, labels: Tensor) -> dict[str, Any]:
     supernet = SuperNet(space)
     # The widest candidates, the last convolutions of each block, make the largest of all networks.
     widest = len(space.kernels) * len(space.expands) - 1
-    path, pairs = [widest] * len(space.blocks), [sorted({widest, 0})] * len(space.blocks)
+    path = [widest] * len(space.blocks)
+    # Beside the next widest; where there is no other convolution, beside the skip.
+    pairs = [[widest - 1, widest] if widest else list(range(len(block.candidates))) for block in space.blocks]
     largest = build_network(space.architecture([block.candidates[widest] for block in space.blocks]))
     gates = [torch.full((len(block.candidates),), 1.0, requires_grad=True) for block in space.blocks]
 
     def step(module: nn.Module, forward: Callable[[], Tensor], leaves: Sequence[Tensor]) -> float:
-        return _held(module) + _peak(
-            lambda: torch.autograd.grad(functional.cross_entropy(forward(), labels), list(leaves))
-        )
+        def work() -> Any:
+            return torch.autograd.grad(functional.cross_entropy(forward(), labels), leaves, allow_unused=True)
+
+        return _held(module) + _peak(work)
+
+    along = step(supernet, lambda: supernet(images, path), list(supernet.parameters()))
 
     return {
         "candidates": max(len(block.candidates) for block in space.blocks),
         "largest_mb": step(largest, lambda: largest(images), list(largest.parameters())),
-        "recompute_mb": step(supernet, lambda: supernet(images, path, gates), gates),
-        "two_path_mb": step(supernet, lambda: supernet(images, path, gates, pairs), gates),
+        "recompute_mb": max(along, step(supernet, lambda: supernet(images, path, gates), gates)),
+        "two_path_mb": max(along, step(supernet, lambda: supernet(images, path, gates, pairs), gates)),
         "all_paths_mb": step(supernet, lambda: _mixture(supernet, images, gates), gates),
         "weights_mb": _held(supernet),
     }

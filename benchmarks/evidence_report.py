@@ -74,9 +74,9 @@ def percentiles(rows: Sequence[Row]) -> list[Row]:
 
 
 def cost_factors(rows: Sequence[Row]) -> list[Row]:
-    """The seconds of each search over those of training its winner once."""
+    """What each search took over what training its winner once did, in seconds of one core."""
     return [
-        {"name": row["name"], "seed": row["seed"], "factor": row["seconds"] / row["train_seconds"]}
+        {"name": row["name"], "seed": row["seed"], "factor": row["core_seconds"] / row["train_core_seconds"]}
         for row in rows
         if row["role"] == "searched"
     ]

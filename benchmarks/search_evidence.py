@@ -1,11 +1,12 @@
 """Does the search keep its promises? Networks it finds beside MobileNetV2 at several widths and beside random networks.
 
-python -m benchmarks.search_evidence --data DATA [--scale small|gpu] [--seeds 1] [--workers 2] [--out DIR]
+python -m benchmarks.search_evidence --data DATA [--scale small|gpu] [--seeds 1] [--out DIR]
 
 DATA is CIFAR-10 or whatever else has images of 32 pixels. Everything is trained with one recipe, compiled and measured
 in turns. What is done is kept in --out, so a run that was stopped goes on; a row stands for each trained network.
 `small` takes hours on two cores; `gpu` trains the full-sized space on the GPU that is there and measures on the CPU.
-Networks are trained in as many processes as --workers says, which share the cores; searches and measurements run alone.
+`small` trains two networks at a time, on half of the cores each; searches and measurements run alone. What a search costs
+is therefore counted in seconds of one core.
 """
 
 from __future__ import annotations
@@ -60,12 +61,16 @@ LATE = partial(mobilenet_v2, resolution=32, classes=10, stem_stride=1, strides=(
 
 @dataclass(frozen=True)
 class Scale:
-    """What is trained: a space, MobileNetV2 at these widths beside it, and the recipe of all."""
+    """What is trained: a space, MobileNetV2 at these widths beside it, and the recipe of all.
+
+    workers: how many networks are trained at a time, each in a process of its own.
+    """
 
     space: SearchSpace
     mobilenet: Callable[[float], Architecture]
     widths: tuple[float, ...]
     recipe: Recipe
+    workers: int
 
 
 SMALL = Scale(
@@ -94,6 +99,7 @@ SMALL = Scale(
         ),
         TrainSettings(epochs=12, batch_size=128, lr=0.2, warmup_epochs=1, dropout=0.1),
     ),
+    workers=2,
 )
 GPU = Scale(
     CIFAR,
@@ -105,6 +111,7 @@ GPU = Scale(
         ),
         TrainSettings(epochs=100, batch_size=256, lr=0.2, warmup_epochs=5, dropout=0.2),
     ),
+    workers=1,
 )
 SCALES = {"small": SMALL, "gpu": GPU}
 
@@ -118,7 +125,8 @@ class Evidence:
         self.data: ImageData = load_data(source, self.scale.space.resolution, seed)
         # What was found with another scale, recipe, data or machine is not taken for this one's.
         scale, machine = self.scale, self.target.fingerprint
-        facts = (scale.space, scale.mobilenet(1.0), scale.recipe, self.data.digest, SCHEDULE_VERSION, machine)
+        rivals = [scale.mobilenet(width) for width in scale.widths]
+        facts = (scale.space, rivals, scale.recipe, BUDGETS, self.data.digest, SCHEDULE_VERSION, machine)
         owner = blake2b(repr(facts).encode(), digest_size=4).hexdigest()
         self.folder = root / f"{self.scale.space.name}-{owner}-seed-{seed}"
         self.database = root / "measurements.sqlite"
@@ -165,7 +173,7 @@ class Evidence:
         return {
             "architecture": attempts[-1].architecture.text,
             "rederivations": len(attempts) - 1,
-            "seconds": found.seconds,
+            "core_seconds": found.seconds * torch.get_num_threads(),
             "warmup_seconds": found.warmup_seconds,
             "expected_over_budget": found.history[-1]["expected_over_budget"],
             "history": [{k: v for k, v in row.items() if k != "probabilities"} for row in found.history],
@@ -200,10 +208,12 @@ class Evidence:
         settings = replace(self.scale.recipe.train, seed=self.seed)
         found = train(arch, self.data, settings, self.folder / f"{row['name']}.checkpoint", self.view, notice=say)
         print(f"{row['name']}: top-1 {found.top1:.2%}", flush=True)
-        return {**row, "top1": found.top1, "train_seconds": found.seconds, "macs": arch.macs, "params": arch.params}
+        core_seconds = found.seconds * torch.get_num_threads()
+        return {**row, "top1": found.top1, "train_core_seconds": core_seconds, "macs": arch.macs, "params": arch.params}
 
-    def rows(self, workers: int) -> list[dict[str, Any]]:
-        """Every network, trained in so many processes, then all of them measured in turns."""
+    def rows(self) -> list[dict[str, Any]]:
+        """Every network, trained, then all of them measured in turns."""
+        workers = self.scale.workers
         threads = max(1, len(available_cpus()) // workers)
         again = partial(_trained, (self.name, self.source, self.seed, self.root))
         with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
@@ -224,14 +234,13 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--scale", choices=SCALES, default="small")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--workers", type=int, default=len(available_cpus()))
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     scale, rows = SCALES[options.scale], []
     with TemporaryDirectory() as temporary, ProgressView() as view:
         root = options.out or Path(temporary)
         for seed in range(options.seeds):
-            rows += Evidence(options.scale, options.data, seed, root, view).rows(options.workers)
+            rows += Evidence(options.scale, options.data, seed, root, view).rows()
     found = {
         "scale": options.scale,
         "space": scale.space.describe(),
@@ -240,7 +249,7 @@ def main() -> None:
     }
     found["verdicts"] = verdicts(found)
     print_report(found)
-    print(f"written to {save_results('search_evidence', get_target("x86"), found, f'_{options.scale}')}")
+    print(f"written to {save_results('search_evidence', get_target('x86'), found, f'_{options.scale}')}")
     raise SystemExit(0 if all(found["verdicts"].values()) else 1)
 
 

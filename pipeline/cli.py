@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from pipeline import commands, console, options
-from pipeline.config import ConfigError, RunConfig, make_config, parse_shares
+from pipeline.config import ALSO, ConfigError, RunConfig, make_config, parse_shares
 from pipeline.errors import ExitCode, exit_code, expected_errors, sentence
 from pipeline.places import RUNS
 from pipeline.run_folder import default_folder, stored_config
@@ -175,10 +175,10 @@ def _show(found: dict[str, Any], config: RunConfig, *, as_json: bool) -> None:
     if as_json:
         console.show(found, as_json=True)
         return
-    also = found.pop("also")
+    also = found.pop(ALSO)
     console.show(found, as_json=False)
     if also:
-        numbers = [name for name, value in found.items() if isinstance(value, float) and name in [*also.values()][0]]
+        numbers = [name for name, value in found.items() if isinstance(value, float) and name in next(iter(also.values()))]
         rows = {config.target: found, **also}
         console.show_table(
             "Every target", [{"target": name, **{n: row[n] for n in numbers}} for name, row in rows.items()]

@@ -9,12 +9,15 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from supernet.settings import AlgorithmName, PenaltyName, RecipeName
 from tvm_latency.opspec import WeightType
 
 _BUDGET = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(x|ms)?", re.IGNORECASE)
+
+ALSO = "also"
+"""The part of a result that has those of the further targets, by name."""
 
 
 class ConfigError(ValueError):
@@ -92,9 +95,9 @@ def _file_name(text: str) -> str:
 
 
 def _short(value: Any) -> str:
-    """`0.5`, `1000000`, `my_space`, `2:1`."""
+    """`0.5`, `1000000`, `my_space`, `2_1`."""
     if isinstance(value, tuple):
-        return ":".join(map(_short, value))
+        return "_".join(map(_short, value))
     return f"{value:.15g}" if isinstance(value, float) else _file_name(str(value)).removesuffix(".toml")
 
 
@@ -105,11 +108,10 @@ def _budget_text(text: str) -> str:
 class RunConfig(BaseModel):
     """The options of `netlathe run`. Where the files go is not among them: a run folder can be moved."""
 
+    # also: further targets. shares: of the budgets of all of them the mean weighted so is kept, instead of each.
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     target: str = "x86"
-    also: Annotated[tuple[str, ...], BeforeValidator(tuple)] = ()
-    shares: Annotated[tuple[float, ...], BeforeValidator(tuple)] = ()
     data: str = Field(default="digits", min_length=1)
     budget: Annotated[str, AfterValidator(_budget_text)] = "0.6x"
     space: str | None = None
@@ -126,6 +128,8 @@ class RunConfig(BaseModel):
     train_epochs: int | None = Field(default=None, ge=1)
     ema: float = Field(default=0.0, ge=0, lt=1)
     weights: WeightType = "float32"
+    also: tuple[str, ...] = Field(default=(), strict=False)
+    shares: tuple[float, ...] = Field(default=(), strict=False)
 
     @model_validator(mode="after")
     def _targets_fit_together(self) -> RunConfig:
@@ -161,7 +165,7 @@ class RunConfig(BaseModel):
 
     @property
     def _subject(self) -> list[str]:
-        return [_file_name(self.data), "+".join(self.targets)]
+        return [_file_name(self.data), "_".join(self.targets)]
 
     @property
     def _rest(self) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.calibration import path_latency
-from pipeline.config import RunConfig
+from pipeline.config import ALSO, RunConfig
 from supernet.architecture import Architecture
 from supernet.costs import Constraint, latency, parameters, weighted
 from supernet.data import ImageData, load_data
@@ -19,11 +19,8 @@ from targets.target import Target, get_target
 from tvm_latency.latency_table import LatencyTable
 
 Result = dict[str, Any]
-Pair = tuple[float, float]
+MeasuredAndBudget = tuple[float, float]
 """Seconds of a network on a target, and those of the budget at the same time."""
-
-ALSO = "also"
-"""The part of a result that has those of the further targets, by name."""
 
 
 class RunContext:
@@ -60,14 +57,14 @@ class RunContext:
     def result(self, stage: str, target: Target) -> Result:
         """What a stage has stored of a target."""
         found: Result = self.results[stage]
-        if target is not self.targets[0]:
+        if target.name != self.config.target:
             return found[ALSO][target.name]  # type: ignore[no-any-return]
         return {name: value for name, value in found.items() if name != ALSO}
 
     def place(self, stage: str, target: Target) -> Path:
         """Where a stage has its files for a target: of the first, its folder; of another, one in that."""
         folder = self.folder / stage
-        return folder if target is self.targets[0] else folder / target.name
+        return folder if target.name == self.config.target else folder / target.name
 
     def for_each(self, work: Callable[[Target], Result]) -> Result:
         """The result of a stage from those of every target, done one after the other."""
@@ -109,22 +106,22 @@ class RunContext:
         """What the calibration stored."""
         return LatencyTable.load(self.place("calibrate", target) / "latency_table.json")
 
-    def budget(self, target: Target) -> Constraint:
+    def latency_budget(self, target: Target) -> Constraint:
         """What the paths of the space take on a target, and may."""
         costs = path_latency(self.space, self.table(target), self.config.weights)
-        several = target.name if len(self.targets) > 1 and not self.config.shares else ""
-        return latency(costs, self.result("baseline", target)["budget_s"], several)
+        name = target.name if self.config.also else ""
+        return latency(costs, self.result("baseline", target)["budget_s"], name)
 
     @cached_property
     def constraints(self) -> tuple[Constraint, ...]:
         """What a network has to keep: the budget of every target, or their weighted mean, then everything else."""
-        spent = [self.budget(target) for target in self.targets]
+        budgets = [self.latency_budget(target) for target in self.targets]
         if shares := self.config.shares:
-            spent = [weighted(spent, shares)]
+            budgets = [weighted(budgets, shares)]
         limit = self.config.max_params
-        return (*spent, *(() if limit is None else (parameters(self.space, limit),)))
+        return (*budgets, *(() if limit is None else (parameters(self.space, limit),)))
 
-    def spent(self, measured: Mapping[str, Pair]) -> list[Pair]:
+    def measured_budgets(self, measured: Mapping[str, MeasuredAndBudget]) -> list[MeasuredAndBudget]:
         """What was measured on each target, in the order and the units of the budgets among the constraints."""
         pairs = [measured[target.name] for target in self.targets]
         if not (shares := self.config.shares):

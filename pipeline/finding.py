@@ -12,7 +12,7 @@ from time import perf_counter
 
 from pipeline import calibration
 from pipeline.config import RunConfig
-from pipeline.context import Pair, Result, RunContext
+from pipeline.context import MeasuredAndBudget, Result, RunContext
 from pipeline.deploy import versions
 from pipeline.events import with_events
 from pipeline.files import write_atomically, write_json
@@ -63,6 +63,7 @@ def setup(context: RunContext, folder: Path) -> Result:
         "images": {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
         "seed": config.seed,
         "weights": config.weights,
+        "shares": list(config.shares),
         "versions": all_versions(),
     }
 
@@ -123,7 +124,7 @@ def baseline(context: RunContext, folder: Path) -> Result:
     net = context.space.baseline
     found = {"net": net.name, "architecture": net.text, **context.for_each(partial(_baseline, context))}
     context.results["baseline"] = found
-    check_possible(context.space, context.constraints, lambda net: context.spent(_measured(context, net)))
+    check_possible(context.space, context.constraints, lambda net: context.measured_budgets(_measured(context, net)))
     return found
 
 
@@ -180,11 +181,11 @@ def derive(context: RunContext, folder: Path) -> Result:
     Raises:
         BudgetError: not even the fastest network of the space is.
     """
-    measured: dict[str, Pair] = {}
+    measured: dict[str, MeasuredAndBudget] = {}
 
-    def measure(net: Architecture) -> list[Pair]:
+    def measure(net: Architecture) -> list[MeasuredAndBudget]:
         measured.update(_measured(context, net))
-        return context.spent(measured)
+        return context.measured_budgets(measured)
 
     attempts = derive_within(
         context.space,
@@ -202,7 +203,7 @@ def derive(context: RunContext, folder: Path) -> Result:
     }
 
 
-def _derived(context: RunContext, net: Architecture, measured: Mapping[str, Pair], target: Target) -> Result:
+def _derived(context: RunContext, net: Architecture, measured: Mapping[str, MeasuredAndBudget], target: Target) -> Result:
     """Latencies of the derived network on a target."""
     ops, table = stored_as(net.op_specs(), context.config.weights), context.table(target)
     entries = ((op.key, table.entries[op.key]) for op in ops)
@@ -215,7 +216,7 @@ def _derived(context: RunContext, net: Architecture, measured: Mapping[str, Pair
     }
 
 
-def _measured(context: RunContext, net: Architecture) -> dict[str, Pair]:
+def _measured(context: RunContext, net: Architecture) -> dict[str, MeasuredAndBudget]:
     """What a network takes on each target, and may."""
     nets, found = {"network": net, "baseline": context.space.baseline}, {}
     for target in context.targets:

@@ -52,7 +52,7 @@ Against = Annotated[str, typer.Option(help="Runtimes: onnxruntime, openvino, ncn
 
 # Options of a run have no default of their own: what is not given comes from the run that is resumed, or RunConfig.
 RunTargets = Annotated[
-    list[str] | None, typer.Option("--target", help="The machine to build for; more than once for several. [x86]")
+    list[str] | None, typer.Option("--target", help="The machine to build for; again for more. [default: x86]")
 ]
 Shares = Annotated[
     str | None,

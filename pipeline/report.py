@@ -12,6 +12,7 @@ from plotly.offline import get_plotlyjs
 
 from pipeline import figures, search_section, targets_section
 from pipeline.calibration import disturbance
+from pipeline.config import ALSO
 from supernet.architecture import SKIP, Architecture
 
 Results = Mapping[str, dict[str, Any]]
@@ -125,7 +126,7 @@ def _sections(results: Results) -> list[dict[str, Any]]:
     return [
         *(
             [_section("Every target", targets_section.text(results), table=targets_section.table(results))]
-            if results["compile"].get("also")
+            if results["compile"].get(ALSO)
             else []
         ),
         _section(

@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.config import RunConfig, make_config
 from pipeline.files import read_json, sha256, write_atomically, write_json
 
-FORMAT = "netlathe-run/2"
+FORMAT = "netlathe-run/3"
 RESULT = "result.json"
 
 # A checkpoint is only read by the stage that wrote it, so a finished stage does not depend on it; on the event files

@@ -15,7 +15,8 @@ import onnx
 from pipeline import deploy as deployment
 from pipeline.agreement import Verification, compare, tolerance
 from pipeline.bench import BenchEntry, BenchTiming, speedup, time_interleaved
-from pipeline.context import ALSO, Pair, Result, RunContext
+from pipeline.config import ALSO
+from pipeline.context import MeasuredAndBudget, Result, RunContext
 from pipeline.files import write_atomically, write_json
 from pipeline.measure import measure_libraries
 from pipeline.report import render
@@ -77,18 +78,18 @@ def compile(context: RunContext, folder: Path) -> Result:  # noqa: A001  (the st
     """
     result = context.for_each(partial(_built, context))
     for number in range(1, MEASUREMENTS + 1):
-        measured: dict[str, Pair] = {}
+        measured: dict[str, MeasuredAndBudget] = {}
         for target in context.targets:
-            found = result if target is context.targets[0] else result[ALSO][target.name]
+            found = result if target.name == context.config.target else result[ALSO][target.name]
             measured[target.name] = _measure(context, target, found)
-        spent = context.spent(measured)
-        if all(took_s <= allowed_s for took_s, allowed_s in spent):
+        if all(took_s <= allowed_s for took_s, allowed_s in context.measured_budgets(measured)):
             return {**result, "measurements": number}
-    took_s, allowed_s = max(spent, key=lambda pair: pair[0] / pair[1])
+    times = [f"{1e3 * took_s:.4g} of {1e3 * allowed_s:.4g} ms on {on}" for on, (took_s, allowed_s) in measured.items()]
+    of_all = f", with the shares {context.config.shares}" if context.config.shares else ""
     raise BudgetError(
-        f"The trained network takes {1e3 * took_s:.4g} ms, over the budget of {1e3 * allowed_s:.4g} ms, in each of "
-        f"{MEASUREMENTS} measurements; before its training it was within. Every file is kept: "
-        f"`netlathe run --resume --out {context.folder}` measures again."
+        f"The trained network is over the budget in each of {MEASUREMENTS} measurements ({', '.join(times)}{of_all}); "
+        f"before its training it was within. Every file is kept: `netlathe run --resume --out {context.folder}` "
+        "measures again."
     )
 
 
@@ -104,7 +105,7 @@ def _built(context: RunContext, target: Target) -> Result:
     return result
 
 
-def _measure(context: RunContext, target: Target, result: Result) -> Pair:
+def _measure(context: RunContext, target: Target, result: Result) -> MeasuredAndBudget:
     """Put what both take on a target into the result of `_built`; seconds of the derived one, and of its budget."""
     resolution = context.space.resolution
     libraries = {role: context.place("compile", target) / role / deployment.LIBRARY for role in context.networks}
@@ -198,37 +199,33 @@ def publish(context: RunContext) -> None:
 
 def summarise(context: RunContext) -> Result:
     """What `summary.json` says; latencies in milliseconds."""
-    results, found = context.results, context.for_each(partial(_summary, context))
-    also = found.pop(ALSO)
-    return {
-        **found,
-        "weights": context.config.weights,
-        "rederivations": results["derive"]["rederivations"],
-        "search_seconds": results["search"]["seconds"],
-        "train_seconds": results["train"]["winner"]["seconds"] + results["train"]["baseline"]["seconds"],
-        "architecture": results["derive"]["architecture"],
-        "top1": results["train"]["winner"]["top1"],
-        ALSO: also,
-    }
+    return context.for_each(partial(_summary, context))
 
 
 def _summary(context: RunContext, target: Target) -> Result:
-    """What is different on every target."""
+    """The same for every target, of which some is that of the run."""
     calibrated, derived, shipped, verification, deployed = (
         context.result(stage, target) for stage in ("calibrate", "derive", "compile", "verify", "deploy")
     )
+    baseline, search, train = (context.results[stage] for stage in ("baseline", "search", "train"))
     measured_s, baseline_s = shipped["winner"]["measured_s"], shipped["baseline"]["measured_s"]
     place = context.place("deploy", target).relative_to(context.folder)
     return {
         "target": target.name,
+        "weights": context.config.weights,
         "budget_ms": 1e3 * shipped["budget_s"],
         "predicted_ms": 1e3 * derived["predicted_s"],
         "measured_ms": 1e3 * measured_s,
+        "rederivations": context.results["derive"]["rederivations"],
+        "search_seconds": search["seconds"],
         "calibrate_seconds": calibrated["seconds"],
+        "train_seconds": train["winner"]["seconds"] + train["baseline"]["seconds"],
+        "architecture": context.results["derive"]["architecture"],
+        "top1": train["winner"]["top1"],
         "baseline": {
-            "net": context.results["baseline"]["net"],
+            "net": baseline["net"],
             "measured_ms": 1e3 * baseline_s,
-            "top1": context.results["train"]["baseline"]["top1"],
+            "top1": train["baseline"]["top1"],
         },
         "speedup_over_baseline": baseline_s / measured_s,
         "cost_model": calibrated["cost_model"],

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline import ranks
 from pipeline.artefacts import silent
-from pipeline.config import ConfigError, RunConfig, make_config
+from pipeline.config import ALSO, ConfigError, RunConfig, make_config
 from pipeline.context import RunContext
 from pipeline.disk import require_free_space
 from pipeline.figures import front_of_points
@@ -71,6 +71,7 @@ def _earlier(config: RunConfig, folder: Path, train: bool) -> list[dict[str, Any
         point
         for point in (content or {}).get("points", [])
         if ("error" in point or ("top1" in point) == train)
+        and (folder / point["run"] / "config.json").exists()
         and stored_config(folder / point["run"]) == config.model_copy(update={"budget": point["budget"]})
     ]
 
@@ -96,6 +97,11 @@ def _point(
         "expected_over_budget": last["expected_over_budget"],
         "search_seconds": searched["seconds"] - searched["warmup_seconds"],
         "warmup_seconds": searched["warmup_seconds"],
+    }
+    also = results["compile"][ALSO] if train else derived[ALSO]
+    row[ALSO] = {
+        name: {"budget_ms": 1e3 * its["budget_s"], "measured_ms": 1e3 * (its["winner"] if train else its)["measured_s"]}
+        for name, its in also.items()
     }
     if train:
         row |= {

@@ -5,22 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.config import ALSO
+
 HEAD = ("target", "budget", "predicted", "measured", "baseline", "speed-up", "over ONNX Runtime", "largest difference")
 
 
 def text(results: Mapping[str, dict[str, Any]]) -> str:
     """What the section says."""
+    setup = results["setup"]
+    kept = f"the mean of the budgets, weighted by {setup['shares']}, is" if setup["shares"] else "every budget is"
     return (
-        "One network and one training, compiled, measured and verified for each target; latencies in milliseconds. "
-        f"All that follows is about {results['setup']['target']['name']}."
+        "One network and one training, compiled, measured and verified for each target; latencies in milliseconds; "
+        f"{kept} kept. All that follows is about {setup['target']['name']}."
     )
 
 
 def table(results: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """A row for each target, the first one first."""
-    also = results["compile"]["also"]
+    also = results["compile"][ALSO]
     parts = {results["setup"]["target"]["name"]: results}
-    parts |= {name: {stage: found.get("also", {}).get(name, {}) for stage, found in results.items()} for name in also}
+    parts |= {name: {stage: found.get(ALSO, {}).get(name, {}) for stage, found in results.items()} for name in also}
     return {"head": list(HEAD), "rows": [[name, *_row(part)] for name, part in parts.items()]}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from supernet.space import SearchSpace
 from tvm_latency.opspec import OpSpec
 
-LATENCY, PARAMETERS = "latency", "parameters"
+LATENCY, PARAMETERS, WEIGHTED = "latency", "parameters", "in the weighted mean"
 
 
 class CostError(ValueError):
@@ -115,9 +115,16 @@ def latency(costs: PathCosts, budget_s: float, target: str = "") -> Constraint:
     return Constraint(f"{LATENCY} on {target}" if target else LATENCY, costs, budget_s, budget=True)
 
 
-def budgets(constraints: Sequence[Constraint]) -> list[Constraint]:
-    """Those that are there to be used up."""
-    return [constraint for constraint in constraints if constraint.budget]
+def split(constraints: Sequence[Constraint]) -> tuple[list[Constraint], list[Constraint]]:
+    """The budgets, and what is only to be kept.
+
+    Raises:
+        CostError: there is no budget.
+    """
+    budgets = [constraint for constraint in constraints if constraint.budget]
+    if not budgets:
+        raise CostError(f"A search needs a budget, which none of {', '.join(c.name for c in constraints)} is.")
+    return budgets, [constraint for constraint in constraints if not constraint.budget]
 
 
 def weighted(constraints: Sequence[Constraint], shares: Sequence[float]) -> Constraint:
@@ -132,7 +139,7 @@ def weighted(constraints: Sequence[Constraint], shares: Sequence[float]) -> Cons
         for blocks in zip(*(constraint.costs.blocks for constraint in constraints), strict=True)
     ]
     fixed = sum(factor * constraint.costs.fixed for factor, constraint in zip(factors, constraints))
-    return Constraint(LATENCY, PathCosts(fixed, tuple(mean)), first.limit, budget=True)
+    return Constraint(f"{LATENCY} {WEIGHTED}", PathCosts(fixed, tuple(mean)), first.limit, budget=True)
 
 
 def parameters(space: SearchSpace, limit: float) -> Constraint:

@@ -13,7 +13,7 @@ from scipy.sparse import block_diag, csr_array, hstack
 
 from supernet.algorithms.interface import Ranked
 from supernet.architecture import Choice
-from supernet.costs import LATENCY, Constraint, budgets
+from supernet.costs import LATENCY, Constraint, split
 from supernet.space import SearchSpace
 
 # HiGHS keeps a constraint up to 1e-7 of its size. Where it finds a network a hair over a limit, it searches again with
@@ -90,18 +90,18 @@ def _path(chosen: np.ndarray, blocks: Sequence[Sequence[float]]) -> tuple[int, .
     return tuple(int(chosen[start:end].argmax()) for start, end in pairwise(starts))
 
 
-def fastest(space: SearchSpace, spent: Sequence[Constraint]) -> tuple[Choice, ...]:
+def fastest(space: SearchSpace, budgets: Sequence[Constraint]) -> tuple[Choice, ...]:
     """The choices of the network that takes the least share of its budget; of several the largest share counts.
 
     With several that is an integer program too: the least t of which every share is at most one.
     """
-    first, *others = spent
+    first, *others = budgets
     if not others:
         return choices_of(space, first.costs.cheapest())
     blocks = first.costs.blocks
     one_of_each_block = hstack([_one_of_each(blocks), csr_array((len(blocks), 1))])
     rules = [LinearConstraint(one_of_each_block, 1, 1)]
-    for costs, limit in ((budget.costs, budget.limit) for budget in spent):
+    for costs, limit in ((budget.costs, budget.limit) for budget in budgets):
         share = np.array([*(cost / limit for block in costs.blocks for cost in block), -1.0])
         rules.append(LinearConstraint(share[None], ub=-costs.fixed / limit))
     least = _solve(np.eye(share.size)[-1], rules, real=1)
@@ -133,20 +133,18 @@ def _solve(objective: np.ndarray, rules: Sequence[LinearConstraint], real: int =
 
 
 def _nothing_fits(space: SearchSpace, constraints: Sequence[Constraint]) -> str:
-    spent = budgets(constraints)
-    choices = fastest(space, spent)
+    budgets, others = split(constraints)
+    choices = fastest(space, budgets)
     path, network = path_of(space, choices), space.architecture(choices).text
-    allowed = " and ".join(in_ms(budget, budget.limit) for budget in spent)
-    taken = " and ".join(in_ms(budget, budget.costs.of(path)) for budget in spent)
-    if not all(budget.allows(path) for budget in spent):
+    allowed = " and ".join(in_ms(budget, budget.limit) for budget in budgets)
+    taken = " and ".join(in_ms(budget, budget.costs.of(path)) for budget in budgets)
+    if not all(budget.allows(path) for budget in budgets):
         return (
             f"No network of space {space.name} fits {allowed}. The fastest, `{network}`, is predicted to take {taken}: "
             "raise the budget above that."
         )
     least = "; ".join(
-        f"{c.name} {c.limit:.4g}, of which {c.costs.of(c.costs.cheapest()):.4g} is the least"
-        for c in constraints
-        if not c.budget
+        f"{c.name} {c.limit:.4g}, of which {c.costs.of(c.costs.cheapest()):.4g} is the least" for c in others
     )
     return (
         f"No network of space {space.name} fits {allowed} (the fastest, `{network}`, takes {taken}) and the other "

@@ -10,7 +10,7 @@ import torch
 
 from supernet.costs import Constraint
 
-# The first limit is kept by counting, on costs that are each rounded up to a part of it: with 21 blocks the last
+# The tightest limit is kept by counting, on costs that are each rounded up to a part of it: with 21 blocks the last
 # thousandth of the limit is out of reach. The others are kept by drawing again.
 PARTS = 20_000
 DRAWS = 10_000
@@ -21,7 +21,7 @@ class SamplingError(ValueError):
 
 
 class RandomPaths:
-    """Draws paths that keep every constraint, uniformly among those that cost at least `at_least` of the first limit.
+    """Draws paths that keep every constraint, uniformly among those that cost at least `at_least` of the tightest.
 
     The number of ways to go on from each block with what is left of the limit is counted backwards, block by block;
     a candidate is then drawn with the share of networks that go on from it. Drawing blindly would find next to no
@@ -32,7 +32,9 @@ class RandomPaths:
     """
 
     def __init__(self, constraints: Sequence[Constraint], at_least: float = 0.0) -> None:
-        self.first, *self.others = constraints
+        # The tightest first, so that few draws are thrown away.
+        tightness = {c.name: c.costs.of(c.costs.cheapest()) / c.limit for c in constraints}
+        self.first, *self.others = sorted(constraints, key=lambda c: -tightness[c.name])
         part = self.first.limit / PARTS
         self.costs = [[ceil(cost / part) for cost in block] for block in self.first.costs.blocks]
         self.left = PARTS - ceil(self.first.costs.fixed / part)

@@ -16,7 +16,7 @@ from supernet.algorithms.interface import Ranked
 from supernet.architecture import Choice
 from supernet.augment import augmentation
 from supernet.checkpoint import Notice, load_checkpoint, log_notice, save_checkpoint
-from supernet.costs import Constraint, budgets
+from supernet.costs import Constraint, split
 from supernet.data import ImageData
 from supernet.derive import path_of
 from supernet.loop import Augmentation, seeded
@@ -66,14 +66,16 @@ def search(
     same bits (on a CPU) as a search that was never stopped. The warm-up has a checkpoint of its own, `warmup`: it
     depends on no constraint, so searches that differ in nothing else share it.
 
-    `augment` is what suits the data unless given. Where there is a process group, its ranks share every batch, and rank 0 writes.
+    `augment` is what suits the data unless given. Where there is a process group, its ranks share every batch, and rank
+    0 writes.
 
     Raises:
         SearchError: the loss is no longer a number.
         CheckpointError: a checkpoint belongs to another search.
-        CostError: costs that are not for this space.
+        CostError: costs that are not for this space, or none of them a budget.
         SamplingError: the algorithm draws networks within the limits, and there is none.
     """
+    split(constraints)
     for constraint in constraints:
         constraint.costs.check(space)
     augment = augment or augmentation(data.name, data.resolution)
@@ -199,7 +201,7 @@ class _Search:
         expected = {c.name: float(c.costs.expected(probabilities)) for c in self.constraints}
         return {
             "validation_top1": self.weights.validation_top1(path),
-            "expected_over_budget": max(expected[c.name] / c.limit for c in budgets(self.constraints)),
+            "expected_over_budget": max(expected[c.name] / c.limit for c in split(self.constraints)[0]),
             **{f"expected_{name.replace(' ', '_')}": cost for name, cost in expected.items()},
             "entropy": float(torch.stack([torch.special.entr(p).sum() for p in probabilities]).mean()),
             "candidates": float(sum(int((p > 0).sum()) for p in probabilities)),

@@ -31,6 +31,8 @@ class Evaluated(ABC):
     def __init__(self, constraints: Sequence[Constraint], settings: SearchSettings, steps: int) -> None:
         self.constraints, self.population = tuple(constraints), settings.population
         self.random = RandomPaths(self.constraints)
+        # What cannot be found is not found out after the weights have learnt.
+        self.random.draw(torch.Generator())
         self.rewards: dict[tuple[int, ...], float] = {}
 
     @property

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from supernet import parallel
 from supernet.algorithms.interface import Objective, Ranked
-from supernet.costs import LATENCY, Constraint, budgets
+from supernet.costs import LATENCY, Constraint, split
 from supernet.distribution import PathDistribution
 from supernet.loop import cosine_lr, set_lr
 from supernet.penalties import PENALTIES, BoundPenalty, Penalty
@@ -31,8 +31,7 @@ class Learned(ABC):
         self.distribution = PathDistribution([len(block) for block in self.constraints[0].costs.blocks])
         rates = {"damping": settings.latency_damping, "rate": settings.latency_travel / steps}
         # Budgets are to be used up, and share a penalty; other limits are only not to be passed.
-        self.budgets = budgets(self.constraints)
-        self.bounds = [constraint for constraint in self.constraints if not constraint.budget]
+        self.budgets, self.bounds = split(self.constraints)
         self.penalty = PENALTIES[settings.penalty](**rates)
         self.bound_penalties = [BoundPenalty(**rates) for _ in self.bounds]
         # The mean of a half cosine is half its height.
@@ -79,8 +78,8 @@ class Learned(ABC):
 
     def limited(self, probabilities: Sequence[Tensor]) -> list[tuple[Penalty, Tensor, float]]:
         """Each penalty with the expected cost, a scalar, and the limit it is for: of the budgets the furthest over."""
-        spent = [(budget.costs.expected(probabilities), budget.limit) for budget in self.budgets]
-        worst = max(spent, key=lambda pair: float(pair[0]) / pair[1])
+        expected = [(budget.costs.expected(probabilities), budget.limit) for budget in self.budgets]
+        worst = max(expected, key=lambda pair: float(pair[0].detach()) / pair[1])
         bounds = zip(self.bound_penalties, self.bounds)
         return [(self.penalty, *worst), *((p, b.costs.expected(probabilities), b.limit) for p, b in bounds)]
 

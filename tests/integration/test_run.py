@@ -49,6 +49,7 @@ def test_summary_has_every_field_and_keeps_its_promises(finished: Path) -> None:
         "cost_model",
         "verify",
         "artefacts",
+        "also",
     ]
     assert list(summary["baseline"]) == ["net", "measured_ms", "top1"]
     assert list(summary["cost_model"]) == ["within_5pct", "within_10pct", "spearman", "networks"]

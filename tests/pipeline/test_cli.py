@@ -269,9 +269,30 @@ def test_a_compilation_gets_its_trials_and_its_database(
         return {"net": net}
 
     monkeypatch.setattr("pipeline.api.compile", compile_nothing)
-    words = "compile mobilenet_v2 --tune-fallback 32 --database m.sqlite"
+    words = "compile mobilenet_v2 --tune-fallback 32 --database m.sqlite --resolution 96 --classes 7"
     assert invoke(*words.split()).exit_code == ExitCode.OK
     assert (given["tune_fallback"], given["database"]) == (32, Path("m.sqlite"))
+    assert (given["resolution"], given["classes"]) == (96, 7)
+
+
+def test_a_run_for_two_targets_shows_both(invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    configs: list[RunConfig] = []
+    other = {"target": "x86-64-v3", "measured_ms": 1.625, "predicted_ms": 2.5}
+
+    def run(config: RunConfig, **_: object) -> dict[str, object]:
+        configs.append(config)
+        return {"target": "x86", "measured_ms": 1.125, "predicted_ms": 1.0, "also": {"x86-64-v3": other}, "run": "out"}
+
+    monkeypatch.setattr("pipeline.api.run", run)
+    words = "run --target x86 --target x86-64-v3 --shares 2,1 --out out"
+    shown = invoke(*words.split())
+    assert shown.exit_code == ExitCode.OK, shown.output
+    assert configs == [make_config(also=("x86-64-v3",), shares=(2.0, 1.0))]
+    assert "Every target" in shown.output
+    assert "1.625" in shown.output
+    assert json.loads(invoke(*words.split(), "--json").stdout)["also"] == {"x86-64-v3": other}
+    expect(invoke("run", "--shares", "2;1"), ExitCode.USAGE, "are not numbers")
+    expect(invoke("run", "--target", "x86", "--target", "x86"), ExitCode.USAGE, "given twice")
 
 
 def test_a_sweep_gets_its_options_and_prints_its_points(

@@ -72,6 +72,7 @@ def test_config_name_is_a_folder_name() -> None:
         ({"recipe": "paper", "algorithm": "two-path", "penalty": "linear"}, "paper-two-path-linear"),
         ({"max_params": 1.5e6, "max_memory_kb": 64.5}, "p1500000-m64.5kb"),
         ({"threads": 2, "search_epochs": 4, "train_epochs": 5}, "t2-se4-te5"),
+        ({"shares": (2.0,)}, "shares2"),
     ],
 )
 def test_the_name_tells_what_differs(options: dict[str, Any], end: str) -> None:
@@ -101,6 +102,8 @@ def test_every_option_is_in_the_name() -> None:
         "train_epochs": 3,
         "ema": 0.99,
         "weights": "float16",
+        "also": ("x86-64-v3",),
+        "shares": (1.0,),
     }
     assert set(others) == set(RunConfig.model_fields)
     names = {make_config(**{option: value}).name for option, value in others.items()}

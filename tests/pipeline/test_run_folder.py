@@ -176,7 +176,7 @@ def test_a_damaged_config_is_refused(folder: Path) -> None:
     (folder / "config.json").write_text('{"format": ')
     with pytest.raises(RunFolderError, match=r"has no readable config.json"):
         Run(folder, RunConfig(), resume=True, say=print)
-    write_json(folder / "config.json", {"format": "netlathe-run/2", "sed": 1})
+    write_json(folder / "config.json", {"format": "netlathe-run/3", "sed": 1})
     with pytest.raises(ConfigError, match=r"Unknown option 'sed'. Did you mean seed"):
         stored_config(folder)
 

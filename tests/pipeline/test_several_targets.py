@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.config import ConfigError, make_config, parse_shares
 from pipeline.context import RunContext
-from pipeline.targets_section import table
+from pipeline.targets_section import table, text
 from supernet.space import DIGITS
 from tvm_latency.latency_table import Entry, LatencyTable
 
@@ -47,21 +47,20 @@ def test_every_target_has_a_budget_of_its_own(context: Any) -> None:
     path = [0] * len(DIGITS.blocks)
     assert first.costs.of(path) != second.costs.of(path)
     measured = {V3: (3e-3, 4e-3), X86: (2e-3, 1e-3)}
-    assert run.spent(measured) == [(2e-3, 1e-3), (3e-3, 4e-3)]
+    assert run.measured_budgets(measured) == [(2e-3, 1e-3), (3e-3, 4e-3)]
 
 
 def test_the_weighted_mean_of_shares_is_one_budget(context: Any) -> None:
     run = context(shares=(3.0, 1.0))
     (budget,) = run.constraints
-    assert (budget.name, budget.limit, budget.budget) == ("latency", 1e-3, True)
-    alone = [run.budget(target) for target in run.targets]
+    assert (budget.name, budget.limit, budget.budget) == ("latency in the weighted mean", 1e-3, True)
+    alone = [run.latency_budget(target) for target in run.targets]
     for path in ([0] * len(DIGITS.blocks), [len(block.candidates) - 1 for block in DIGITS.blocks]):
         shares = [constraint.costs.of(path) / constraint.limit for constraint in alone]
-        mean = (3 * shares[0] + shares[1]) / 4
-        assert budget.costs.of(path) / budget.limit == pytest.approx(mean)
+        assert budget.costs.of(path) / budget.limit == pytest.approx((3 * shares[0] + shares[1]) / 4)
     # 0.75 of half the first budget and 0.25 of twice the second: 0.875.
-    (spent,) = run.spent({X86: (0.5e-3, 1e-3), V3: (8e-3, 4e-3)})
-    assert spent == pytest.approx((0.875e-3, 1e-3))
+    (mean,) = run.measured_budgets({X86: (0.5e-3, 1e-3), V3: (8e-3, 4e-3)})
+    assert mean == pytest.approx((0.875e-3, 1e-3))
 
 
 def test_what_differs_between_targets_is_found_by_target(context: Any, tmp_path: Path) -> None:
@@ -78,13 +77,16 @@ def test_what_differs_between_targets_is_found_by_target(context: Any, tmp_path:
 
 def test_options_that_do_not_fit_together_are_refused() -> None:
     assert make_config(also=[V3]) == make_config(also=(V3,))
-    assert make_config(also=(V3,)).name == "digits-x86+x86-64-v3-0.6x-s0"
-    assert make_config(also=(V3,), shares=(2.0, 1.0)).name == "digits-x86+x86-64-v3-0.6x-s0-shares2:1"
+    assert make_config(also=(V3,)).name == "digits-x86_x86-64-v3-0.6x-s0"
+    assert make_config(also=(V3,), shares=(2.0, 1.0)).name == "digits-x86_x86-64-v3-0.6x-s0-shares2_1"
     for options, message in (
         ({"also": (X86,)}, "given twice: x86, x86"),
         ({"shares": (1.0, 2.0)}, r"positive number for each of the targets \(x86\)"),
         ({"also": (V3,), "shares": (1.0, 0.0)}, "positive number"),
         ({"also": (V3,), "shares": (1.0, float("nan"))}, "positive number"),
+        ({"also": V3}, "Option 'also' cannot be 'x86-64-v3'"),
+        ({"also": None}, "Option 'also' cannot be None"),
+        ({"also": (V3,), "shares": ("a", 1.0)}, "cannot be 'a'"),
     ):
         with pytest.raises(ConfigError, match=message):
             make_config(**options)
@@ -103,7 +105,10 @@ def test_the_report_has_a_row_for_each_target() -> None:
         }
 
     results = {stage: {**found, "also": {V3: part(2.0)[stage]}} for stage, found in part(1.0).items()}
-    results["setup"] = {"target": {"name": X86}}
+    results["setup"] = {"target": {"name": X86}, "shares": []}
+    assert "every budget is kept. All that follows is about x86." in text(results)
+    results["setup"]["shares"] = [2.0, 1.0]
+    assert "weighted by [2.0, 1.0], is kept" in text(results)
     assert table(results)["rows"] == [
         [X86, "4.000", "2.000", "1.000", "3.000", "3.00x", "1.50x", "1.0e-06"],
         [V3, "4.000", "2.000", "2.000", "6.000", "3.00x", "1.50x", "1.0e-06"],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,11 @@ class Performed:
         share = context.config.parsed_budget.value
         last = {"warmup": False, "expected_over_budget": 1.0, "validation_top1": share}
         return {
-            "derive": {"architecture": "r16", "budget_s": share, "predicted_s": share, "measured_s": 0.9 * share},
+            "derive": {"architecture": "r16", "budget_s": share, "predicted_s": share, "measured_s": 0.9 * share}
+            | {"also": {"other": {"budget_s": 2.0, "measured_s": share}}},
             "search": {"history": [{"warmup": True}, last], "seconds": 5.0, "warmup_seconds": 3.0},
             "train": {"winner": {"top1": 0.99}},
-            "compile": {"winner": {"measured_s": 0.8 * share}},
+            "compile": {"winner": {"measured_s": 0.8 * share}, "also": {}},
         }
 
 
@@ -119,6 +121,7 @@ def test_a_run_for_each_budget_from_one_warm_up(performed: Performed, tmp_path: 
         "expected_over_budget": 1.0,
         "search_seconds": 2.0,
         "warmup_seconds": 3.0,
+        "also": {"other": {"budget_ms": 2000.0, "measured_ms": 500.0}},
         "supernet_top1": 0.5,
         "on_front": True,
     }
@@ -170,8 +173,11 @@ def test_other_budgets_are_added(performed: Performed, tmp_path: Path) -> None:
     found = swept(RunConfig(), ["0.7x", "0.8x"], out, [])
     assert [point["budget"] for point in found["points"]] == ["0.5x", "0.7x", "0.8x"]
     assert performed.done == ["0.5x", "0.8x", "0.7x", "0.8x"]
-    assert [p["budget"] for p in swept(make_config(seed=1), ["0.6x"], out, [])["points"]] == ["0.6x"]
-    assert [p["budget"] for p in swept(RunConfig(), ["0.9x"], out, [], train=True)["points"]] == ["0.9x"]
+    shutil.rmtree(out / "0.7x")
+    assert [p["budget"] for p in swept(RunConfig(), ["0.8x"], out, [])["points"]] == ["0.5x", "0.8x"]
+    trained = swept(RunConfig(), ["0.9x"], out, [], train=True)["points"]
+    assert [point["budget"] for point in trained] == ["0.9x"]
+    assert [p["budget"] for p in swept(make_config(seed=1), ["0.6x"], out, [], train=True)["points"]] == ["0.6x"]
 
 
 def test_it_is_no_work_for_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,6 +134,16 @@ def test_a_search_by_two_processes_is_that_of_one(found: tuple[Any, list[Any]], 
 
 
 @SLOW
+def test_a_corrupt_checkpoint_is_moved_once(found: tuple[Any, list[Any]], tmp_path: Path) -> None:
+    _, together = found
+    checkpoint = tmp_path / "two-path.ckpt"
+    checkpoint.write_text("half")
+    again = run("one", tmp_path, RANKS)
+    assert_alike(again[1]["two-path"], together[1]["two-path"], 0.0)
+    assert [path.read_text() for path in tmp_path.glob("*.corrupt-*")] == ["half"]
+
+
+@SLOW
 def test_a_training_by_two_processes_is_that_of_one(found: tuple[Any, list[Any]]) -> None:
     alone, together = found
     assert_alike(together[0]["train"], alone["train"], TOLERANCE)

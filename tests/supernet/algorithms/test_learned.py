@@ -124,8 +124,8 @@ def test_of_several_budgets_the_one_furthest_over_arrives_at_its_limit(
         run(algorithm, known, 300)
         shares = [float(c.costs.expected(algorithm.probabilities())) / c.limit for c in both]
         assert max(shares) == pytest.approx(1.0, abs=0.05)
-        assert shares[1] < 0.8 or slack == 1.0
-        assert set(algorithm.figures()) >= {"latency_multiplier"}
+        # Both count where both can be met, and only the first where the second is twice what it needs.
+        assert shares[1] < 0.8 if slack > 1.0 else min(shares) > 0.8
 
 
 def test_the_budget_is_used_and_the_other_limits_are_only_kept(
