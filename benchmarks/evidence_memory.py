@@ -86,7 +86,7 @@ def _peak(work: Callable[[], Any]) -> float:
     del result
     found = [event for event in watched.profiler.kineto_results.events() if event.name() == "[memory]"]
     changes = [event.nbytes() for event in sorted(found, key=lambda event: event.start_ns())]
-    return 1e-6 * max(accumulate(changes))
+    return 1e-6 * float(max(accumulate(changes)))
 
 
 def main() -> None:

@@ -5,8 +5,8 @@ python -m benchmarks.search_evidence --data DATA [--scale small|gpu] [--seeds 1]
 DATA is CIFAR-10 or whatever else has images of 32 pixels. Everything is trained with one recipe, compiled and measured
 in turns. What is done is kept in --out, so a run that was stopped goes on; a row stands for each trained network.
 `small` takes hours on two cores; `gpu` trains the full-sized space on the GPU that is there and measures on the CPU.
-`small` trains two networks at a time, on half of the cores each; searches and measurements run alone. What a search costs
-is therefore counted in seconds of one core.
+`small` trains two networks at a time, on half of the cores each; searches and measurements run alone. What a search
+costs is therefore counted in seconds of one core.
 """
 
 from __future__ import annotations

@@ -178,7 +178,9 @@ def _show(found: dict[str, Any], config: RunConfig, *, as_json: bool) -> None:
     also = found.pop(ALSO)
     console.show(found, as_json=False)
     if also:
-        numbers = [name for name, value in found.items() if isinstance(value, float) and name in next(iter(also.values()))]
+        numbers = [
+            name for name, value in found.items() if isinstance(value, float) and name in next(iter(also.values()))
+        ]
         rows = {config.target: found, **also}
         console.show_table(
             "Every target", [{"target": name, **{n: row[n] for n in numbers}} for name, row in rows.items()]

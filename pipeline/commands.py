@@ -172,9 +172,7 @@ def bench(
     """Time networks on several runtimes in turn, in one pinned process."""
     from pipeline import api
 
-    found = api.bench(
-        nets, target, against, resolution=resolution, classes=classes, threads=threads, weights=weights
-    )
+    found = api.bench(nets, target, against, resolution=resolution, classes=classes, threads=threads, weights=weights)
     if json:
         console.show(found, as_json=True)
         return

@@ -203,7 +203,9 @@ def derive(context: RunContext, folder: Path) -> Result:
     }
 
 
-def _derived(context: RunContext, net: Architecture, measured: Mapping[str, MeasuredAndBudget], target: Target) -> Result:
+def _derived(
+    context: RunContext, net: Architecture, measured: Mapping[str, MeasuredAndBudget], target: Target
+) -> Result:
     """Latencies of the derived network on a target."""
     ops, table = stored_as(net.op_specs(), context.config.weights), context.table(target)
     entries = ((op.key, table.entries[op.key]) for op in ops)

@@ -62,9 +62,9 @@ class Net:
                 f"{self.name} has weights, for the images and the classes that it was trained on. Give --resolution "
                 "and --classes with a name or an architecture.json."
             )
-        wanted = {"resolution": resolution, "classes": classes}
-        given = {name: value for name, value in wanted.items() if value is not None}
-        return replace(self, architecture=replace(self.architecture, **given))
+        own = self.architecture
+        changed = replace(own, resolution=resolution or own.resolution, classes=classes or own.classes)
+        return replace(self, architecture=changed)
 
     @cached_property
     def model(self) -> onnx.ModelProto:

@@ -69,7 +69,8 @@ RunSpace = Annotated[
 RunRecipe = Annotated[RecipeName | None, typer.Option("--recipe", help="As for `train`. [default: short]")]
 Resolution = Annotated[int | None, typer.Option(min=1, help="Pixels of the images. [default: the space's]")]
 NetResolution = Annotated[
-    int | None, typer.Option("--resolution", min=1, max=4096, help="Pixels of the images, instead of the network's own.")
+    int | None,
+    typer.Option("--resolution", min=1, max=4096, help="Pixels of the images, instead of the network's own."),
 ]
 Classes = Annotated[int | None, typer.Option(min=1, help="Outputs, instead of the network's own.")]
 Width = Annotated[float | None, typer.Option(min=0.1, max=4.0, help="Multiplier of the space's channels. [default: 1]")]

@@ -27,9 +27,7 @@ def test_a_network_for_another_task(tmp_path: Path) -> None:
     small = net.for_task(resolution=96, classes=7)
     assert small.model.graph.input[0].type.tensor_type.shape.dim[-1].dim_value == 96
     assert small.model.graph.output[0].type.tensor_type.shape.dim[-1].dim_value == 7
-    assert small.require_architecture("a test") == replace(
-        net.require_architecture("a test"), resolution=96, classes=7
-    )
+    assert small.require_architecture("a test") == replace(net.require_architecture("a test"), resolution=96, classes=7)
     path = tmp_path / "mine.onnx"
     onnx.save(network_graph(DIGITS.baseline.op_specs()), path)
     with pytest.raises(NetError, match="mine has weights, for the images and the classes"):

@@ -26,9 +26,7 @@ def context(tmp_path: Path) -> Any:
         run.results["setup"] = {"classes": 10, "space_source": "digits"}
         run.results["baseline"] = {"budget_s": 1e-3, "also": {V3: {"budget_s": 4e-3}}}
         for target, times_s in zip(run.targets, (lambda i: 1e-5, lambda i: 1e-6 * (i + 1))):
-            entries = {
-                op.key: Entry(times_s(i), 0.0, "measured", times_s(i)) for i, op in enumerate(DIGITS.op_specs())
-            }
+            entries = {op.key: Entry(times_s(i), 0.0, "measured", times_s(i)) for i, op in enumerate(DIGITS.op_specs())}
             run.place("calibrate", target).mkdir(parents=True)
             made = LatencyTable(target_name=target.name, fingerprint="here", entries=entries)
             made.save(run.place("calibrate", target) / "latency_table.json")

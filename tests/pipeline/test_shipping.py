@@ -40,18 +40,14 @@ def measured(monkeypatch: pytest.MonkeyPatch, *seconds: float) -> Iterator[float
     return found
 
 
-def test_over_the_budget_once_is_measured_again(
-    context: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_over_the_budget_once_is_measured_again(context: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     rest = measured(monkeypatch, 0.6, 0.4, 0.3)
     result = shipping.compile(context(), tmp_path)
     assert (result["winner"]["measured_s"], result["budget_s"], result["measurements"]) == (0.4, 0.5, 2)
     assert list(rest) == [0.3]
 
 
-def test_over_the_budget_every_time_is_an_error(
-    context: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_over_the_budget_every_time_is_an_error(context: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     measured(monkeypatch, 0.7, 0.8, 0.6)
     with pytest.raises(
         BudgetError,
