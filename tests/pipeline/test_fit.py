@@ -178,16 +178,16 @@ def test_a_target_that_no_network_fits_is_named() -> None:
 
 
 def test_a_compromise_moves_to_the_target_that_is_slower_than_predicted() -> None:
-    """Targets disagree on what is fast. One is half as fast as predicted, the other twice, and only that helps."""
+    """Targets disagree on what is fast. One takes 1.3 times what was predicted, the other half of it."""
     turned = PathCosts(1e-3, tuple(block[::-1] for block in COSTS.blocks))
-    budgets = (latency(COSTS, 5e-3, "one"), latency(turned, 5e-3, "two"))
+    budgets = (latency(COSTS, 4.5e-3, "one"), latency(turned, 4.5e-3, "two"))
     tried: list[Architecture] = []
 
     def measure(net: Architecture) -> list[tuple[float, float]]:
         tried.append(net)
-        return [(1.3 * COSTS.of(path(net)), 5e-3), (0.5 * turned.of(path(net)), 5e-3)]
+        return [(1.3 * COSTS.of(path(net)), 4.5e-3), (0.5 * turned.of(path(net)), 4.5e-3)]
 
     check_possible(DIGITS, budgets, measure)
     assert len(tried) == 2
     first, second = (COSTS.of(path(net)) for net in tried)
-    assert 1.3 * second < (1 - MARGIN) * 5e-3 < 1.3 * first
+    assert 1.3 * second < (1 - MARGIN) * 4.5e-3 < 1.3 * first

@@ -101,9 +101,9 @@ def test_a_least_cost_above_every_network() -> None:
 
 
 def test_limits_that_no_network_keeps_together() -> None:
-    # What is fast is large.
-    large = [Constraint("parameters", PathCosts(1.0, ((9.0, 9.0, 9.0),) + ((0.0,) * 3,) * 3), 5.0)]
-    sampler = RandomPaths([Constraint(LATENCY, COSTS, 2000.0), *large])
+    # What is fast is large: of the first block only the last candidate keeps the one, and not the other.
+    large = Constraint("parameters", PathCosts(1.0, ((0.0, 0.0, 9.0), (0.0,) * 2, (0.0,) * 3, (0.0,) * 2)), 5.0)
+    sampler = RandomPaths([large, Constraint(LATENCY, COSTS, 600.0)])
     message = "Of 10000 random networks within the latency, none keeps the limit of parameters. Raise one."
     with pytest.raises(SamplingError, match=re.escape(message)):
         sampler.draw(torch.Generator().manual_seed(0))
