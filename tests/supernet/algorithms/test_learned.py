@@ -119,13 +119,14 @@ def test_of_several_budgets_the_one_furthest_over_arrives_at_its_limit(
     for slack in (1.0, 2.0):
         # What a network of average costs takes, so that both can be met.
         both = [replace(c, limit=s * float(c.costs.expected(uniform))) for c, s in zip(targets, (0.9, 0.9 * slack))]
-        settings = SearchSettings(algorithm=name, samples=4, alpha_travel=20.0, latency_travel=200.0)
+        # Two limits take a multiplier of 25 where one takes 10: both are pulled by it in turns.
+        settings = SearchSettings(algorithm=name, samples=10, alpha_travel=20.0, latency_travel=800.0)
         algorithm = ALGORITHMS[name](both, settings, 300)
         run(algorithm, known, 300)
         shares = [float(c.costs.expected(algorithm.probabilities())) / c.limit for c in both]
         assert max(shares) == pytest.approx(1.0, abs=0.05)
         # Both count where both can be met, and only the first where the second is twice what it needs.
-        assert shares[1] < 0.8 if slack > 1.0 else min(shares) > 0.8
+        assert shares[1] < 0.8 if slack > 1.0 else min(shares) > 0.95
 
 
 def test_the_budget_is_used_and_the_other_limits_are_only_kept(
