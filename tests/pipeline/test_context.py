@@ -103,9 +103,9 @@ def test_the_limits_of_a_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, {"algorithm": "gradient", "penalty": "target", "warmup_epochs": 12, "epochs": 20}),
+        ({}, {"algorithm": "gradient", "penalty": "target", "warmup_epochs": 6, "epochs": 8}),
         ({"search_epochs": 1}, {"warmup_epochs": 1, "epochs": 1}),
-        ({"search_epochs": 10}, {"warmup_epochs": 6, "epochs": 10}),
+        ({"search_epochs": 10}, {"warmup_epochs": 8, "epochs": 10}),
         ({"algorithm": "evolution", "penalty": "power", "seed": 3}, {"algorithm": "evolution", "penalty": "power"}),
         ({"recipe": "paper"}, {"warmup_epochs": 40, "epochs": 120}),
     ],
