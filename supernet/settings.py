@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
 """Called with (stage, epochs done, epochs in all, figures) after each epoch."""
