@@ -33,6 +33,7 @@ from pipeline.artefacts import silent
 from pipeline.calibration import calibrate_space, path_latency
 from pipeline.console import ProgressView, say
 from pipeline.files import read_json, write_json
+from pipeline.finding import USED
 from pipeline.fit import derive_within
 from pipeline.measure import measure_networks
 from supernet.architecture import Architecture
@@ -169,7 +170,7 @@ class Evidence:
             times = self.measured({"network": net})
             return [(times["network"], share * times["baseline"])]
 
-        attempts = derive_within(space, found.probabilities, limits, measure, found.ranking)
+        attempts = derive_within(space, found.probabilities, limits, measure, found.ranking, USED)
         return {
             "architecture": attempts[-1].architecture.text,
             "rederivations": len(attempts) - 1,

@@ -72,10 +72,12 @@ def derive_within(
     constraints: Sequence[Constraint],
     measure: Measure,
     ranking: Sequence[Ranked] = (),
+    used: float = 0.0,
 ) -> list[Attempt]:
     """Derive, measure, and while a measurement is over its budget derive again for a tighter prediction.
 
-    What is no budget only limits what is derived. `probabilities` and `ranking` are what a search found.
+    What is no budget only limits what is derived. `probabilities` and `ranking` are what a search found; `used` is as
+    for `derive`, by predictions.
 
     Every attempt in order, the last of which fits. The bound on a prediction falls below the last one each time that
     this is over, so no network is tried twice and the loop ends.
@@ -88,7 +90,7 @@ def derive_within(
     bounds = [replace(budget, limit=(1 - MARGIN) * budget.limit) for budget in budgets]
     while True:
         try:
-            choices = derive(space, probabilities, [*bounds, *others], ranking)
+            choices = derive(space, probabilities, [*bounds, *others], ranking, used)
         except BudgetError:
             if not all(other.allows(path_of(space, fastest(space, bounds))) for other in others):
                 raise

@@ -30,10 +30,15 @@ def derive(
     probabilities: Sequence[Sequence[float]],
     constraints: Sequence[Constraint],
     ranking: Sequence[Ranked] = (),
+    used: float = 0.0,
 ) -> tuple[Choice, ...]:
     """The choices of the best network of those within every limit.
 
-    Where a search ranked networks, the first that keeps the limits; else, or if none of them does, the most probable.
+    Where a search ranked networks, the first that keeps the limits. Else, or if none of them does, the most probable of
+    those that take at least a share of `used` of a budget, and no candidate that was pruned: each block's likeliest is
+    often cheaper than what its probabilities expect, and would leave unused what they were driven to. If there is none,
+    the most probable of all.
+
     That is exact: a choice of one candidate for each block is an integer program, which HiGHS solves in milliseconds
     (Huangfu and Hall, 2018). Of equally probable networks the one that costs least of the first constraint wins.
 
@@ -44,30 +49,54 @@ def derive(
     for constraint in constraints:
         constraint.costs.check(space)
     within = (r.path for r in ranking if all(constraint.allows(r.path) for constraint in constraints))
-    path = next(within, None) or most_probable(probabilities, constraints)
+    path = next(within, None) or most_probable(probabilities, constraints, used)
+    path = path or most_probable(probabilities, constraints)
     if path is None:
         raise BudgetError(_nothing_fits(space, constraints))
     return choices_of(space, path)
 
 
 def most_probable(
-    probabilities: Sequence[Sequence[float]], constraints: Sequence[Constraint]
+    probabilities: Sequence[Sequence[float]], constraints: Sequence[Constraint], used: float = 0.0
 ) -> tuple[int, ...] | None:
-    """The most probable path within every limit; None where there is none."""
+    """The most probable path within every limit; None where there is none.
+
+    used: only of paths that take such a share of one of the budgets, and no candidate that was pruned.
+    """
+    if not used:
+        return _exactly_within(probabilities, constraints, [])
+    alive = np.array([float(p > 0.0) for block in probabilities for p in block])
+    rules = [LinearConstraint(alive[None], lb=len(probabilities))]
+    found = []
+    for budget in split(constraints)[0]:
+        cost = np.array([cost for block in budget.costs.blocks for cost in block])
+        share = LinearConstraint(cost[None] / budget.limit, lb=used - budget.costs.fixed / budget.limit)
+        if path := _exactly_within(probabilities, constraints, [*rules, share]):
+            found.append(path)
+    return max(found, key=lambda path: math.prod(p[k] for p, k in zip(probabilities, path)), default=None)
+
+
+def _exactly_within(
+    probabilities: Sequence[Sequence[float]], constraints: Sequence[Constraint], rules: Sequence[LinearConstraint]
+) -> tuple[int, ...] | None:
+    """The most probable path by further rules, within every limit to the last bit."""
     for slack in (0.0, TOLERANCE):
-        path = _most_probable(probabilities, constraints, slack)
+        path = _most_probable(probabilities, constraints, rules, slack)
         if path is None or all(constraint.allows(path) for constraint in constraints):
             return path
     return None
 
 
 def _most_probable(
-    probabilities: Sequence[Sequence[float]], constraints: Sequence[Constraint], slack: float
+    probabilities: Sequence[Sequence[float]],
+    constraints: Sequence[Constraint],
+    rules: Sequence[LinearConstraint],
+    slack: float,
 ) -> tuple[int, ...] | None:
     # A probability that softmax rounded to zero still ranks below every other, and does not hide other blocks.
     log_p = np.array([math.log(max(p, sys.float_info.min)) for block in probabilities for p in block])
     costs = [np.array([cost for block in c.costs.blocks for cost in block]) for c in constraints]
-    rules = [LinearConstraint(_one_of_each(probabilities), 1, 1)] + [
+    rules = [LinearConstraint(_one_of_each(probabilities), 1, 1), *rules] + [
         LinearConstraint(cost[None] / c.limit, ub=(1 - slack) - c.costs.fixed / c.limit)
         for cost, c in zip(costs, constraints)
     ]

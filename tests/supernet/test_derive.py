@@ -79,6 +79,32 @@ def test_equals_brute_force(
     assert all(latency.of(path) <= latency.of(other) + 2 * TOLERANCE * constraints[0].limit for other in alike)
 
 
+@given(seconds=tables(SECONDS), weights=tables(WEIGHTS), share=st.floats(0.0, 1.0), used=st.floats(0.1, 1.0))
+def test_a_budget_that_is_to_be_used_by_looking_at_all(
+    seconds: tuple[tuple[float, ...], ...], weights: tuple[tuple[float, ...], ...], share: float, used: float
+) -> None:
+    """The most probable of the networks between a share of the limit and the limit, without what was pruned."""
+    latency = PathCosts(0.5, seconds)
+    every = sorted({latency.of(path) for path in PATHS})
+    limit = every[int(share * (len(every) - 1))]
+    probabilities = [[w / sum(block) if sum(block) else 1 / len(block) for w in block] for block in weights]
+
+    def p(path: tuple[int, ...]) -> float:
+        return math.prod(block[k] for block, k in zip(probabilities, path))
+
+    def between(slack: float) -> list[tuple[int, ...]]:
+        ends = (used - slack) * limit, (1.0 + min(0.0, slack)) * limit
+        return [path for path in PATHS if ends[0] <= latency.of(path) <= ends[1] and p(path) > 0.0]
+
+    path = most_probable(probabilities, [limited(latency, limit)], used)
+    surely = between(-2 * TOLERANCE)
+    if path is None:
+        assert not surely
+        return
+    assert path in between(2 * TOLERANCE)
+    assert all(p(path) >= p(other) * (1 - 4 * TOLERANCE) for other in surely)
+
+
 @pytest.mark.parametrize("path", [(2, 0, 2), (0, 0, 2), (1, 1, 0), (1, 1, 1)])
 def test_a_network_that_costs_just_the_limit_is_allowed(tiny_latency: PathCosts, path: tuple[int, ...]) -> None:
     """Of these probabilities the dearest network within the limit is the likeliest."""
@@ -97,6 +123,20 @@ def test_a_tight_budget_gives_up_where_it_costs_least_probability(tiny: SearchSp
     probabilities = ((0.01, 0.98, 0.01), (0.45, 0.55), (0.01, 0.01, 0.98))
     # The argmax takes 5e-5 s; one of the first two blocks has to become faster.
     assert derive(tiny, probabilities, [limited(tiny_latency, 4.5e-5)]) == (Choice(5, 2), Choice(3, 2), SKIP)
+
+
+def test_a_network_that_leaves_the_budget_unused_gives_way_to_the_likeliest_that_uses_it(
+    tiny: SearchSpace, tiny_latency: PathCosts
+) -> None:
+    """Where there is one: the last skip is the likeliest, and costs nothing."""
+    probabilities = ((0.2, 0.7, 0.1), (0.1, 0.9), (0.1, 0.2, 0.7))
+    budget = [limited(tiny_latency, 7.1e-5)]
+    assert derive(tiny, probabilities, budget) == (Choice(5, 2), Choice(5, 2), SKIP)
+    assert derive(tiny, probabilities, budget, used=0.95) == (Choice(5, 2), Choice(5, 2), Choice(5, 2))
+    # Nothing that was pruned, and nothing where no network is as slow.
+    pruned = ((0.2, 0.7, 0.1), (0.1, 0.9), (0.0, 0.0, 1.0))
+    assert derive(tiny, pruned, budget, used=0.95) == (Choice(5, 2), Choice(5, 2), SKIP)
+    assert derive(tiny, probabilities, [limited(tiny_latency, 1.0)], used=0.95) == (Choice(5, 2), Choice(5, 2), SKIP)
 
 
 def test_what_was_pruned_is_taken_only_where_the_budget_leaves_nothing_else(
