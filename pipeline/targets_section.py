@@ -16,7 +16,7 @@ def text(results: Mapping[str, dict[str, Any]]) -> str:
     kept = f"the mean of the budgets, weighted by {setup['shares']}, is" if setup["shares"] else "every budget is"
     return (
         "One network and one training, compiled, measured and verified for each target; latencies in milliseconds; "
-        f"{kept} kept. All that follows is about {setup['target']['name']}."
+        f"{kept} kept. The rest of this page is about {setup['target']['name']}."
     )
 
 

@@ -104,7 +104,7 @@ def test_the_report_has_a_row_for_each_target() -> None:
 
     results = {stage: {**found, "also": {V3: part(2.0)[stage]}} for stage, found in part(1.0).items()}
     results["setup"] = {"target": {"name": X86}, "shares": []}
-    assert "every budget is kept. All that follows is about x86." in text(results)
+    assert "every budget is kept. The rest of this page is about x86." in text(results)
     results["setup"]["shares"] = [2.0, 1.0]
     assert "weighted by [2.0, 1.0], is kept" in text(results)
     assert table(results)["rows"] == [
