@@ -49,11 +49,12 @@ class Evaluated(ABC):
         """The next network to look at, within every limit, from the best so far."""
 
     def step(self, objective: Objective, generator: torch.Generator) -> None:
-        """Evaluate networks that have not been before; small spaces may run out of them."""
+        """Evaluate networks that have not been before; small spaces may run out of them, and parents of children."""
         best = self.best()
         for _ in range(self.population):
-            for _ in range(TRIES):
-                if (path := tuple(self.propose(best, generator))) not in self.rewards:
+            for attempt in range(2 * TRIES):
+                path = tuple(self.propose(best, generator) if attempt < TRIES else self.random.draw(generator))
+                if path not in self.rewards:
                     self.rewards[path] = objective.accuracy(path)
                     break
 
