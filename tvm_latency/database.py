@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 _SCHEMA = """
 CREATE TABLE measurement (
@@ -22,8 +22,7 @@ CREATE TABLE measurement (
     tvm_version TEXT NOT NULL,
     evict_bytes INTEGER NOT NULL,
     samples_s TEXT,
-    reference_s REAL,
-    reference_mean_s REAL,
+    reference_samples_s TEXT,
     failure TEXT,
     created REAL NOT NULL,
     CHECK ((samples_s IS NULL) <> (failure IS NULL))
@@ -31,16 +30,9 @@ CREATE TABLE measurement (
 CREATE INDEX by_key ON measurement (op_key, fingerprint, schedule_version, tvm_version, evict_bytes);
 """
 
-# Statements that take a file of one format to the next. Samples are never changed; a round without a reference does not
-# count. Format 2 has operators whose inputs were as cold as their weights; format 3 knows no interrupted references.
-_MIGRATIONS = {
-    1: ("ALTER TABLE measurement ADD COLUMN reference_s REAL",),
-    2: ("UPDATE measurement SET reference_s = NULL WHERE evict_bytes > 0",),
-    3: (
-        "ALTER TABLE measurement ADD COLUMN reference_mean_s REAL",
-        "UPDATE measurement SET reference_mean_s = reference_s",
-    ),
-}
+# Takes a file of any older format to this one. Nothing is lost, but a round without the calls of the reference does not
+# count.
+_MIGRATION = "ALTER TABLE measurement ADD COLUMN reference_samples_s TEXT"
 
 
 class DatabaseError(RuntimeError):
@@ -58,11 +50,10 @@ class Context:
 
 
 class Round(NamedTuple):
-    """Seconds of the calls of one round, and of the median and the mean call of the reference network beside them."""
+    """Seconds of the calls of one round, and of those of the reference network before and after them."""
 
     samples_s: tuple[float, ...]
-    reference_s: float
-    reference_mean_s: float
+    reference_samples_s: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,9 +124,8 @@ class MeasurementDatabase:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
                 self._create(connection)
-            elif version in _MIGRATIONS:
-                for older in range(version, SCHEMA_VERSION):
-                    self._migrate(connection, older)
+            elif 0 < version < SCHEMA_VERSION:
+                self._migrate(connection, version)
             elif version != SCHEMA_VERSION:
                 raise DatabaseError(
                     f"{self.path} has format {version}, this netlathe writes {SCHEMA_VERSION}. "
@@ -163,9 +153,8 @@ class MeasurementDatabase:
         # In one transaction, and only if nobody else was faster.
         connection.execute("BEGIN IMMEDIATE")
         if connection.execute("PRAGMA user_version").fetchone()[0] == version:
-            for statement in _MIGRATIONS[version]:
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {version + 1}")
+            connection.execute(_MIGRATION)
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         connection.execute("COMMIT")
 
     def _move_aside(self) -> Path:
@@ -200,11 +189,11 @@ class MeasurementDatabase:
             raise ValueError("A measurement has samples, or the reason why it has none.")
         self._execute(
             "INSERT INTO measurement"
-            " (op_key, fingerprint, schedule_version, tvm_version, evict_bytes, samples_s, reference_s,"
-            " reference_mean_s, failure, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " (op_key, fingerprint, schedule_version, tvm_version, evict_bytes, samples_s, reference_samples_s,"
+            " failure, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             op_key,
             *astuple(context),
-            *((json.dumps(timed.samples_s), timed.reference_s, timed.reference_mean_s) if timed else (None,) * 3),
+            *(map(json.dumps, timed) if timed else (None, None)),
             failure,
             self._clock(),
         )
@@ -216,22 +205,22 @@ class MeasurementDatabase:
             DatabaseError: the file cannot be read.
         """
         rows = self._execute(
-            "SELECT samples_s, reference_s, reference_mean_s, failure, created FROM measurement"
+            "SELECT samples_s, reference_samples_s, failure, created FROM measurement"
             " WHERE op_key = ? AND fingerprint = ? AND schedule_version = ? AND tvm_version = ? AND evict_bytes = ?"
             # Others cannot be compared; a program of before that still has the file open writes such rows.
-            " AND (samples_s IS NULL OR reference_mean_s IS NOT NULL) ORDER BY id",
+            " AND (samples_s IS NULL OR reference_samples_s IS NOT NULL) ORDER BY id",
             op_key,
             *astuple(context),
         )
         if not rows:
             return None
-        rounds = tuple(Round(tuple(json.loads(row[0])), row[1], row[2]) for row in rows if row[0])
+        rounds = tuple(Round(tuple(json.loads(row[0])), tuple(json.loads(row[1]))) for row in rows if row[0])
         return Measurement(
             op_key=op_key,
             context=context,
             rounds=rounds,
-            failure=rows[-1][3],
-            created=rows[-1][4],
+            failure=rows[-1][2],
+            created=rows[-1][3],
         )
 
     def count(self) -> int:

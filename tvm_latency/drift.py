@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
@@ -22,12 +23,14 @@ DISTURBED = 1.1
 # So many rounds count at least; of disturbed ones those in which the reference was least slow, since what slows the
 # reference may slow a candidate more or less.
 QUIET_ROUNDS = 3
+# The usual speed is that which so many per cent of the rounds reach.
+USUAL = 25
 
 
 class Usual(NamedTuple):
-    """Seconds of the median and the mean call of the reference, at the machine's usual speed."""
+    """Seconds of the fastest and of the mean call of a round of the reference, at the machine's usual speed."""
 
-    median_s: float
+    fastest_s: float
     mean_s: float
 
 
@@ -45,14 +48,15 @@ class Steady:
 
 
 def steady(rounds: Iterable[Round], usual_s: Usual) -> Steady:
-    """Median over the rounds that count of each round's median, with the reference's slowness taken out.
+    """Each round that counts by its fastest call, with the reference's slowness taken out; of these the first quartile.
 
-    The spread is robust too.
+    What others do to a machine only ever takes time, so the fastest call of a round tells most of it, and the faster
+    rounds tell more than the slower. The spread is that of the rounds around their median, and robust.
     """
     counted = counting(tuple(rounds), usual_s)
-    corrected = np.array([np.median(found.samples_s) * usual_s.median_s / found.reference_s for found in counted])
-    seconds = float(np.median(corrected))
-    return Steady(seconds, float(MAD_OF_NORMAL * np.median(np.abs(corrected - seconds))))
+    corrected = np.array([min(one.samples_s) * usual_s.fastest_s / min(one.reference_samples_s) for one in counted])
+    spread = MAD_OF_NORMAL * np.median(np.abs(corrected - np.median(corrected)))
+    return Steady(float(np.percentile(corrected, USUAL)), float(spread))
 
 
 def counting(rounds: Sequence[Round], usual_s: Usual) -> Sequence[Round]:
@@ -60,12 +64,12 @@ def counting(rounds: Sequence[Round], usual_s: Usual) -> Sequence[Round]:
     undisturbed = quiet(rounds, usual_s)
     if len(undisturbed) >= QUIET_ROUNDS:
         return undisturbed
-    return sorted(rounds, key=lambda found: found.reference_mean_s)[:QUIET_ROUNDS]
+    return sorted(rounds, key=lambda one: fmean(one.reference_samples_s))[:QUIET_ROUNDS]
 
 
 def quiet(rounds: Iterable[Round], usual_s: Usual) -> tuple[Round, ...]:
     """The rounds in which the reference was not slow."""
-    return tuple(found for found in rounds if found.reference_mean_s <= DISTURBED * usual_s.mean_s)
+    return tuple(one for one in rounds if fmean(one.reference_samples_s) <= DISTURBED * usual_s.mean_s)
 
 
 def usual(rounds: Sequence[Round]) -> Usual:
@@ -75,8 +79,8 @@ def usual(rounds: Sequence[Round]) -> Usual:
     """
     if not rounds:
         return Usual(1.0, 1.0)
-    medians, means = zip(*((found.reference_s, found.reference_mean_s) for found in rounds))
-    return Usual(float(np.percentile(medians, 25)), float(np.percentile(means, 25)))
+    fastest, means = zip(*((min(one.reference_samples_s), fmean(one.reference_samples_s)) for one in rounds))
+    return Usual(float(np.percentile(fastest, USUAL)), float(np.percentile(means, USUAL)))
 
 
 def disturbed(rounds: Sequence[Round], usual_s: Usual) -> float:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from random import Random
-from statistics import fmean, median
 
 from targets.runner import Failure, Job, Runner, RunnerError, Timing
 from tvm_latency.database import Context, Measurement, MeasurementDatabase, Round
@@ -212,14 +211,14 @@ class Workbench:
         return failed
 
     def _pass(self, jobs: Sequence[Job], reference: Job) -> Iterator[Failure | _Timed]:
-        """One round of every job, each with the reference before and after it, the mean of both."""
+        """One round of every job, each with the reference's before and after it."""
         every = self.settings.reference_every
         queue = [replace(reference, key=f"{REFERENCE} 0")]
         for number, job in enumerate(jobs, start=1):
             queue.append(job)
             if number % every == 0 or number == len(jobs):
                 queue.append(replace(reference, key=f"{REFERENCE} {number}", answer=None))
-        before_s, waiting = (0.0, 0.0), list[Timing]()
+        before_s, waiting = tuple[float, ...](), list[Timing]()
         for result in self.runner.run(queue):
             if not result.key.startswith(REFERENCE):
                 if isinstance(result, Failure):
@@ -229,7 +228,6 @@ class Workbench:
                 continue
             if isinstance(result, Failure):
                 raise RunnerError(f"The reference network cannot be measured: {result.reason}")
-            now_s = (median(result.samples_s), fmean(result.samples_s))
             for timing in waiting:
-                yield _Timed(timing.key, Round(timing.samples_s, *map(fmean, zip(before_s, now_s))))
-            before_s, waiting = now_s, []
+                yield _Timed(timing.key, Round(timing.samples_s, before_s + result.samples_s))
+            before_s, waiting = result.samples_s, []
