@@ -19,7 +19,8 @@ from benchmarks.results import save_results
 from pipeline.bench import BenchEntry, speedup, time_interleaved
 from pipeline.runtimes import BenchModel
 from supernet.named import named_architecture
-from targets.target import Target, get_target
+from targets.registry import get_target
+from targets.target import Target
 from targets.toolchain import find_toolchain
 from tvm_latency.build import compile_onnx
 from tvm_latency.onnx_graph import network_graph

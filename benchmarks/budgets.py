@@ -21,7 +21,7 @@ from pipeline.api import run
 from pipeline.config import RunConfig
 from pipeline.files import read_json, write_json
 from supernet.derive import BudgetError
-from targets.target import get_target
+from targets.registry import get_target
 
 FAILED = "failed.json"
 # The search's expected latency is to end this near to the budget.

@@ -28,7 +28,8 @@ from benchmarks.roofline import Roofline, measure_roofline
 from pipeline.bench import CALLS, ROUNDS, BenchEntry, BenchTiming, speedup, time_interleaved
 from pipeline.nets import input_shape_of
 from pipeline.runtimes import RUNTIMES, BenchModel, find_peers
-from targets.target import Target, get_target
+from targets.registry import get_target
+from targets.target import Target
 from tvm_latency.build import compile_onnx
 from tvm_latency.schedules import SCHEDULE_VERSION
 

@@ -17,7 +17,7 @@ from benchmarks.results import save_results
 from pipeline.api import run
 from pipeline.config import RunConfig
 from pipeline.files import read_json
-from targets.target import get_target
+from targets.registry import get_target
 
 
 def judge(summary: dict[str, Any]) -> dict[str, bool]:

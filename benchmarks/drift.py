@@ -21,10 +21,12 @@ from benchmarks.latency_model import scores_line
 from benchmarks.results import save_results
 from pipeline.calibration import calibrate_space, disturbance
 from pipeline.console import ProgressView
+from supernet.presets import preset
 from supernet.settings import Progress
-from supernet.space import SearchSpace, preset
+from supernet.space import SearchSpace
 from targets.host import available_cpus
-from targets.target import Target, get_target
+from targets.registry import get_target
+from targets.target import Target
 from tvm_latency.database import MeasurementDatabase
 from tvm_latency.plan import FULL
 

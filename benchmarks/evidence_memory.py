@@ -17,7 +17,8 @@ from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
 from supernet.network import build_network
-from supernet.space import SearchSpace, preset
+from supernet.presets import preset
+from supernet.space import SearchSpace
 from supernet.supernet import SuperNet
 
 # Candidates of a block that may be skipped: 2, 3, 4 and 7.

@@ -23,8 +23,8 @@ from pipeline.nets import input_shape_of
 from pipeline.runtimes import BenchModel
 from pipeline.verify import real_images
 from supernet.data import load_data
-from supernet.space import DIGITS
-from targets.target import get_target
+from supernet.presets import DIGITS
+from targets.registry import get_target
 from tvm_latency.loaded import LoadedNetwork
 from tvm_latency.opspec import WeightType
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from targets.target import get_target
+from targets.registry import get_target
 from targets.toolchain import find_toolchain
 
 _MASK = Path(__file__).with_name("cpuid_mask.c")

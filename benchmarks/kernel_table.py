@@ -24,7 +24,8 @@ from benchmarks.pinned import pinned
 from benchmarks.roofline import SAMPLES, Roofline, TimedFunction, fma_loop, measure_roofline
 from pipeline.agreement import random_image
 from pipeline.nets import input_shape_of
-from targets.target import Target, get_target
+from targets.registry import get_target
+from targets.target import Target
 from tvm_latency.build import compile_onnx
 from tvm_latency.loaded import LoadedNetwork
 from tvm_latency.lower import lower

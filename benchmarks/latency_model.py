@@ -25,9 +25,11 @@ from benchmarks.results import save_results
 from pipeline.calibration import SpaceCalibration, calibrate_space
 from pipeline.console import ProgressView
 from supernet.named import named_architecture
+from supernet.presets import IMAGENET, preset
 from supernet.settings import Progress
-from supernet.space import IMAGENET, SearchSpace, preset
-from targets.target import Target, get_target
+from supernet.space import SearchSpace
+from targets.registry import get_target
+from targets.target import Target
 from tvm_latency.accuracy import Scores
 from tvm_latency.calibrate import Calibration
 from tvm_latency.database import MeasurementDatabase

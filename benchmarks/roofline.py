@@ -14,7 +14,8 @@ import tvm
 
 from benchmarks.loops import LOADS, STEPS, fma_chains, repeated_sum
 from benchmarks.pinned import pinned
-from targets.target import Target, get_target
+from targets.registry import get_target
+from targets.target import Target
 
 # How many sums are in flight: enough for two units with a latency of four cycles, not more than there are registers.
 CHAINS = (8, 10, 12, 16, 24)

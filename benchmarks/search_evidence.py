@@ -41,13 +41,14 @@ from supernet.costs import PathCosts, latency
 from supernet.data import ImageData, load_data
 from supernet.derive import choices_of
 from supernet.named import mobilenet_v2
+from supernet.presets import CIFAR
 from supernet.sampling import RandomPaths
 from supernet.search import search
 from supernet.settings import Progress, Recipe, SearchSettings, TrainSettings
-from supernet.space import CIFAR, SearchSpace, Stage
+from supernet.space import SearchSpace, Stage
 from supernet.train import train
 from targets.host import available_cpus
-from targets.target import get_target
+from targets.registry import get_target
 from tvm_latency.database import MeasurementDatabase
 from tvm_latency.schedules import SCHEDULE_VERSION
 

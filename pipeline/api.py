@@ -37,7 +37,8 @@ from supernet.data import load_data
 from supernet.export import export_onnx
 from supernet.settings import Progress, RecipeName
 from supernet.space_file import find_space
-from targets.target import Target, get_target
+from targets.registry import get_target
+from targets.target import Target
 from tvm_latency.cost_model import CostModelError
 from tvm_latency.database import MeasurementDatabase
 from tvm_latency.fitting import Fitted

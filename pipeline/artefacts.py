@@ -16,6 +16,7 @@ from pipeline.files import read_json, write_atomically
 from pipeline.measure import MeasureError, measure_libraries, require_runnable
 from pipeline.nets import Net, input_shape_of, resolve_net, space_of
 from pipeline.places import calibration_folder, default_database
+from pipeline.plain_c import self_test, write_plain_c
 from pipeline.report import render
 from pipeline.run_folder import RESULT, RunFolderError, claim_folder
 from pipeline.runtimes import BenchModel, find_peers
@@ -25,7 +26,8 @@ from supernet.network import Network
 from supernet.settings import Progress
 from supernet.space import SpaceError
 from supernet.train import load_network
-from targets.target import TARGETS, Target, TargetError, get_target
+from targets.registry import TARGETS, get_target
+from targets.target import Target, TargetError
 from tvm_latency.cost_model import CostModelError
 from tvm_latency.fallback import FallbackSettings, tune_fallbacks
 from tvm_latency.latency_table import LatencyTableError
@@ -58,6 +60,8 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
 ) -> dict[str, Any]:
     """Compile, verify, measure: the content of manifest.json, with the artefact's `folder`.
 
+    What is for another machine is not measured, and verified by one image under an emulator where one is installed.
+
     data: verify on its test images instead of random ones.
     resolution, classes: instead of the network's own, where it has no weights yet.
     weights: how the library stores them. The reference it is verified against has the network's own, in float32.
@@ -71,23 +75,37 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
         VerifyError: the result differs from the reference by more than rounding explains.
     """
     machine = get_target(target).with_threads(threads)
-    require_runnable(machine)
+    here = machine.runner == "local"
+    if here:
+        require_runnable(machine)
     found = resolve_net(net).for_task(resolution, classes)
     shape = input_shape_of(found.model)
     folder = out or Path(f"{found.name}-{target}")
     claim_folder(folder, "compile")
-    finish = _with_fallbacks(machine, tune_fallback, progress, say)
-    built = deploy.build(found.model, machine, folder, weights, finish)
     network = _network(found)
     against = "the ONNX reference" if network is None else "PyTorch"
     reference = onnx_reference(found.model) if network is None else verify.pytorch(network)
+    allowed = tolerance(found.model, weights)
+    built = deploy.build(
+        found.model,
+        machine,
+        folder,
+        weights,
+        finish=_with_fallbacks(machine, tune_fallback, progress, say),
+        also=lambda made: write_plain_c(made, folder, found.name, reference, allowed, say),
+    )
+    verification = self_test(folder, machine, against)
     images = _images(shape, data, seed)
-    compiled = LoadedNetwork(built.library)
-    if network is not None and weights == "float16":
-        verify.check_half_weights(compiled, network, images, tolerance(found.model))
-    verification = compare(compiled, reference, images, against, tolerance(found.model, weights), weights)
+    measured_s: Sequence[float] = ()
+    if here:
+        compiled = LoadedNetwork(built.library)
+        if network is not None and weights == "float16":
+            verify.check_half_weights(compiled, network, images, tolerance(found.model))
+        verification = compare(compiled, reference, images, against, allowed, weights)
+        measured_s = measure_libraries({found.name: built.library}, shape, machine)[found.name]
+    elif verification is None:
+        say(f"Nothing here runs code for {target}, so nothing was verified: run netbench on the machine itself.")
     deploy.write_reference(built.folder, images[0], reference)
-    measured_s = measure_libraries({found.name: built.library}, shape, machine)[found.name]
     predicted_s = _predicted_s(found, machine, weights, database)
     manifest = deploy.write_manifest(built, machine, verification, measured_s, predicted_s)
     return {"folder": str(built.folder), **manifest}

@@ -15,7 +15,8 @@ from supernet.data import ImageData, load_data
 from supernet.settings import Progress
 from supernet.space import SearchSpace
 from supernet.space_file import find_space
-from targets.target import Target, get_target
+from targets.registry import get_target
+from targets.target import Target
 from tvm_latency.latency_table import LatencyTable
 
 Result = dict[str, Any]

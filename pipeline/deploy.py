@@ -15,8 +15,9 @@ import onnx
 
 from pipeline.agreement import Images, Inference, Verification
 from pipeline.files import sha256, write_atomically, write_json
+from pipeline.plain_c import PLAIN_C
 from targets.target import Target
-from tvm_latency.build import compile_onnx
+from tvm_latency.build import Compiled, compile_onnx
 from tvm_latency.lower import Lowered
 from tvm_latency.opspec import WeightType
 from tvm_latency.schedules import SCHEDULE_VERSION
@@ -46,10 +47,11 @@ def build(
     folder: Path,
     weights: WeightType = "float32",
     finish: Callable[[Lowered], Lowered] | None = None,
+    also: Callable[[Compiled], None] | None = None,
 ) -> Build:
     """Compile `model` into `folder`: `model.so` with its weights stored as `weights`, and `model.onnx` as it was given.
 
-    finish: as for `compile_onnx`.
+    finish: as for `compile_onnx`; also: writes more of what was compiled.
 
     The manifest of an earlier artefact goes first, so that whatever happens none describes files of another.
 
@@ -62,6 +64,8 @@ def build(
     (folder / MANIFEST).unlink(missing_ok=True)
     compiled.export(folder / f".new-{LIBRARY}").replace(folder / LIBRARY)
     write_atomically(folder / MODEL, model.SerializeToString(deterministic=True))
+    if also is not None:
+        also(compiled)
     return Build(folder, compiled.kernels, compiled.fallbacks, weights)
 
 
@@ -75,11 +79,14 @@ def write_reference(folder: Path, image: Images, reference: Inference) -> None:
 def write_manifest(
     built: Build,
     target: Target,
-    verification: Verification,
+    verification: Verification | None,
     measured_s: Sequence[float],
     predicted_s: float | None,
 ) -> dict[str, Any]:
-    """Write `manifest.json`, last of all, so that a folder that has one is complete; also its content."""
+    """Write `manifest.json`, last of all, so that a folder that has one is complete; also its content.
+
+    verification: None where nothing here runs code for the target; measured_s: empty where nothing here times it.
+    """
     manifest = {
         "format": FORMAT,
         "target": {"name": target.name, "kind": target.kind, "fingerprint": target.fingerprint},
@@ -90,15 +97,21 @@ def write_manifest(
         "versions": versions(),
         "schedule_version": SCHEDULE_VERSION,
         "latency": {
-            "measured_ms": 1e3 * median(measured_s),
-            "measured_how": f"median of {len(measured_s)} runs back to back on {target.cpu_model}",
+            "measured_ms": 1e3 * median(measured_s) if measured_s else None,
+            "measured_how": f"median of {len(measured_s)} runs back to back on {target.cpu_model}"
+            if measured_s
+            else None,
             "predicted_ms": None if predicted_s is None else 1e3 * predicted_s,
             "predicted_how": None if predicted_s is None else "cost model: corrected sum of operators",
         },
-        "verification": asdict(verification),
+        "verification": asdict(verification) if verification else None,
         "kernels": list(built.kernels),
         "fallbacks": list(built.fallbacks),
-        "files": {name: sha256(built.folder / name) for name in (LIBRARY, MODEL, REFERENCE)},
+        "files": {
+            name: sha256(built.folder / name)
+            for name in (LIBRARY, MODEL, REFERENCE, *PLAIN_C)
+            if (built.folder / name).exists()
+        },
     }
     write_json(built.folder / MANIFEST, manifest)
     return manifest

@@ -16,6 +16,9 @@ from packaging.requirements import Requirement
 
 from pipeline.disk import NEEDED_BYTES
 from pipeline.errors import expected_errors, sentence
+from targets.boards import BOARDS
+from targets.emulator import launcher
+from targets.toolchain import ToolchainError, find_toolchain
 
 _PACKAGE_PARENT = Path(__file__).resolve().parents[1]
 
@@ -34,6 +37,7 @@ def examine(folder: Path) -> Iterator[Check]:
     yield from _packages()
     free = shutil.disk_usage(folder).free
     yield Check("disk", free >= NEEDED_BYTES, f"{free / 2**30:.1f} GB free; a run needs {NEEDED_BYTES / 2**30:.1f} GB")
+    yield _elsewhere()
     loading = _loads("tvm")
     yield loading
     if loading.ok:
@@ -58,6 +62,22 @@ def _packages() -> Iterator[Check]:
         )
 
 
+def _elsewhere() -> Check:
+    """What there is for machines elsewhere: nobody has to compile for them, so what is missing is no failure."""
+    boards = {board.toolchain: board for board in BOARDS}
+    missing = {}
+    for machine, board in boards.items():
+        try:
+            find_toolchain(board)
+        except ToolchainError as error:
+            missing[f"no compiler for {machine}"] = str(error).rpartition(": ")[2]
+        if launcher(board) is None:
+            missing[f"no {board.emulator[0]} to test with"] = "apt install qemu-user"
+    if not missing:
+        return Check("other machines", True, f"compilers and emulators for {', '.join(boards)}")
+    return Check("other machines", True, "; ".join(f"{what}: `{line}`" for what, line in missing.items()))
+
+
 def _loads(module: str) -> Check:
     """In a process of its own: a broken library may end it with any exception, or with none."""
     command = [sys.executable, "-c", f"import {module}"]
@@ -75,7 +95,7 @@ def _tried(name: str, look: Callable[[], str]) -> Check:
 
 
 def _target() -> str:
-    from targets.target import get_target
+    from targets.registry import get_target
 
     found = get_target("x86")
     return f"{found.cpu_model}, LLVM's {found.mcpu}, {found.vector_bits}-bit vectors, {found.cores} cores"
@@ -84,7 +104,7 @@ def _target() -> str:
 def _compile_and_run() -> str:
     """One small block through everything that a network goes through."""
     from pipeline.agreement import compare, onnx_reference, random_image, tolerance
-    from targets.target import get_target
+    from targets.registry import get_target
     from tvm_latency.build import compile_onnx
     from tvm_latency.loaded import LoadedNetwork
     from tvm_latency.onnx_graph import input_shape, network_graph

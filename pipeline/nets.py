@@ -13,7 +13,8 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from pipeline.files import read_json
 from supernet.architecture import Architecture
 from supernet.named import named_architecture
-from supernet.space import PRESETS, SpaceError
+from supernet.presets import PRESETS
+from supernet.space import SpaceError
 from tvm_latency.lower import LoweringError
 
 

@@ -10,7 +10,8 @@ from pipeline.calibration import load_calibration, space_options
 from pipeline.nets import Net, input_shape_of, resolve_net, space_of
 from pipeline.places import calibration_folder, default_database
 from supernet.space_file import find_space
-from targets.target import Target, get_target
+from targets.registry import get_target
+from targets.target import Target
 from tvm_latency.cost_model import CostModel
 from tvm_latency.latency_table import LatencyTable
 from tvm_latency.opspec import OpSpec, WeightType, stored_as

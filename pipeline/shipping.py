@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from shutil import copyfile
+from shutil import copy
 from statistics import median
 from typing import Any
 
@@ -19,6 +19,7 @@ from pipeline.config import ALSO
 from pipeline.context import MeasuredAndBudget, Result, RunContext
 from pipeline.files import write_atomically, write_json
 from pipeline.measure import measure_libraries
+from pipeline.plain_c import PLAIN_C, self_test, write_plain_c
 from pipeline.report import render
 from pipeline.runtimes import BenchModel
 from pipeline.verify import check_half_weights, pytorch, real_images
@@ -27,6 +28,7 @@ from supernet.derive import BudgetError
 from supernet.export import export_onnx
 from supernet.settings import RecipeName, TrainSettings, recipe
 from targets.target import Target
+from tvm_latency.build import Compiled
 from tvm_latency.loaded import LoadedNetwork
 
 REPORT = "report.html"
@@ -98,11 +100,19 @@ def _built(context: RunContext, target: Target) -> Result:
     result: Result = {}
     for role in context.networks:
         model = onnx.load(context.folder / "export" / f"{role}.onnx")
-        built = deployment.build(model, target, context.place("compile", target) / role, context.config.weights)
+        folder = context.place("compile", target) / role
+        also = partial(_plain_c, context, folder, model) if role == "winner" else None
+        built = deployment.build(model, target, folder, context.config.weights, also=also)
         result[role] = {"kernels": list(built.kernels), "fallbacks": list(built.fallbacks)}
         for name in built.fallbacks:
             context.say(f"No kernel of ours covers {name} of the {role}: it runs TVM's default loops.")
     return result
+
+
+def _plain_c(context: RunContext, folder: Path, model: onnx.ModelProto, compiled: Compiled) -> None:
+    network = training.load_network(context.winner, context.folder / "train" / "winner.weights.pt")
+    allowed = tolerance(model, context.config.weights)
+    write_plain_c(compiled, folder, context.winner.name, pytorch(network), allowed, context.say)
 
 
 def _measure(context: RunContext, target: Target, result: Result) -> MeasuredAndBudget:
@@ -122,6 +132,7 @@ def verify(context: RunContext, folder: Path, target: Target) -> Result:
         VerifyError: they differ by more than rounding explains.
     """
     network = training.load_network(context.winner, context.folder / "train" / "winner.weights.pt")
+    self_test(context.place("compile", target) / "winner", target, "PyTorch")
     images = real_images(context.data.test, VERIFIED_IMAGES)
     built = context.place("compile", target) / "winner"
     compiled, weights = LoadedNetwork(built / deployment.LIBRARY), context.config.weights
@@ -170,12 +181,9 @@ def _bench_row(context: RunContext, timing: BenchTiming) -> dict[str, Any]:
 def deploy(context: RunContext, folder: Path, target: Target) -> Result:
     """Put the artefact together, its manifest last."""
     compiled, built = context.result("compile", target)["winner"], context.place("compile", target) / "winner"
-    for source in (
-        built / deployment.LIBRARY,
-        built / deployment.MODEL,
-        context.place("verify", target) / deployment.REFERENCE,
-    ):
-        copyfile(source, folder / source.name)
+    sources = [built / name for name in (deployment.LIBRARY, deployment.MODEL, *PLAIN_C) if (built / name).exists()]
+    for source in (*sources, context.place("verify", target) / deployment.REFERENCE):
+        copy(source, folder / source.name)
     return deployment.write_manifest(
         deployment.Build(folder, tuple(compiled["kernels"]), tuple(compiled["fallbacks"]), context.config.weights),
         target,

@@ -1,8 +1,8 @@
 """Data parallelism: every rank has the same weights and the same path, and its share of each batch.
 
 Without a process group (`torchrun` makes one) there is one rank, and nothing here does anything. With one, N ranks
-compute what one rank computes with the whole batch, but for rounding: gradients are averaged, and batch norm takes its
-statistics over all shares. torch's own SyncBatchNorm is for GPUs only.
+compute what one rank computes with the whole batch, but for rounding: gradients are averaged, batch norm takes its
+statistics over all shares, and dropout draws one mask for all. torch's own SyncBatchNorm is for GPUs only.
 """
 
 from __future__ import annotations
@@ -104,12 +104,14 @@ def wait() -> None:
 
 
 def synchronised(module: _Module) -> _Module:
-    """The module with every batch norm over all ranks; itself where there is one rank."""
+    """The module with every batch norm and dropout over all ranks; itself where there is one rank."""
     if ranks() > 1:
         for name, child in list(module.named_modules()):
+            parent, _, last = name.rpartition(".")
             if type(child) is nn.BatchNorm2d:
-                parent, _, last = name.rpartition(".")
                 setattr(module.get_submodule(parent), last, _BatchNorm.like(child))
+            elif type(child) is nn.Dropout:
+                setattr(module.get_submodule(parent), last, _Dropout(child.p))
     return module
 
 
@@ -131,6 +133,20 @@ class _Sum(torch.autograd.Function):
 
 def _sum(part: Tensor) -> Tensor:
     return _Sum.apply(part)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _Dropout(nn.Dropout):
+    """Dropout by this rank's rows of the mask that one rank would draw for the whole batch.
+
+    Generators are in the same state on all ranks, so a mask drawn for each share alone would be one mask, repeated.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, ...], a rank's share of a batch."""
+        if not self.training:
+            return x
+        kept = x.new_empty((len(x) * ranks(), *x.shape[1:])).bernoulli_(1.0 - self.p)
+        return x * share(kept).div_(1.0 - self.p)
 
 
 class _BatchNorm(nn.BatchNorm2d):

@@ -1,4 +1,4 @@
-"""SearchSpace: the networks a search may choose from, and its presets. No torch."""
+"""SearchSpace: the networks a search may choose from. No torch."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from difflib import get_close_matches
 from random import Random
 
 from supernet.architecture import SKIP, Architecture, Block, Choice, make_divisible, mbconv
-from supernet.named import mobilenet_v2
 from tvm_latency.opspec import OpSpec
 
 
@@ -257,55 +255,3 @@ class SearchSpace:
                 yield from (op for c in block.candidates if (op := block.op_spec(c, batch)) is not None)
 
         return tuple(dict.fromkeys(every()))
-
-
-IMAGENET = SearchSpace(
-    name="imagenet",
-    resolution=224,
-    classes=1000,
-    stem_channels=32,
-    stem_stride=2,
-    first_channels=16,
-    stages=(Stage(24, 4, 2), Stage(40, 4, 2), Stage(80, 4, 2), Stage(96, 4, 1), Stage(192, 4, 2), Stage(320, 1, 1)),
-    head_channels=1280,
-    baseline=mobilenet_v2(),
-)
-
-# Strides as is usual for MobileNetV2 on 32x32 images: three halvings instead of five.
-CIFAR = replace(
-    IMAGENET,
-    name="cifar",
-    resolution=32,
-    classes=10,
-    stem_stride=1,
-    stages=(Stage(24, 4, 1), Stage(40, 4, 2), Stage(80, 4, 2), Stage(96, 4, 1), Stage(192, 4, 2), Stage(320, 1, 1)),
-    baseline=mobilenet_v2(resolution=32, classes=10, stem_stride=1, strides=(1, 1, 2, 2, 1, 2, 1)),
-)
-
-# The embedded 8x8 digits, enlarged to 16x16: half the widths and half the depth, so that a CPU trains it in minutes.
-DIGITS = SearchSpace(
-    name="digits",
-    resolution=16,
-    classes=10,
-    stem_channels=16,
-    stem_stride=1,
-    first_channels=8,
-    stages=(Stage(16, 2, 1), Stage(24, 3, 2), Stage(48, 3, 2), Stage(96, 2, 2)),
-    head_channels=320,
-    baseline=mobilenet_v2(0.5, resolution=16, classes=10, stem_stride=1, strides=(1, 1, 2, 2, 1, 2, 1)),
-)
-
-PRESETS = {space.name: space for space in (IMAGENET, CIFAR, DIGITS)}
-
-
-def preset(name: str) -> SearchSpace:
-    """A space by name.
-
-    Raises:
-        SpaceError: unknown name; the message has close matches.
-    """
-    if name not in PRESETS:
-        close = get_close_matches(name, PRESETS, n=2, cutoff=0.4)
-        hint = f" Did you mean {' or '.join(close)}?" if close else ""
-        raise SpaceError(f"Unknown space {name!r}.{hint} Known: {', '.join(PRESETS)}.")
-    return PRESETS[name]

@@ -13,7 +13,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from supernet.architecture import Architecture, ArchitectureError
 from supernet.named import named_architecture
-from supernet.space import PRESETS, SearchSpace, SpaceError, Stage, preset
+from supernet.presets import PRESETS, preset
+from supernet.space import SearchSpace, SpaceError, Stage
 
 if sys.version_info >= (3, 11):
     import tomllib

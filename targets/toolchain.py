@@ -1,4 +1,4 @@
-"""Toolchains: what turns object files into a shared library for a target."""
+"""Toolchains: what compiles C and links for a target."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 from targets.target import Target
 
 HOST_COMPILERS = ("cc", "gcc", "clang")
 ZIG = (sys.executable, "-m", "ziglang", "cc")
+ZIG_AR = (sys.executable, "-m", "ziglang", "ar")
 
 _ERROR_LINES = 12
 
@@ -25,7 +28,7 @@ class ToolchainError(RuntimeError):
 
 
 class Toolchain(Protocol):
-    """Links for one target. An instance is what `export_library(..., fcompile=)` of TVM calls."""
+    """Compiles and links for one target. An instance is what `export_library(..., fcompile=)` of TVM calls."""
 
     @property
     def output_format(self) -> str:
@@ -34,12 +37,27 @@ class Toolchain(Protocol):
     def __call__(self, output: str, objects: Sequence[str], options: Sequence[str] | None = None) -> None:
         """Link object files into the shared library `output`."""
 
+    def compile(self, source: Path) -> Path:
+        """Compile a file of C or assembly into an object file beside it."""
+
+    def archive(self, objects: Sequence[Path], output: Path) -> None:
+        """Put object files into a static library."""
+
+    def link_static(self, objects: Sequence[Path], output: Path) -> None:
+        """Link object files into a program that needs no library."""
+
 
 @dataclass(frozen=True)
 class CompilerToolchain:
-    """A C compiler driver, named by the words that start it."""
+    """A C compiler driver, named by the words that start it.
+
+    static: those where it compiles C, and links without shared libraries; `shared`: further options for these.
+    """
 
     command: tuple[str, ...]
+    static: tuple[str, ...]
+    archiver: tuple[str, ...]
+    shared: tuple[str, ...] = ()
     output_format: str = "so"
 
     def __call__(self, output: str, objects: Sequence[str], options: Sequence[str] | None = None) -> None:
@@ -50,19 +68,53 @@ class CompilerToolchain:
         """
         # Symbolic: two libraries in one process may have functions of the same name, and each must call its own.
         # Stripped: TVM describes every loop variable for debuggers, by lines of no source.
-        words = [*self.command, "-shared", "-fPIC", "-Wl,-Bsymbolic", "-s", "-o", output, *objects, *(options or ())]
-        try:
-            done = subprocess.run(words, capture_output=True, text=True, errors="replace", check=False)
-        except OSError as error:
-            raise ToolchainError(
-                f"The C compiler {self.command[0]!r} could not be started ({error.strerror}). "
-                "Set CC to one that works, or unset it."
-            ) from error
-        if done.returncode != 0:
-            said = "\n".join(done.stderr.strip().splitlines()[-_ERROR_LINES:])
-            raise ToolchainError(
-                f"{' '.join(self.command)} could not link {output} (exit code {done.returncode}). It said:\n{said}"
-            )
+        words = ["-shared", "-fPIC", "-Wl,-Bsymbolic", "-s", *self.shared, "-o", output, *objects, *(options or ())]
+        _run(self.command, words, f"link {output}")
+
+    def compile(self, source: Path) -> Path:
+        """Compile a file of C or assembly into an object file beside it, for libraries and for programs.
+
+        Raises:
+            ToolchainError: see `__call__`.
+        """
+        output = source.with_suffix(".o")
+        words = ["-c", "-std=gnu11", "-O2", "-fPIC", "-fvisibility=hidden", "-o", output.name, source.name]
+        # An assembler looks for what it includes in the folder where it runs.
+        _run(self.static, words, f"compile {source.name}", source.parent)
+        return output
+
+    def archive(self, objects: Sequence[Path], output: Path) -> None:
+        """Put object files into a static library.
+
+        Raises:
+            ToolchainError: see `__call__`.
+        """
+        output.unlink(missing_ok=True)
+        _run(self.archiver, ["rcs", str(output), *map(str, objects)], f"write {output.name}")
+
+    def link_static(self, objects: Sequence[Path], output: Path) -> None:
+        """Link object files into a program that needs no library.
+
+        Raises:
+            ToolchainError: see `__call__`.
+        """
+        words = ["-static", "-pthread", "-s", "-Wl,--gc-sections", "-o", str(output), *map(str, objects), "-lm"]
+        _run(self.static, words, f"link {output.name}")
+
+
+def _run(command: Sequence[str], words: Sequence[str], what: str, folder: Path | None = None) -> None:
+    try:
+        done = subprocess.run(
+            [*command, *words], cwd=folder, capture_output=True, text=True, errors="replace", check=False
+        )
+    except OSError as error:
+        raise ToolchainError(
+            f"{command[0]!r} could not be started ({error.strerror}) to {what}. Set CC to a C compiler that works, or "
+            "unset it."
+        ) from error
+    if done.returncode != 0:
+        said = "\n".join(done.stderr.strip().splitlines()[-_ERROR_LINES:])
+        raise ToolchainError(f"{' '.join(command)} could not {what} (exit code {done.returncode}). It said:\n{said}")
 
 
 def _host_toolchain(environ: Mapping[str, str]) -> Toolchain:
@@ -70,20 +122,56 @@ def _host_toolchain(environ: Mapping[str, str]) -> Toolchain:
         words = shlex.split(environ.get("CC", ""))
     except ValueError as error:
         raise ToolchainError(f"CC={environ['CC']} cannot be read ({error}). Mend its quotes, or unset it.") from error
-    if words:
-        return CompilerToolchain(tuple(words))
     for name in HOST_COMPILERS:
-        if found := shutil.which(name, path=environ.get("PATH", os.defpath)):
-            return CompilerToolchain((found,))
+        if not words and (found := shutil.which(name, path=environ.get("PATH", os.defpath))):
+            words = [found]
+    if words:
+        return CompilerToolchain(tuple(words), tuple(words), ("ar",))
     if importlib.util.find_spec("ziglang"):
-        return CompilerToolchain(ZIG)
+        return CompilerToolchain(ZIG, (*ZIG, "-target", "x86_64-linux-musl"), ZIG_AR)
     raise ToolchainError(
         f"No C compiler was found (looked for {', '.join(HOST_COMPILERS)} and the ziglang package), and compiled "
         'networks must be linked. Install one with: pip install "netlathe[cc]"'
     )
 
 
-TOOLCHAINS: dict[str, Callable[[Mapping[str, str]], Toolchain]] = {"host": _host_toolchain}
+@dataclass(frozen=True)
+class Cross:
+    """How compilers call a foreign machine: Zig by the C library, GNU's for shared libraries and musl for programs, and
+    Debian's gcc.
+    """
+
+    zig: str
+    zig_static: str
+    gcc: str
+
+
+CROSS = {
+    "aarch64": Cross("aarch64-linux-gnu.2.17", "aarch64-linux-musl", "aarch64-linux-gnu"),
+    "arm": Cross("arm-linux-gnueabihf.2.17", "arm-linux-musleabihf", "arm-linux-gnueabihf"),
+    "riscv64": Cross("riscv64-linux-gnu.2.27", "riscv64-linux-musl", "riscv64-linux-gnu"),
+}
+
+
+def _cross_toolchain(machine: str, environ: Mapping[str, str]) -> Toolchain:
+    names = CROSS[machine]
+    if importlib.util.find_spec("ziglang"):
+        # Nothing of a C library is needed but what the loading process has; pages of 16 KiB are what new phones have.
+        shared = ("-nostdlib", "-Wl,-z,max-page-size=16384")
+        return CompilerToolchain((*ZIG, "-target", names.zig), (*ZIG, "-target", names.zig_static), ZIG_AR, shared)
+    gcc = shutil.which(f"{names.gcc}-gcc", path=environ.get("PATH", os.defpath))
+    if gcc:
+        return CompilerToolchain((gcc,), (gcc,), (f"{names.gcc}-ar",))
+    raise ToolchainError(
+        f"No compiler for {machine} was found (looked for the ziglang package and {names.gcc}-gcc). "
+        'Install one with: pip install "netlathe[cc]"'
+    )
+
+
+TOOLCHAINS: dict[str, Callable[[Mapping[str, str]], Toolchain]] = {
+    "host": _host_toolchain,
+    **{machine: partial(_cross_toolchain, machine) for machine in CROSS},
+}
 
 
 def find_toolchain(target: Target, environ: Mapping[str, str] = os.environ) -> Toolchain:

@@ -19,6 +19,7 @@ from targets.target import Target
 from targets.toolchain import find_toolchain
 from tvm_latency.loaded import load_main
 from tvm_latency.lower import Lowered, compiler_errors, lower
+from tvm_latency.network_plan import NetworkPlan
 from tvm_latency.onnx_graph import network_graph
 from tvm_latency.opspec import OpSpec, WeightType
 from tvm_latency.single_call import NETWORK, caller, code_of
@@ -31,11 +32,15 @@ KERNELS_PER_OBJECT = 2
 class Compiled:
     """A compiled network. `main` of the executable takes and answers float32 tensors in the model's own layout.
 
-    objects: the kernels, as object files that it calls; it runs once all is linked.
+    objects: the kernels, as object files that it calls; it runs once all is linked. plan: in which order, None where
+        there is more to a network than kernels, and no objects are. scratch_bytes: the most that a kernel allocates, on
+        each thread.
     """
 
     executable: Any
     objects: tuple[bytes, ...]
+    scratch_bytes: int
+    plan: NetworkPlan | None
     target: Target
     kernels: tuple[str, ...]
     fallbacks: tuple[str, ...]
@@ -98,13 +103,28 @@ def compile_onnx(
     attributes = tvm.target.Target(target.tvm_attributes())
     # TVM and LLVM leave Python's lock while they work.
     with compiler_errors("compiled"), ThreadPoolExecutor(len(available_cpus())) as pool:
-        module, objects = _kernels_apart(lowered.module, attributes, pool)
+        scratch = _Scratch()
+        module, objects = _kernels_apart(lowered.module, attributes, pool, scratch)
         with _context():
             executable = tvm.compile(module, attributes, relax_pipeline="default_build", tir_pipeline="netlathe")
-        return Compiled(executable, tuple(objects), target, lowered.kernels, lowered.fallbacks)
+        linked = tuple(objects)
+        return Compiled(executable, linked, scratch.bytes, lowered.plan, target, lowered.kernels, lowered.fallbacks)
 
 
-def _kernels_apart(module: Any, attributes: Any, pool: Executor) -> tuple[Any, Iterable[bytes]]:
+@tvm.instrument.pass_instrument
+class _Scratch:
+    """The most bytes that any of the functions allocates which are compiled while it looks on."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    def run_before_pass(self, module: Any, info: Any) -> None:
+        if info.name == "tirx.LowerTVMBuiltin":
+            allocated = tvm.s_tir.analysis.calculate_allocated_bytes(module)
+            self.bytes = max([self.bytes, *(sum(scopes.values()) for scopes in allocated.values())])
+
+
+def _kernels_apart(module: Any, attributes: Any, pool: Executor, scratch: _Scratch) -> tuple[Any, Iterable[bytes]]:
     """The module with callers of its kernels in place of these, and the kernels as object files that `pool` makes.
 
     Where no `network` calls the kernels, the module stays as it is.
@@ -115,7 +135,7 @@ def _kernels_apart(module: Any, attributes: Any, pool: Executor) -> tuple[Any, I
     kernels = [(var.name_hint, f) for var, f in functions.items() if var.name_hint not in ("main", NETWORK)]
     # Contexts belong to threads: each part gets its own, made here.
     parts = [
-        (kernels[first : first + KERNELS_PER_OBJECT], _context(**{"tirx.disable_assert": True}))
+        (kernels[first : first + KERNELS_PER_OBJECT], _context(scratch, **{"tirx.disable_assert": True}))
         for first in range(0, len(kernels), KERNELS_PER_OBJECT)
     ]
 
@@ -132,14 +152,14 @@ def _kernels_apart(module: Any, attributes: Any, pool: Executor) -> tuple[Any, I
     return tvm.IRModule(replaced, attrs=module.attrs), objects
 
 
-def _context(**config: Any) -> Any:
-    """The caller's options for TVM, and `config`.
+def _context(*instruments: Any, **config: Any) -> Any:
+    """The caller's options for TVM, and `config`; `instruments` look on.
 
     LLVM finds common subexpressions itself; TVM's search takes a tenth of the compile time.
     """
     context = tvm.transform.PassContext.current()
     config = {**context.config, "tirx.disable_cse_tir": True, **config}
-    return tvm.transform.PassContext(context.opt_level, config=config)
+    return tvm.transform.PassContext(context.opt_level, instruments=list(instruments), config=config)
 
 
 def compile_ops(ops: Sequence[OpSpec], target: Target) -> Compiled:

@@ -19,6 +19,7 @@ from targets.target import Target
 from tvm_latency.canonical import cancel_layouts, fold_affine, fold_constants, raise_elementwise
 from tvm_latency.emit import EmitKernels
 from tvm_latency.match import group_operators
+from tvm_latency.network_plan import NetworkPlan, plan_network
 from tvm_latency.opspec import WeightType
 from tvm_latency.schedules import schedule_kernel
 from tvm_latency.schedules.kernel import Spec, with_weights
@@ -36,7 +37,7 @@ class Lowered:
 
     kernels: the names of our scheduled functions; specs: what they compute, in the same order; fallbacks: the names of
         functions that only TVM's default loops cover; calls: of both, as often and in the order as the network runs
-        them.
+        them; plan: the network as data, None where TVM's virtual machine has to run it.
     """
 
     module: Any
@@ -44,6 +45,7 @@ class Lowered:
     specs: tuple[Spec, ...]
     fallbacks: tuple[str, ...]
     calls: tuple[str, ...]
+    plan: NetworkPlan | None
 
 
 def lower(model: onnx.ModelProto, target: Target, weights: WeightType = "float32") -> Lowered:
@@ -85,8 +87,9 @@ def lower(model: onnx.ModelProto, target: Target, weights: WeightType = "float32
     specs = tuple(emit_kernels.specs[name] for name in ours)
     calls = tuple(name for name in _called(module["main"]) if name in rest or name in ours)
     with compiler_errors("lowered"):
-        module = single_call(module)
-    return Lowered(module=module, kernels=tuple(ours), specs=specs, fallbacks=tuple(sorted(rest)), calls=calls)
+        plan = plan_network(module)
+        module = single_call(module, plan, target.pointer_bits) if plan else module
+    return Lowered(module, tuple(ours), specs, tuple(sorted(rest)), calls, plan)
 
 
 def _called(main: Any) -> Iterator[str]:

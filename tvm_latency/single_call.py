@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from math import prod
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import tvm
 from tvm import relax, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as build
 
-from tvm_latency.memory import ALIGNMENT, Lifetime, aligned, plan_memory
+from tvm_latency.memory import ALIGNMENT
+from tvm_latency.network_plan import NetworkPlan, Operand
 
 NETWORK = "network"
 # How TVM names functions in object files.
 SYMBOL_PREFIX = "__tvm_ffi_"
-# TVM puts buffers of fewer bytes on the stack, where nothing aligns them to a vector.
-_ON_THE_HEAP = 1024
 
 
-@tvm.transform.module_pass(opt_level=0, name="SingleCall")
-def single_call(module: Any, _: Any) -> Any:
+def single_call(module: Any, plan: NetworkPlan, pointer_bits: int = 64) -> Any:
     """Replace `main`, a chain of kernel calls, by one call of one function that calls the kernels.
 
     main(x):                                          network(x, weights, y):
@@ -30,117 +26,53 @@ def single_call(module: Any, _: Any) -> Any:
         b = call_tir(depthwise, a, w1, b1)       -->      depthwise(memory + 0, weights + 3584, ..., memory + 1605632)
         ...                                               ...
 
-    TVM's virtual machine takes time for each call, among it that for making a tensor. All constants become one, in the
-    order in which they are read, so that what a kernel fetches ahead of its own weights are the next kernel's.
-    A network with more than kernels and views (a sort, several outputs) is left to the virtual machine.
+    TVM's virtual machine takes time for each call, among it that for making a tensor.
     """
     main = module["main"]
-    steps = _steps(module)
-    if steps is None:
-        return module
-    calls, alias, output = steps
-    constants = list(dict.fromkeys(a for call in calls for a in call.value.args[1] if _is_constant(a)))
-    sizes = [aligned(constant.value.numpy().nbytes) for constant in constants]
-    starts = dict(zip(constants, np.cumsum([0, *sizes]).tolist()))
-    weights = np.zeros(max(sum(sizes), 1), np.uint8)
-    for constant, start in starts.items():
-        data = np.ascontiguousarray(constant.value.numpy()).reshape(-1).view(np.uint8)
-        weights[start : start + data.size] = data
-    function = _network(main.params, calls, alias, output, starts, weights.size)
     kernels = {var: f for var, f in module.functions_items() if var.name_hint != "main"}
     builder = relax.BlockBuilder(tvm.IRModule(kernels, attrs=module.attrs))
-    network = builder.add_func(function, NETWORK)
+    network = builder.add_func(_network(plan, [p.name for p in main.params], pointer_bits), NETWORK)
     params = [relax.Var(p.name, p.ty) for p in main.params]
+    answer = relax.TensorType(plan.output.shape, plan.output.dtype)
     with builder.function("main", params, attrs=dict(main.attrs or {})):
         with builder.dataflow():
-            result = builder.emit_output(relax.call_tir(network, [*params, relax.const(weights, "uint8")], output.ty))
+            result = builder.emit_output(relax.call_tir(network, [*params, relax.const(plan.weights, "uint8")], answer))
         builder.emit_func_output(result)
     return builder.get()
 
 
-def _is_constant(expr: Any) -> bool:
-    return isinstance(expr, tvm.ir.GenericConst)
-
-
-def _steps(module: Any) -> tuple[list[Any], dict[Any, Any], Any] | None:
-    """The bindings that call a kernel, which variables are views of which, and the output; None if there is more."""
-    main = module["main"]
-    calls: list[Any] = []
-    alias: dict[Any, Any] = {}
-    for binding in (binding for block in main.body.blocks for binding in block.bindings):
-        value, tensor = binding.value, isinstance(binding.var.ty, relax.TensorType)
-        if isinstance(value, relax.Var) and tensor:
-            alias[binding.var] = value
-        elif not (isinstance(value, relax.Call) and tensor and value.op == tvm.ir.Op.get("relax.call_tir")):
-            return None
-        elif relax.analysis.has_reshape_pattern(module[value.args[0]]) and isinstance(value.args[1][0], relax.Var):
-            alias[binding.var] = value.args[1][0]
-        elif len(value.args) > 2:  # sizes known at run time only
-            return None
-        else:
-            calls.append(binding)
-    output = main.body.body
-    written = {call.var for call in calls}
-    computed = isinstance(output, relax.Var) and _root(output, alias) in written
-    tensors = [a for call in calls for a in call.value.args[1]]
-    known = written | set(main.params)
-    plain = all(_is_constant(a) or (isinstance(a, relax.Var) and _root(a, alias) in known) for a in tensors)
-    return (calls, alias, output) if computed and plain else None
-
-
-def _root(var: Any, alias: Mapping[Any, Any]) -> Any:
-    while var in alias:
-        var = alias[var]
-    return var
-
-
-def _network(
-    params: Sequence[Any],
-    calls: Sequence[Any],
-    alias: Mapping[Any, Any],
-    output: Any,
-    starts: Mapping[Any, int],
-    weight_bytes: int,
-) -> Any:
-    """network(params, weights, output): one call after the other, intermediates in one workspace.
-
-    starts: where each constant lies in the weights, in bytes.
-    """
-    last = {call.var: step for step, call in enumerate(calls)}
-    for step, call in enumerate(calls):
-        last |= {_root(a, alias): step for a in call.value.args[1] if isinstance(a, relax.Var)}
-    result = _root(output, alias)
-    inner = [(step, call.var) for step, call in enumerate(calls) if not call.var.same_as(result)]
-    offsets, size = plan_memory([Lifetime(_bytes(var), step, last[var]) for step, var in inner])
-    where = {var: offset for (_, var), offset in zip(inner, offsets)}
+def _network(plan: NetworkPlan, names: Sequence[str], pointer_bits: int) -> Any:
+    """network(inputs, weights, output): one call after the other, intermediates in one workspace."""
     with IRBuilder() as builder, build.prim_func():
         build.func_name(NETWORK)
         build.func_attr({"global_symbol": NETWORK, "tirx.is_scheduled": True})
         # Without `align`, LLVM takes for granted what is checked below.
-        data = {p: build.arg(p.name, build.buffer(_shape(p), str(p.ty.dtype), align=1)).data for p in params}
-        weights = build.arg("weights", build.buffer([weight_bytes], "uint8")).data
-        data[result] = build.arg("output", build.buffer(_shape(output), str(output.ty.dtype))).data
-        memory = build.alloc_buffer([max(size, _ON_THE_HEAP)], "uint8").data
+        inputs = [
+            build.arg(name, build.buffer(list(operand.shape), operand.dtype, align=1)).data
+            for name, operand in zip(names, plan.inputs, strict=True)
+        ]
+        weights = build.arg("weights", build.buffer([plan.weights.size], "uint8")).data
+        output = build.arg("output", build.buffer(list(plan.output.shape), plan.output.dtype)).data
+        memory = build.alloc_buffer([plan.memory_bytes], "uint8").data
+        places = {"weights": weights, "memory": memory, "output": output}
 
-        def tensor(expr: Any) -> Any:
-            if _is_constant(expr):
-                pointer = tirx.handle_add_byte_offset(weights, starts[expr])
-            else:
-                root = _root(expr, alias)
-                pointer = data[root] if root in data else tirx.handle_add_byte_offset(memory, where[root])
-            return _tensor(pointer, _shape(expr), str(expr.ty.dtype))
+        def tensor(operand: Operand) -> Any:
+            pointer = inputs[operand.number] if operand.place == "input" else places[operand.place]
+            if operand.place in ("weights", "memory"):
+                pointer = tirx.handle_add_byte_offset(pointer, operand.offset)
+            return _tensor(pointer, operand.shape, operand.dtype)
 
-        for param in params:
-            _check_alignment(param.name, data[param])
-        for call in calls:
-            kernel, arguments = call.value.args[:2]
-            build.evaluate(tirx.call_cpacked(kernel.name_hint, *map(tensor, [*arguments, call.var])))
+        for name, pointer in zip(names, inputs):
+            _check_alignment(name, pointer, pointer_bits)
+        for step in plan.steps:
+            build.evaluate(tirx.call_cpacked(step.kernel, *map(tensor, step.operands)))
     return builder.get()
 
 
-def _check_alignment(name: str, pointer: Any) -> None:
+def _check_alignment(name: str, pointer: Any, pointer_bits: int) -> None:
     """Refuse what other libraries may hand over: kernels load whole vectors from where TVM would have put a tensor."""
-    past = tirx.call_llvm_pure_intrin("handle", "llvm.ptrmask", pointer, tirx.const(ALIGNMENT - 1, "int64"))
+    mask = tirx.const(ALIGNMENT - 1, f"int{pointer_bits}")
+    past = tirx.call_llvm_pure_intrin("handle", "llvm.ptrmask", pointer, mask)
     message = f"Input {name} must begin at a multiple of {ALIGNMENT} bytes. Copy it with tvm.runtime.tensor(array)."
     with build.Assert(tirx.isnullptr(past), message, "ValueError"):
         pass
@@ -169,11 +101,3 @@ def caller(kernel: Any, name: str) -> Any:
 def code_of(name: str) -> str:
     """What a kernel is called in its own object file."""
     return f"{name}_code"
-
-
-def _shape(expr: Any) -> list[int]:
-    return [int(size) for size in expr.ty.shape]
-
-
-def _bytes(expr: Any) -> int:
-    return prod(_shape(expr)) * int(tvm.DataType(str(expr.ty.dtype)).itemsize)

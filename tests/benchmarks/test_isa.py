@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.isa import AVX2, FULL, Isa, IsaError
-from targets.target import TARGETS
+from targets.registry import TARGETS
 
 # TVM would handle the signal.
 SEEN = "import tvm; from numpy._core._multiarray_umath import __cpu_features__ as f; print(f['AVX2'], f['AVX512F'])"

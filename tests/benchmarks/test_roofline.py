@@ -9,8 +9,9 @@ from benchmarks import roofline
 from benchmarks.kernel_table import kernel_figures, shape_of
 from benchmarks.loops import LOADS, STEPS, fma_chains, repeated_sum
 from benchmarks.roofline import Roofline, RooflineError, TimedFunction
-from supernet.space import DIGITS
-from targets.target import Target, get_target
+from supernet.presets import DIGITS
+from targets.registry import get_target
+from targets.target import Target
 from tvm_latency.onnx_graph import network_graph
 from tvm_latency.schedules.kernel import BlockSpec, ConvSpec, PoolSpec
 

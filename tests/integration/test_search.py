@@ -12,7 +12,8 @@ import pytest
 
 from pipeline.files import sha256
 from supernet.architecture import Architecture
-from supernet.space import DIGITS, SearchSpace, Stage
+from supernet.presets import DIGITS
+from supernet.space import SearchSpace, Stage
 from supernet.space_file import load_space
 from tvm_latency.loaded import LoadedNetwork
 

@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 from pipeline import api, calibration
+from supernet.presets import DIGITS, PRESETS
 from supernet.settings import RECIPES, Recipe
-from supernet.space import DIGITS, PRESETS, Stage
+from supernet.space import Stage
 from tvm_latency.plan import CalibrationPlan
 
 # 24 distinct candidates and five fixed operators, enough to fit a cost model to.

@@ -11,7 +11,7 @@ from pipeline import runtimes
 from pipeline.bench import BenchEntry, BenchError, BenchTiming, compare_runtimes, speedup, time_interleaved
 from pipeline.bench_child import disagreement, interleaved, work
 from pipeline.runtimes import PEERS, RUNTIMES, BenchModel, RuntimeUnavailableError, find_peers
-from supernet.space import DIGITS
+from supernet.presets import DIGITS
 from tvm_latency.onnx_graph import network_graph
 
 OPS = DIGITS.baseline.op_specs()

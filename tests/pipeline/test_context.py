@@ -14,8 +14,9 @@ from pipeline.config import make_config
 from pipeline.context import RunContext
 from pipeline.places import calibration_folder
 from supernet.costs import LATENCY, PARAMETERS, PathCosts
+from supernet.presets import DIGITS
 from supernet.settings import recipe
-from supernet.space import DIGITS, SpaceError
+from supernet.space import SpaceError
 from tvm_latency.latency_table import Entry, LatencyTable
 
 TOML = (

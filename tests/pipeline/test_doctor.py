@@ -9,6 +9,8 @@ from typer.testing import CliRunner
 from pipeline import doctor
 from pipeline.cli import app
 from pipeline.errors import ExitCode
+from targets.target import Target
+from targets.toolchain import ToolchainError
 
 
 def test_packages_that_are_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,6 +38,23 @@ def test_a_full_disk_is_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
     disk = next(check for check in doctor.examine(tmp_path) if check.name == "disk")
     assert (disk.ok, disk.text) == (False, "0.0 GB free; a run needs 0.5 GB")
+
+
+def test_what_is_missing_for_other_machines_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "launcher", lambda board: ())
+    monkeypatch.setattr(doctor, "find_toolchain", lambda board: None)
+    whole = doctor._elsewhere()
+    assert (whole.ok, whole.text) == (True, "compilers and emulators for aarch64, arm, riscv64")
+
+    def none(board: Target) -> None:
+        raise ToolchainError('No compiler. Install one with: pip install "netlathe[cc]"')
+
+    monkeypatch.setattr(doctor, "find_toolchain", none)
+    monkeypatch.setattr(doctor, "launcher", lambda board: None if board.kind == "riscv" else ())
+    lacking = doctor._elsewhere()
+    assert lacking.ok
+    assert 'no compiler for arm: `pip install "netlathe[cc]"`' in lacking.text
+    assert lacking.text.endswith("no qemu-riscv64 to test with: `apt install qemu-user`")
 
 
 def test_checks_are_printed_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:

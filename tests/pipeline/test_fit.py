@@ -10,7 +10,7 @@ from supernet.algorithms.interface import Ranked
 from supernet.architecture import Architecture
 from supernet.costs import Constraint, PathCosts, latency, parameters
 from supernet.derive import BudgetError, path_of
-from supernet.space import DIGITS
+from supernet.presets import DIGITS
 
 # One millisecond for what is fixed; in every block the first candidate is the most probable and the slowest.
 COSTS = PathCosts(1e-3, tuple(tuple(1e-3 / (1 + k) for k in range(len(block.candidates))) for block in DIGITS.blocks))

@@ -18,9 +18,11 @@ from pipeline.measure import MeasureError, measure_libraries
 from pipeline.nets import input_shape_of
 from pipeline.places import calibration_folder
 from supernet.architecture import Choice
-from supernet.space import CIFAR, DIGITS, IMAGENET, SearchSpace
+from supernet.presets import CIFAR, DIGITS, IMAGENET
+from supernet.space import SearchSpace
+from targets.registry import get_target
 from targets.runner import Failure, Job, Timing
-from targets.target import Target, get_target
+from targets.target import Target
 from tvm_latency.accuracy import Accuracy, Scores
 from tvm_latency.cost_model import CostModel, CostModelError
 from tvm_latency.latency_table import Entry, LatencyTable

@@ -9,7 +9,8 @@ import pytest
 
 from pipeline.nets import NetError, resolve_net, space_of
 from supernet.architecture import ArchitectureError
-from supernet.space import DIGITS, SpaceError
+from supernet.presets import DIGITS
+from supernet.space import SpaceError
 from tvm_latency.onnx_graph import network_graph
 
 

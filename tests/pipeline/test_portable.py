@@ -25,8 +25,8 @@ from pipeline.config import ConfigError
 from pipeline.files import read_json, write_json
 from pipeline.places import calibration_folder
 from pipeline.portable import PortableError, export_calibration
-from supernet.space import DIGITS
-from targets.target import get_target
+from supernet.presets import DIGITS
+from targets.registry import get_target
 from tvm_latency.cost_model import CostModelError
 from tvm_latency.drift import Steady
 from tvm_latency.fitting import Measured, fit

@@ -16,8 +16,9 @@ from pipeline import api
 from pipeline.calibration import VERSIONS, code_versions, heaviest_bytes, heavy_networks
 from pipeline.files import write_json
 from pipeline.places import calibration_folder
-from supernet.space import DIGITS, SpaceError
-from targets.target import get_target
+from supernet.presets import DIGITS
+from supernet.space import SpaceError
+from targets.registry import get_target
 from tvm_latency.drift import Steady
 from tvm_latency.fitting import Measured, fit
 from tvm_latency.onnx_graph import network_graph

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.figures import MUTED, OURS, time_by_operator
 from pipeline.report import render
-from supernet.space import DIGITS
+from supernet.presets import DIGITS
 
 
 @pytest.fixture(scope="module")

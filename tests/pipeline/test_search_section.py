@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from pipeline import search_section
-from supernet.space import DIGITS
+from supernet.presets import DIGITS
 
 CANDIDATES = [[str(choice) for choice in block.candidates] for block in DIGITS.blocks]
 

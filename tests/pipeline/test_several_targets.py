@@ -10,7 +10,7 @@ import pytest
 from pipeline.config import ConfigError, make_config, parse_shares
 from pipeline.context import RunContext
 from pipeline.targets_section import table, text
-from supernet.space import DIGITS
+from supernet.presets import DIGITS
 from tvm_latency.latency_table import Entry, LatencyTable
 
 X86, V3 = "x86", "x86-64-v3"

@@ -13,15 +13,17 @@ from pipeline.config import make_config
 from pipeline.context import RunContext
 from pipeline.run_folder import RunFolderError
 from supernet.derive import BudgetError
-from supernet.space import DIGITS
-from targets.target import get_target
+from supernet.presets import DIGITS
+from targets.registry import get_target
 
 
 @pytest.fixture
 def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes a run with a budget of half the baseline, in which nothing is really compiled."""
     monkeypatch.setattr(shipping.onnx, "load", lambda path: None)
-    monkeypatch.setattr(deploy, "build", lambda model, target, folder, weights: deploy.Build(folder, (), (), weights))
+    monkeypatch.setattr(
+        deploy, "build", lambda model, target, folder, weights, also: deploy.Build(folder, (), (), weights)
+    )
 
     def call(**options: Any) -> RunContext:
         config = make_config(budget="0.5x", **options)

@@ -9,7 +9,7 @@ from onnx import numpy_helper
 from pipeline.agreement import LEAST_TOLERANCE, VerifyError, compare, onnx_reference, random_image, tolerance
 from pipeline.verify import pytorch, random_network
 from supernet.export import to_onnx
-from supernet.space import DIGITS
+from supernet.presets import DIGITS
 
 TOLERANCE = LEAST_TOLERANCE
 IMAGES = [random_image((1, 3, 4, 4), seed) for seed in range(5)]

@@ -24,8 +24,8 @@ from pipeline.places import calibration_folder
 from pipeline.verify import check_half_weights, pytorch, random_network
 from supernet.export import fold_batch_norm, to_onnx
 from supernet.network import Network
-from supernet.space import DIGITS
-from targets.target import get_target
+from supernet.presets import DIGITS
+from targets.registry import get_target
 from tvm_latency.latency_table import Entry, LatencyTable, MissingLatencyError
 from tvm_latency.opspec import stored_as
 

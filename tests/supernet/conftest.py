@@ -11,7 +11,8 @@ from torch import Tensor
 
 from supernet.costs import Constraint, PathCosts, latency
 from supernet.data import ImageData, Split
-from supernet.space import DIGITS, SearchSpace, Stage
+from supernet.presets import DIGITS
+from supernet.space import SearchSpace, Stage
 
 TINY = replace(
     DIGITS,

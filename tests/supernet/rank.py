@@ -28,8 +28,7 @@ BATCH_NORM_STEPS = 3
 SEARCH = SearchSettings(
     warmup_epochs=1, epochs=2, batch_size=16, weight_steps_per_alpha_step=1, samples=2, alpha_travel=2.0, seed=3
 )
-# Without dropout, which draws for a share what it cannot draw for the whole.
-TRAIN = TrainSettings(epochs=2, batch_size=16, dropout=0.0, ema=0.5, seed=3)
+TRAIN = TrainSettings(epochs=2, batch_size=16, dropout=0.5, ema=0.5, seed=3)
 SEARCHES = {
     "gradient": SEARCH,
     "two-path": replace(SEARCH, algorithm="two-path", prune_below=0.2),

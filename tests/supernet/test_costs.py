@@ -13,7 +13,8 @@ from torch.nn import functional
 from supernet.costs import LATENCY, PARAMETERS, Constraint, CostError, PathCosts, latency, parameters, weighted
 from supernet.derive import choices_of, derive, path_of
 from supernet.network import build_network
-from supernet.space import DIGITS, SearchSpace
+from supernet.presets import DIGITS
+from supernet.space import SearchSpace
 
 COSTS = PathCosts(1.0, ((2.0, 3.0), (5.0, 0.0, 1.0)))
 PATHS = tuple(itertools.product(range(2), range(3)))

@@ -13,7 +13,8 @@ from supernet.algorithms.interface import Ranked
 from supernet.architecture import SKIP, Choice
 from supernet.costs import LATENCY, Constraint, CostError, PathCosts, parameters
 from supernet.derive import TOLERANCE, BudgetError, choices_of, derive, fastest, most_probable, path_of
-from supernet.space import DIGITS, IMAGENET, SearchSpace, Stage
+from supernet.presets import DIGITS, IMAGENET
+from supernet.space import SearchSpace, Stage
 
 # Four blocks of 3 or 2 candidates: 3 * 2 * 3 * 3 = 54 networks.
 SPACE = replace(DIGITS, name="small", stages=(Stage(8, 1, 1), Stage(16, 3, 2)), kernels=(3, 5), expands=(3,))

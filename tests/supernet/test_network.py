@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from supernet.architecture import Architecture
 from supernet.named import named_architecture
 from supernet.network import BN_EPS, BN_MOMENTUM, ConvBN, MBConv, build_layer, build_network
-from supernet.space import DIGITS
+from supernet.presets import DIGITS
 from tvm_latency.opspec import OpSpec
 
 SMALL = Architecture.from_text("r8 c4s2 6k3e2s2 6skip 6k5e1 h8 n10")

@@ -5,8 +5,8 @@ from typing import Any, get_args
 import pytest
 
 from supernet.algorithms import ALGORITHMS
+from supernet.presets import PRESETS
 from supernet.settings import RECIPES, AlgorithmName, RecipeName, SearchSettings, SettingsError, TrainSettings
-from supernet.space import PRESETS
 
 
 def test_every_space_has_every_recipe() -> None:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from supernet.architecture import SKIP, Choice
 from supernet.named import mobilenet_v2
-from supernet.space import CIFAR, DIGITS, IMAGENET, PRESETS, SearchSpace, SpaceError, Stage, preset
+from supernet.presets import CIFAR, DIGITS, IMAGENET, PRESETS, preset
+from supernet.space import SearchSpace, SpaceError, Stage
 
 spaces = pytest.mark.parametrize("space", PRESETS.values(), ids=PRESETS)
 

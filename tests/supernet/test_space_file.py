@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from supernet.architecture import SKIP, Choice
 from supernet.named import mobilenet_v2
-from supernet.space import CIFAR, SearchSpace, SpaceError, Stage
+from supernet.presets import CIFAR
+from supernet.space import SearchSpace, SpaceError, Stage
 from supernet.space_file import find_space, load_space
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "spaces.md"

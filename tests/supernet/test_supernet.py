@@ -8,7 +8,8 @@ from supernet.costs import PathCosts
 from supernet.distribution import PathDistribution
 from supernet.network import MBConv
 from supernet.penalties import TargetPenalty
-from supernet.space import DIGITS, SearchSpace
+from supernet.presets import DIGITS
+from supernet.space import SearchSpace
 from supernet.supernet import SuperNet
 
 

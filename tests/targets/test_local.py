@@ -22,8 +22,8 @@ from tvm import relax
 from targets.child import Child
 from targets.host import detect_host
 from targets.local import LocalRunner
+from targets.registry import get_target
 from targets.runner import Failure, Job, RunnerError, Timing
-from targets.target import get_target
 from targets.toolchain import find_toolchain
 
 TARGET = get_target("x86")

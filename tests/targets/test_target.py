@@ -19,7 +19,8 @@ from targets.host import (
     parse_cpuinfo,
     parse_size,
 )
-from targets.target import TARGETS, TargetError, get_target
+from targets.registry import TARGETS, get_target
+from targets.target import TargetError
 
 
 def llvm_features(**attributes: object) -> frozenset[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from targets.target import get_target
+from targets.registry import get_target
 from targets.toolchain import ZIG, Toolchain, ToolchainError, find_toolchain
 
 TARGET = get_target("x86")

@@ -6,8 +6,8 @@ from random import Random
 
 import pytest
 
-from supernet.space import DIGITS
-from targets.target import get_target
+from supernet.presets import DIGITS
+from targets.registry import get_target
 from tvm_latency.baselines import FlopsLinear, NetworkPredictor, RandomForest, SumOfBlocks
 from tvm_latency.opspec import OpSpec
 

@@ -13,7 +13,7 @@ import pytest
 import tvm
 from onnx import numpy_helper
 
-from targets.target import get_target
+from targets.registry import get_target
 from tvm_latency.blocks import inverted_residual
 from tvm_latency.build import Compiled, compile_onnx
 from tvm_latency.lower import lower

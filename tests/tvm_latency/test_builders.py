@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from targets import child
-from targets.target import get_target
+from targets.registry import get_target
 from tvm_latency.builders import BuilderPool
 from tvm_latency.opspec import OpSpec
 

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from supernet.space import DIGITS
+from supernet.presets import DIGITS
 from targets.runner import Failure, Job, Timing
 from targets.target import Target
 from tvm_latency.calibrate import Calibration, CalibrationError, calibrate, network_key

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from supernet.named import NAMED
-from supernet.space import DIGITS, IMAGENET
+from supernet.presets import DIGITS, IMAGENET
 from targets.target import Target
 from tvm_latency.accuracy import Scores
 from tvm_latency.correction import NetworkCorrection

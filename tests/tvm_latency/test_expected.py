@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tvm
 
-from supernet.space import DIGITS
-from targets.target import get_target
+from supernet.presets import DIGITS
+from targets.registry import get_target
 from tvm_latency.build import compile_onnx
 from tvm_latency.expected import expected_output
 from tvm_latency.onnx_graph import input_shape, network_graph

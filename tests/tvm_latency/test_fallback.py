@@ -11,7 +11,7 @@ import pytest
 import tvm
 from onnx import TensorProto, helper, numpy_helper
 
-from targets.target import get_target
+from targets.registry import get_target
 from tvm_latency.build import compile_onnx
 from tvm_latency.fallback import FallbackSettings, tune_fallbacks
 from tvm_latency.lower import Lowered, lower

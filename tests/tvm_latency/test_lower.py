@@ -9,7 +9,7 @@ import pytest
 import tvm
 from onnx import TensorProto, helper, numpy_helper
 
-from targets.target import get_target
+from targets.registry import get_target
 from tvm_latency.build import Compiled, compile_onnx
 from tvm_latency.lower import LoweringError, compiler_errors, lower
 from tvm_latency.onnx_graph import network_graph

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from supernet.space import PRESETS
+from supernet.presets import PRESETS
 from tvm_latency.plan import NARROWEST, WIDEST, variations
 
 

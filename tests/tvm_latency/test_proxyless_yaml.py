@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from supernet.named import named_architecture
-from supernet.space import IMAGENET
+from supernet.presets import IMAGENET
 from tvm_latency.opspec import OpSpec
 from tvm_latency.proxyless_yaml import ProxylessYamlError, read_proxyless_yaml, write_proxyless_yaml
 

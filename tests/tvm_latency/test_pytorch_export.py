@@ -9,7 +9,7 @@ import torch
 import tvm
 from torch import nn
 
-from targets.target import get_target
+from targets.registry import get_target
 from tvm_latency.build import compile_onnx
 
 pytestmark = [pytest.mark.compiles, pytest.mark.filterwarnings("ignore")]

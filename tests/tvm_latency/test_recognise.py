@@ -8,8 +8,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from supernet.named import named_architecture
-from supernet.space import CIFAR, DIGITS
-from targets.target import get_target
+from supernet.presets import CIFAR, DIGITS
+from targets.registry import get_target
 from tvm_latency.onnx_graph import network_graph
 from tvm_latency.opspec import OpSpec, stored_as
 from tvm_latency.recognise import recognise

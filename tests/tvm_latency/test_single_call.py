@@ -17,10 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tvm import relax, topi
 
-from targets.target import get_target
+from targets.registry import get_target
 from tvm_latency.build import KERNELS_PER_OBJECT, Compiled, compile_onnx
 from tvm_latency.lower import LoweringError, lower
 from tvm_latency.memory import ALIGNMENT
+from tvm_latency.network_plan import plan_network
 from tvm_latency.onnx_graph import network_graph
 from tvm_latency.opspec import OpSpec
 from tvm_latency.single_call import NETWORK, single_call
@@ -56,7 +57,7 @@ def inputs_of(model: onnx.ModelProto) -> Arrays:
 def compiled_both_ways(model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> tuple[Compiled, Compiled]:
     one = compile_onnx(model, TARGET)
     with monkeypatch.context() as patch:
-        patch.setattr("tvm_latency.lower.single_call", lambda module: module)
+        patch.setattr("tvm_latency.lower.plan_network", lambda module: None)
         return one, compile_onnx(model, TARGET)
 
 
@@ -252,7 +253,8 @@ def test_any_order_of_kernels_and_views_is_right(program: Program, output: int) 
     """Tensors that live long or briefly, views of views, outputs that others read, results that nobody reads."""
     x = np.random.default_rng(7).integers(-9, 9, SHAPE).astype(np.float32)
     module, expected = emitted(program, output, x)
-    one = single_call(module)
+    plan = plan_network(module)
+    one = single_call(module, plan) if plan else module
     executable = tvm.compile(one, tvm.target.Target(TARGET.tvm_attributes()), relax_pipeline="default_build")
     np.testing.assert_array_equal(answers(relax.VirtualMachine(executable, tvm.cpu())["main"], [x])[0], expected)
     # A view of the input is computed by nobody.
@@ -261,8 +263,9 @@ def test_any_order_of_kernels_and_views_is_right(program: Program, output: int) 
 
 def test_a_constant_that_is_read_twice_is_stored_once() -> None:
     module, _ = emitted([("constant", 0, 1), ("add", 1, 0), ("constant", 2, 1)], 3, np.zeros(SHAPE, np.float32))
-    (call,) = calls(single_call(module))
-    assert call.args[1][-1].value.numpy().size == 2 * ALIGNMENT  # 24 floats
+    plan = plan_network(module)
+    assert plan is not None
+    assert plan.weights.size == 2 * ALIGNMENT  # 24 floats
 
 
 def test_two_threads_answer_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,7 +284,7 @@ def test_two_threads_answer_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 
 MISALIGNED = """
 import numpy as np, onnx, sys, tvm, tvm_ffi
-from targets.target import get_target
+from targets.registry import get_target
 from tvm_latency.build import compile_onnx
 
 main = compile_onnx(onnx.load(sys.argv[1]), get_target("x86")).load()

@@ -8,7 +8,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from supernet.space import IMAGENET
+from supernet.presets import IMAGENET
 from targets.target import Target
 from tvm_latency.correction import CorrectionError
 from tvm_latency.drift import Steady

@@ -12,7 +12,7 @@ import tvm
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from targets.target import get_target
+from targets.registry import get_target
 from tvm_latency.build import Compiled, compile_onnx
 from tvm_latency.lower import LoweringError, lower
 from tvm_latency.unsupported import unsupported

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from targets.target import get_target
+from targets.registry import get_target
 from tvm_latency.build import compile_onnx
 from tvm_latency.loaded import LoadedNetwork
 from tvm_latency.lower import LoweringError, lower

@@ -4,7 +4,7 @@ import onnx
 import pytest
 
 from pipeline.peers.interface import BenchModel
-from supernet.space import DIGITS
+from supernet.presets import DIGITS
 from tvm_latency.onnx_graph import network_graph
 
 

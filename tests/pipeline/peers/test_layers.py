@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.peers.interface import RuntimeUnavailableError
 from pipeline.peers.layers import read_layers
-from supernet.space import DIGITS
+from supernet.presets import DIGITS
 from tvm_latency.onnx_graph import network_graph
 
 WEIGHTS = np.arange(4 * 3 * 9, dtype=np.float32).reshape(4, 3, 3, 3)

@@ -13,8 +13,8 @@ from supernet.algorithms.gradient import Gradient, TwoPath
 from supernet.algorithms.learned import Learned
 from supernet.binarised import BinarisedBlock
 from supernet.penalties import Penalty
+from supernet.presets import DIGITS
 from supernet.settings import SearchSettings
-from supernet.space import DIGITS
 
 SETTINGS = SearchSettings()
 # Of sums of a few dozen float64 numbers of about 1.

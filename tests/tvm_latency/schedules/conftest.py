@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from targets.host import detect_host
-from targets.target import Target, get_target
+from targets.registry import get_target
+from targets.target import Target
 from tvm_latency.schedules.kernel import BlockSpec, ConvSpec, FloatArray, Kernel, PackedArray, PoolSpec, Spec, pack_bias
 
 EPS = np.finfo(np.float32).eps

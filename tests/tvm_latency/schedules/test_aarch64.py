@@ -20,7 +20,8 @@ import pytest
 import tvm
 import tvm_ffi
 
-from targets.target import Target, get_target
+from targets.registry import get_target
+from targets.target import Target
 from tvm_latency.schedules import schedule_kernel
 from tvm_latency.schedules.kernel import BlockSpec, ConvSpec, Kernel, PoolSpec, Spec
 

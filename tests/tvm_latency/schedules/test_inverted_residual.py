@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from targets.target import get_target
+from targets.registry import get_target
 from tvm_latency.schedules.inverted_residual import inverted_residual
 from tvm_latency.schedules.kernel import BlockSpec, ConvSpec
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import tvm
 
-from targets.target import Target, get_target
+from targets.registry import get_target
+from targets.target import Target
 from tvm_latency.schedules import schedule_kernel
 from tvm_latency.schedules.dense_conv import dense_split
 from tvm_latency.schedules.kernel import BlockSpec, ConvSpec, Kernel, PoolSpec, Spec

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from tvm import tirx
 from tvm.s_tir import SBlockRealize
 
-from targets.target import Target, get_target
+from targets.registry import get_target
+from targets.target import Target
 from tvm_latency.opspec import WEIGHT_BYTES
 from tvm_latency.schedules.depthwise import depthwise, tile_of
 from tvm_latency.schedules.kernel import ConvSpec, Kernel, pack_bias

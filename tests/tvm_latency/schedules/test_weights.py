@@ -12,7 +12,8 @@ import tvm
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from targets.target import Target, get_target
+from targets.registry import get_target
+from targets.target import Target
 from tvm_latency.schedules import schedule_kernel
 from tvm_latency.schedules.kernel import ConvSpec, Kernel, PoolSpec, with_weights
 

@@ -1,0 +1,154 @@
+"""Machines that networks are compiled for from elsewhere. A new one is an entry here.
+
+Caches are those of one core's level 1, what one core has of level 2, and the level that all share. Where a core is
+licensed with several sizes, they are the usual ones of phones. Sources: Arm's technical reference manuals (document
+numbers beside the cores), the makers' data sheets of boards.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from targets.target import Target
+
+_KIB, _MIB = 1 << 10, 1 << 20
+
+# NEON has 32 registers of 128 bits in AArch64; fp16 arithmetic and dot products are implied by a core's name.
+_aarch64 = partial(
+    Target,
+    kind="arm",
+    mtriple="aarch64-linux-gnu",
+    vector_bits=128,
+    vector_registers=32,
+    toolchain="aarch64",
+    runner="emulated",
+)
+
+BOARDS: tuple[Target, ...] = (
+    _aarch64(
+        # Cortex-A55 r2p0, document 100442: the little core of phones from 2018 on, fp16 and dot product.
+        name="arm64-cortex-a55",
+        emulator=("qemu-aarch64", "-cpu", "max"),
+        cpu_model="Cortex-A55",
+        mcpu="cortex-a55",
+        l1d_bytes=32 * _KIB,
+        l2_bytes=128 * _KIB,
+        l3_bytes=2 * _MIB,
+        cores=4,
+    ),
+    _aarch64(
+        # Cortex-A76, document 100798: 64 KiB, 128 to 512 KiB.
+        name="arm64-cortex-a76",
+        emulator=("qemu-aarch64", "-cpu", "cortex-a76"),
+        cpu_model="Cortex-A76",
+        mcpu="cortex-a76",
+        l1d_bytes=64 * _KIB,
+        l2_bytes=256 * _KIB,
+        l3_bytes=2 * _MIB,
+        cores=4,
+    ),
+    _aarch64(
+        # Cortex-A78, document 101430: 32 or 64 KiB, 256 or 512 KiB.
+        name="arm64-cortex-a78",
+        emulator=("qemu-aarch64", "-cpu", "max"),
+        cpu_model="Cortex-A78",
+        mcpu="cortex-a78",
+        l1d_bytes=64 * _KIB,
+        l2_bytes=512 * _KIB,
+        l3_bytes=4 * _MIB,
+        cores=4,
+    ),
+    _aarch64(
+        # Cortex-X1, document 101433: 64 KiB, 512 KiB or 1 MiB; one of them in a phone.
+        name="arm64-cortex-x1",
+        emulator=("qemu-aarch64", "-cpu", "max"),
+        cpu_model="Cortex-X1",
+        mcpu="cortex-x1",
+        l1d_bytes=64 * _KIB,
+        l2_bytes=1 * _MIB,
+        l3_bytes=4 * _MIB,
+        cores=1,
+    ),
+    _aarch64(
+        # Neoverse N1, document 100616: 64 KiB, 1 MiB, as in AWS Graviton2 and Ampere Altra.
+        name="neoverse-n1",
+        emulator=("qemu-aarch64", "-cpu", "neoverse-n1"),
+        cpu_model="Neoverse-N1",
+        mcpu="neoverse-n1",
+        l1d_bytes=64 * _KIB,
+        l2_bytes=1 * _MIB,
+        l3_bytes=32 * _MIB,
+        cores=16,
+    ),
+    _aarch64(
+        # BCM2711: four Cortex-A72 (document 100095) without fp16 arithmetic, 1 MiB of level 2 for all.
+        name="raspberry-pi-4",
+        emulator=("qemu-aarch64", "-cpu", "cortex-a72"),
+        cpu_model="Cortex-A72",
+        mcpu="cortex-a72",
+        l1d_bytes=32 * _KIB,
+        l2_bytes=1 * _MIB,
+        l3_bytes=1 * _MIB,
+        cores=4,
+    ),
+    _aarch64(
+        # BCM2712: four Cortex-A76 of 512 KiB, 2 MiB for all.
+        name="raspberry-pi-5",
+        emulator=("qemu-aarch64", "-cpu", "cortex-a76"),
+        cpu_model="Cortex-A76",
+        mcpu="cortex-a76",
+        l1d_bytes=64 * _KIB,
+        l2_bytes=512 * _KIB,
+        l3_bytes=2 * _MIB,
+        cores=4,
+    ),
+    _aarch64(
+        # Whatever runs 64-bit Android: ARMv8.0 as Cortex-A53 (document DDI0500) has it.
+        name="android-arm64",
+        emulator=("qemu-aarch64", "-cpu", "cortex-a53"),
+        cpu_model="ARMv8.0",
+        mcpu="cortex-a53",
+        l1d_bytes=32 * _KIB,
+        l2_bytes=256 * _KIB,
+        l3_bytes=1 * _MIB,
+        cores=4,
+    ),
+    Target(
+        # Cortex-A9, documents DDI0388 and DDI0409 (its NEON): 16 registers of 128 bits.
+        name="armv7-cortex-a9",
+        emulator=("qemu-arm", "-cpu", "cortex-a9"),
+        kind="arm",
+        cpu_model="Cortex-A9",
+        mtriple="armv7-linux-gnueabihf",
+        mcpu="cortex-a9",
+        features=("+neon",),
+        float_abi="hard",
+        vector_bits=128,
+        vector_registers=16,
+        l1d_bytes=32 * _KIB,
+        l2_bytes=512 * _KIB,
+        l3_bytes=512 * _KIB,
+        cores=2,
+        toolchain="arm",
+        runner="emulated",
+    ),
+    Target(
+        # RV64GC, as SiFive's U74 (manual 21G3): no vectors, 32 registers of one float each.
+        name="riscv64",
+        emulator=("qemu-riscv64",),
+        kind="riscv",
+        cpu_model="RV64GC",
+        mtriple="riscv64-linux-gnu",
+        mcpu="generic-rv64",
+        features=("+m", "+a", "+f", "+d", "+c"),
+        abi="lp64d",
+        vector_bits=128,
+        vector_registers=8,
+        l1d_bytes=32 * _KIB,
+        l2_bytes=512 * _KIB,
+        l3_bytes=2 * _MIB,
+        cores=4,
+        toolchain="riscv64",
+        runner="emulated",
+    ),
+)

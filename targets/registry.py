@@ -1,0 +1,69 @@
+"""The targets that have a name: this machine, and those of `targets.boards`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from functools import partial
+
+from targets.boards import BOARDS
+from targets.host import Host, detect_host
+from targets.target import Target, TargetError
+
+_X86_TRIPLE = "x86_64-linux-gnu"
+# Architectural vector registers by width: SSE and AVX2 name 16, AVX-512 (EVEX) 32.
+_X86_REGISTERS = {128: 16, 256: 16, 512: 32}
+
+
+def _x86_code(host: Host, name: str, mcpu: str, vector_bits: int, features: tuple[str, ...] = ()) -> Target:
+    """Code of one kind on this host's cores and caches."""
+    if host.machine not in ("x86_64", "AMD64"):
+        raise TargetError(
+            f"{name} needs an x86-64 machine to detect and to measure on; this machine is {host.machine}. "
+            "Run Netlathe on an x86-64 machine."
+        )
+    return Target(
+        name=name,
+        kind="x86",
+        cpu_model=host.cpu_model,
+        mtriple=_X86_TRIPLE,
+        mcpu=mcpu,
+        features=features,
+        vector_bits=vector_bits,
+        vector_registers=_X86_REGISTERS[vector_bits],
+        l1d_bytes=host.l1d_bytes,
+        l2_bytes=host.l2_bytes,
+        l3_bytes=host.l3_bytes,
+        cores=host.cores,
+    )
+
+
+def _x86(host: Host) -> Target:
+    # Code that used what the machine hides would die of SIGILL.
+    hidden = tuple(f"-{name}" for name in host.hidden_features)
+    return _x86_code(host, "x86", host.llvm_cpu, host.vector_bits, hidden)
+
+
+def _board(board: Target, _: Host) -> Target:
+    return board
+
+
+TARGETS: dict[str, Callable[[Host], Target]] = {
+    "x86": _x86,
+    "x86-64-v3": lambda host: _x86_code(host, "x86-64-v3", "x86-64-v3", 256),
+    "x86-64-v4": lambda host: _x86_code(host, "x86-64-v4", "x86-64-v4", 512),
+    **{board.name: partial(_board, board) for board in BOARDS},
+}
+
+
+def get_target(name: str) -> Target:
+    """The target of that name: another machine, or code on this host.
+
+    Raises:
+        TargetError: no target has that name (the message lists close matches), or this machine cannot be it.
+    """
+    if name not in TARGETS:
+        close = difflib.get_close_matches(name, TARGETS)
+        meant = f"Did you mean {' or '.join(close)}? " if close else ""
+        raise TargetError(f"Unknown target {name!r}. {meant}There are: {', '.join(TARGETS)}.")
+    return TARGETS[name](detect_host())

@@ -1,0 +1,1 @@
+"""The compiled network as plain C, without TVM's runtime."""

@@ -1,0 +1,202 @@
+/* netbench: tests the network inside against its reference output, then times it. */
+#define _GNU_SOURCE
+#include <math.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "expected.h"
+#include "plan.h"
+#include "profile.h"
+
+enum { WRONG = 1, USAGE = 2, WRONG_CPU = 3, OUT_OF_RESOURCES = 4 };
+
+static const char HELP[] =
+    "%s\n"
+    "usage: netbench [--num_runs=50] [--min_secs=1] [--max_secs=150] [--warmup_runs=1] [--num_threads=1]\n"
+    "                [--cpu_mask=HEX] [--profile] [--json]\n"
+    "Times at least num_runs inferences and at least min_secs seconds, but no longer than max_secs.\n"
+    "Exit codes: 0 right; 1 the output is wrong; 2 an option is wrong; 3 this CPU lacks what the code needs;\n"
+    "4 no memory, no thread, or no CPU of the mask.\n";
+
+typedef struct {
+  unsigned long num_runs, warmup_runs, num_threads, cpu_mask;
+  double min_secs, max_secs;
+  bool profile, json;
+} settings;
+
+static float input[NETLATHE_INPUT_SIZE] __attribute__((aligned(64)));
+static float output[NETLATHE_OUTPUT_SIZE] __attribute__((aligned(64)));
+
+static double now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int complain(const char *text, const char *what) {
+  fprintf(stderr, "netbench: %s%s\n", text, what);
+  return USAGE;
+}
+
+/* Options as benchmark_model of TensorFlow Lite has them. */
+static int parse(settings *s, int count, char **words) {
+  for (int i = 1; i < count; i++) {
+    const char *value = strchr(words[i], '=');
+    size_t length = value ? (size_t)(value++ - words[i]) : strlen(words[i]);
+    char *end = NULL;
+#define IS(name) (length == strlen(name) && !strncmp(words[i], name, length))
+    if (IS("--profile") && !value) s->profile = true;
+    else if (IS("--json") && !value) s->json = true;
+    else if (!value) return complain("no such option, or it lacks =VALUE: ", words[i]);
+    else if (IS("--num_runs")) s->num_runs = strtoul(value, &end, 10);
+    else if (IS("--warmup_runs")) s->warmup_runs = strtoul(value, &end, 10);
+    else if (IS("--num_threads")) s->num_threads = strtoul(value, &end, 10);
+    else if (IS("--cpu_mask")) s->cpu_mask = strtoul(value, &end, 16);
+    else if (IS("--min_secs")) s->min_secs = strtod(value, &end);
+    else if (IS("--max_secs")) s->max_secs = strtod(value, &end);
+    else return complain("no such option: ", words[i]);
+#undef IS
+    if (value && (*value == '\0' || *value == '-' || *end != '\0')) return complain("not a number: ", words[i]);
+  }
+  if (s->num_runs == 0) return complain("--num_runs must be 1 or more", "");
+  if (s->num_threads == 0 || s->num_threads > NETLATHE_MAX_THREADS)
+    return complain("--num_threads must be between 1 and what the network was compiled for", "");
+  return 0;
+}
+
+/* Multiples of 2^-15 between -1 and 1, which every machine computes alike. */
+static void probe_input(void) {
+  for (uint32_t i = 0; i < NETLATHE_INPUT_SIZE; i++) input[i] = (float)(i * 2654435761u >> 16) / 32768.0f - 1.0f;
+}
+
+static double largest_error(void) {
+  double largest = 0.0;
+  for (unsigned i = 0; i < NETLATHE_OUTPUT_SIZE; i++) {
+    double error = fabs((double)output[i] - (double)netlathe_expected[i]);
+    if (isnan(error)) return INFINITY;
+    if (error > largest) largest = error;
+  }
+  return largest;
+}
+
+static unsigned top1(const float *values) {
+  unsigned best = 0;
+  for (unsigned i = 1; i < NETLATHE_OUTPUT_SIZE; i++)
+    if (values[i] > values[best]) best = i;
+  return best;
+}
+
+static int ascending(const void *a, const void *b) {
+  double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+static double percentile(const double *sorted, size_t count, double share) {
+  size_t index = (size_t)ceil(share * (double)count);
+  return sorted[index > 0 ? index - 1 : 0];
+}
+
+typedef struct {
+  double last, *seconds;
+} stopwatch;
+
+static void after_step(void *context, unsigned step) {
+  stopwatch *watch = context;
+  double time = now();
+  watch->seconds[step] += time - watch->last;
+  watch->last = now();
+}
+
+/* Seconds of each inference; how many there were. */
+static size_t measure(netlathe *net, const settings *s, double **samples, stopwatch *watch) {
+  size_t count = 0, room = 0;
+  double begin = now();
+  while ((count < s->num_runs || now() - begin < s->min_secs) && (count == 0 || now() - begin < s->max_secs)) {
+    if (count == room) {
+      double *more = realloc(*samples, (room = 2 * room + 64) * sizeof **samples);
+      if (more == NULL) return 0;
+      *samples = more;
+    }
+    double start = watch->last = now();
+    if (netlathe_run_profiled(net, input, output, s->profile ? after_step : NULL, watch) != NETLATHE_OK) return 0;
+    (*samples)[count++] = now() - start;
+  }
+  return count;
+}
+
+static void print(const settings *s, double error, const double *sorted, size_t count, const double *steps) {
+  double sum = 0.0;
+  for (size_t i = 0; i < count; i++) sum += sorted[i];
+  const char *names[] = {"min_ms", "mean_ms", "median_ms", "p90_ms", "p99_ms", "max_ms"};
+  double times[] = {sorted[0], sum / (double)count, percentile(sorted, count, 0.5), percentile(sorted, count, 0.9),
+                    percentile(sorted, count, 0.99), sorted[count - 1]};
+  printf(s->json ? "{\"net\": \"%s\", \"threads\": %lu, \"runs\": %zu, \"max_abs_error\": %.3g"
+                 : "%s\n%lu thread(s), %zu runs, largest error %.3g\n",
+         netlathe_title, s->num_threads, count, error);
+  if (s->json) printf(", \"same_top1\": %s", top1(output) == top1(netlathe_expected) ? "true" : "false");
+  for (size_t i = 0; i < sizeof times / sizeof *times; i++)
+    printf(s->json ? ", \"%s\": %.6f" : "%-10s %10.4f\n", names[i], 1e3 * times[i]);
+  if (s->profile) {
+    printf(s->json ? ", \"operators\": [" : "\nmean ms   share  operator\n");
+    for (unsigned i = 0; i < netlathe_plan_of_net.step_count; i++)
+      if (s->json) printf("%s{\"name\": \"%s\", \"mean_ms\": %.6f}", i ? ", " : "", netlathe_plan_of_net.steps[i].name,
+                          1e3 * steps[i] / (double)count);
+      else printf("%8.4f %5.1f%%  %s\n", 1e3 * steps[i] / (double)count, 100.0 * steps[i] / sum, netlathe_plan_of_net.steps[i].name);
+    if (s->json) printf("]");
+  }
+  printf(s->json ? "}\n" : "");
+}
+
+static int bench(netlathe *net, const settings *s) {
+  probe_input();
+  if (netlathe_run(net, input, output) != NETLATHE_OK) return WRONG;
+  double error = largest_error();
+  if (!(error <= netlathe_tolerance)) {
+    fprintf(stderr, "netbench: the output is off by %.3g, more than rounding explains (%.3g).\n", error,
+            netlathe_tolerance);
+    return WRONG;
+  }
+  for (unsigned long i = 0; i < s->warmup_runs; i++) netlathe_run(net, input, output);
+  double *samples = NULL;
+  stopwatch watch = {0.0, calloc(netlathe_plan_of_net.step_count, sizeof(double))};
+  size_t count = watch.seconds ? measure(net, s, &samples, &watch) : 0;
+  if (count > 0) {
+    qsort(samples, count, sizeof *samples, ascending);
+    print(s, error, samples, count, watch.seconds);
+  }
+  free(samples);
+  free(watch.seconds);
+  return count > 0 ? 0 : OUT_OF_RESOURCES;
+}
+
+int main(int count, char **words) {
+  settings s = {.num_runs = 50, .warmup_runs = 1, .num_threads = 1, .min_secs = 1.0, .max_secs = 150.0};
+  if (count > 1 && !strcmp(words[1], "--help")) return printf(HELP, netlathe_title) < 0;
+  int wrong = parse(&s, count, words);
+  if (wrong) return wrong;
+  const char *missing = netlathe_missing_feature();
+  if (missing) {
+    fprintf(stderr, "netbench: this CPU lacks %s, which the network was compiled for. Compile it for this CPU.\n",
+            missing);
+    return WRONG_CPU;
+  }
+  unsigned long mask[64 / (8 * sizeof(unsigned long))] = {s.cpu_mask};
+  if (s.cpu_mask && syscall(SYS_sched_setaffinity, 0, sizeof mask, mask)) {
+    fprintf(stderr, "netbench: no CPU of the mask %lx is there.\n", s.cpu_mask);
+    return OUT_OF_RESOURCES;
+  }
+  netlathe *net;
+  int status = netlathe_create(&net, (int)s.num_threads, s.cpu_mask);
+  if (status != NETLATHE_OK) {
+    fprintf(stderr, "netbench: %s\n", netlathe_message(status));
+    return OUT_OF_RESOURCES;
+  }
+  int answer = bench(net, &s);
+  netlathe_destroy(net);
+  return answer;
+}
