@@ -22,8 +22,6 @@ from tvm_latency.build import KERNELS_PER_OBJECT, Compiled, compile_onnx
 from tvm_latency.lower import LoweringError, lower
 from tvm_latency.memory import ALIGNMENT
 from tvm_latency.network_plan import plan_network
-from tvm_latency.onnx_graph import network_graph
-from tvm_latency.opspec import OpSpec
 from tvm_latency.single_call import NETWORK, single_call
 
 pytestmark = pytest.mark.compiles
@@ -31,6 +29,7 @@ pytestmark = pytest.mark.compiles
 TARGET = get_target("x86")
 Parse = Callable[..., onnx.ModelProto]
 Arrays = list[np.ndarray]
+MakeNetwork = Callable[[int], onnx.ModelProto]
 
 
 def functions(module: Any) -> set[str]:
@@ -61,42 +60,27 @@ def compiled_both_ways(model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) 
         return one, compile_onnx(model, TARGET)
 
 
-def test_kernels_are_compiled_two_to_an_object_file() -> None:
-    compiled = compile_onnx(mobile_network(), TARGET)
+def test_kernels_are_compiled_two_to_an_object_file(mobile_network: MakeNetwork) -> None:
+    compiled = compile_onnx(mobile_network(17), TARGET)
     assert len(compiled.objects) == -(-len(compiled.kernels) // KERNELS_PER_OBJECT)
     assert all(code.startswith(b"\x7fELF") for code in compiled.objects)
 
 
-def test_a_kernel_that_cannot_be_compiled_is_a_lowering_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_that_cannot_be_compiled_is_a_lowering_error(
+    mobile_network: MakeNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("LLVM says no")
 
     monkeypatch.setattr("tvm.tirx.build", fail)
     with pytest.raises(LoweringError, match="The ONNX model cannot be compiled: LLVM says no"):
-        compile_onnx(mobile_network(), TARGET)
+        compile_onnx(mobile_network(17), TARGET)
 
 
 def assert_same_bits(first: Arrays, second: Arrays) -> None:
     assert [(a.dtype, a.shape) for a in first] == [(b.dtype, b.shape) for b in second]
     assert [a.tobytes() for a in first] == [b.tobytes() for b in second]
     assert any(a.any() for a in first), "zeros are no evidence"
-
-
-def mobile_network(size: int = 17) -> onnx.ModelProto:
-    half = -(-size // 2)
-
-    def block(i: int, o: int, **rest: int) -> OpSpec:
-        return OpSpec(kind="mbconv", height=half, width=half, in_channels=i, out_channels=o, kernel=3, **rest)
-
-    return network_graph(
-        [
-            OpSpec(kind="conv", height=size, width=size, in_channels=3, out_channels=8, kernel=3, stride=2),
-            block(8, 12, expand=3),
-            block(12, 12, expand=6),
-            OpSpec(kind="pool", height=half, width=half, in_channels=12, out_channels=12),
-            OpSpec(kind="linear", height=1, width=1, in_channels=12, out_channels=10),
-        ]
-    )
 
 
 C = (8, 8, 3, 3)
@@ -158,8 +142,10 @@ ONE_CALL: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def test_a_network_becomes_one_call_of_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = mobile_network()
+def test_a_network_becomes_one_call_of_the_same_bits(
+    mobile_network: MakeNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = mobile_network(17)
     lowered = lower(model, TARGET)
     (call,) = calls(lowered.module)
     assert call.op == tvm.ir.Op.get("relax.call_tir")
@@ -268,9 +254,9 @@ def test_a_constant_that_is_read_twice_is_stored_once() -> None:
     assert plan.weights.size == 2 * ALIGNMENT  # 24 floats
 
 
-def test_two_threads_answer_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_threads_answer_the_same(mobile_network: MakeNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels that wake threads within the one call: TVM has a pool for each thread that calls it."""
-    model = mobile_network(size=130)
+    model = mobile_network(130)
     (x,) = inputs_of(model)
     monkeypatch.setenv("TVM_NUM_THREADS", "2")
     compiled = [compile_onnx(model, replace(TARGET, threads=threads)) for threads in (1, 2)]
@@ -300,9 +286,9 @@ for past in range(17):
 """
 
 
-def test_an_input_that_begins_within_a_cache_line_is_refused(tmp_path: Any) -> None:
+def test_an_input_that_begins_within_a_cache_line_is_refused(mobile_network: MakeNetwork, tmp_path: Any) -> None:
     """In a process of its own: where nothing checks, the kernel's vector loads end it."""
-    onnx.save(mobile_network(), tmp_path / "network.onnx")
+    onnx.save(mobile_network(17), tmp_path / "network.onnx")
     command = [sys.executable, "-c", MISALIGNED, str(tmp_path / "network.onnx")]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -36,9 +36,11 @@ def write(model: onnx.ModelProto, target: str, folder: Path, threads: int = 1, w
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [board.name for board in BOARDS])
-def test_every_board_gets_a_right_network(name: str, network: Callable[[int], onnx.ModelProto], tmp_path: Path) -> None:
+def test_every_board_gets_a_right_network(
+    name: str, mobile_network: Callable[[int], onnx.ModelProto], tmp_path: Path
+) -> None:
     board = get_target(name)
-    write(network(SIZE), name, tmp_path)
+    write(mobile_network(SIZE), name, tmp_path)
     before = launcher(board)
     if before is None:
         pytest.skip(f"{board.emulator[0]} is not installed")
@@ -49,9 +51,9 @@ def test_every_board_gets_a_right_network(name: str, network: Callable[[int], on
 
 @pytest.mark.parametrize(("threads", "weights"), [(2, "float32"), (1, "float16")])
 def test_threads_and_half_weights_on_a_phone(
-    threads: int, weights: WeightType, network: Callable[[int], onnx.ModelProto], tmp_path: Path
+    threads: int, weights: WeightType, mobile_network: Callable[[int], onnx.ModelProto], tmp_path: Path
 ) -> None:
-    write(network(SIZE), "android-arm64", tmp_path, threads, weights)
+    write(mobile_network(SIZE), "android-arm64", tmp_path, threads, weights)
     before = launcher(get_target("android-arm64"))
     if before is None:
         pytest.skip("qemu-aarch64 is not installed")
@@ -60,9 +62,11 @@ def test_threads_and_half_weights_on_a_phone(
 
 
 @pytest.mark.skipif(launcher(get_target("raspberry-pi-5")) is None, reason="qemu-aarch64 is not installed")
-def test_an_older_core_is_refused_with_a_sentence(network: Callable[[int], onnx.ModelProto], tmp_path: Path) -> None:
+def test_an_older_core_is_refused_with_a_sentence(
+    mobile_network: Callable[[int], onnx.ModelProto], tmp_path: Path
+) -> None:
     """Code for a Cortex-A76 on a Cortex-A53, which knows ARMv8.0."""
-    write(network(SIZE), "raspberry-pi-5", tmp_path)
+    write(mobile_network(SIZE), "raspberry-pi-5", tmp_path)
     with pytest.raises(ProgramError, match=r"netbench: this CPU lacks \w+, which the network was compiled for\."):
         run_program(tmp_path / NETBENCH, *ONCE, before=("qemu-aarch64", "-cpu", "cortex-a53"))
 

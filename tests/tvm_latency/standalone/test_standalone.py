@@ -38,9 +38,9 @@ needs_cc = pytest.mark.skipif(not shutil.which("cc"), reason="there is no C comp
 
 
 @pytest.fixture(scope="module")
-def compiled(network: Callable[[int], onnx.ModelProto]) -> Compiled:
+def compiled(mobile_network: Callable[[int], onnx.ModelProto]) -> Compiled:
     """With enough pixels for two threads."""
-    return compile_onnx(network(130), TARGET)
+    return compile_onnx(mobile_network(130), TARGET)
 
 
 @pytest.fixture(scope="module")
