@@ -5,9 +5,6 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# Without a C compiler, Zig's is installed to link with.
-EXTRAS := dev$(if $(shell command -v cc || command -v gcc || command -v clang),,$(shell echo ,cc))
-
 .PHONY: demo test lint clean
 .DELETE_ON_ERROR:
 
@@ -25,7 +22,7 @@ lint: $(STAMP)
 # The stamp appears after the last package is in, so an interrupted installation is repeated.
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[dev]'
 	touch $@
 
 clean:

@@ -24,7 +24,7 @@ LEAST_TOLERANCE = 1e-4
 FLOAT16_ROUNDING = 2.0**-11
 _WITH_WEIGHTS = ("Conv", "Gemm", "MatMul")
 
-_CAUSES: dict[WeightType, str] = {
+CAUSES: dict[WeightType, str] = {
     "float32": "This is a bug of a kernel: please report the model and the target.",
     "float16": "The network does not stand weights stored as float16: compile it with --weights float32. If that "
     "fails too, it is a bug of a kernel: please report the model and the target.",
@@ -92,11 +92,7 @@ def compare(
         if ours.shape != theirs.shape:
             raise VerifyError(f"The compiled network answers with shape {ours.shape}, {against} with {theirs.shape}.")
         for name, output in ((against, theirs), ("The compiled network", ours)):
-            if not np.isfinite(output).all():
-                raise VerifyError(
-                    f"{name} answers image {count} with something that is not a finite number. Check the weights of "
-                    "the model; if they are finite, please report it."
-                )
+            require_finite(f"{name} answers image {count}", output)
         worst = max(worst, float(np.abs(ours - theirs).max()))
         largest = max(largest, float(np.abs(theirs).max()))
         behind = max(behind, float(theirs.max() - theirs.flat[ours.argmax()]))
@@ -108,14 +104,27 @@ def compare(
     if not worst <= allowed:
         raise VerifyError(
             f"The compiled network differs from {against} by up to {worst:.3g}; rounding explains at most "
-            f"{allowed:.2g}. {_CAUSES[weights]}"
+            f"{allowed:.2g}. {CAUSES[weights]}"
         )
     if not behind <= allowed:
         raise VerifyError(
             f"The compiled network prefers a class that is {behind:.3g} behind the one {against} prefers; rounding "
-            f"explains at most {allowed:.2g}. {_CAUSES[weights]}"
+            f"explains at most {allowed:.2g}. {CAUSES[weights]}"
         )
     return Verification(against, count, worst, agreed / count)
+
+
+def require_finite(who_answers: str, output: NDArray[np.float32]) -> None:
+    """Refuse an output that nothing can be compared with; the message begins with whose it is.
+
+    Raises:
+        VerifyError: a number of it is not finite.
+    """
+    if not np.isfinite(output).all():
+        raise VerifyError(
+            f"{who_answers} with something that is not a finite number. Check the weights of the model; if they are "
+            "finite, please report it."
+        )
 
 
 def onnx_reference(model: onnx.ModelProto) -> Inference:

@@ -13,10 +13,10 @@ from pipeline.agreement import Images, compare, onnx_reference, random_image, to
 from pipeline.bench import CALLS, ROUNDS, BenchEntry, compare_runtimes, time_interleaved
 from pipeline.calibration import load_calibration
 from pipeline.files import read_json, write_atomically
-from pipeline.measure import MeasureError, measure_libraries, require_runnable
+from pipeline.measure import MeasureError, measure_files, require_runnable, what_runs
 from pipeline.nets import Net, input_shape_of, resolve_net, space_of
 from pipeline.places import calibration_folder, default_database
-from pipeline.plain_c import self_test, write_plain_c
+from pipeline.plain_c import on_the_machine, self_test, write_plain_c
 from pipeline.report import render
 from pipeline.run_folder import RESULT, RunFolderError, claim_folder
 from pipeline.runtimes import BenchModel, find_peers
@@ -26,8 +26,9 @@ from supernet.network import Network
 from supernet.settings import Progress
 from supernet.space import SpaceError
 from supernet.train import load_network
+from targets.emulator import launcher
 from targets.registry import TARGETS, get_target
-from targets.target import Target, TargetError
+from targets.target import EMULATED, LOCAL, Target, TargetError
 from tvm_latency.cost_model import CostModelError
 from tvm_latency.fallback import FallbackSettings, tune_fallbacks
 from tvm_latency.latency_table import LatencyTableError
@@ -60,7 +61,8 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
 ) -> dict[str, Any]:
     """Compile, verify, measure: the content of manifest.json, with the artefact's `folder`.
 
-    What is for another machine is not measured, and verified by one image under an emulator where one is installed.
+    What is for another machine is measured there if the target says how (`android-arm64@adb`), where netbench tests
+    itself, too; and verified by one image under an emulator where one is installed.
 
     data: verify on its test images instead of random ones.
     resolution, classes: instead of the network's own, where it has no weights yet.
@@ -75,9 +77,11 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
         VerifyError: the result differs from the reference by more than rounding explains.
     """
     machine = get_target(target).with_threads(threads)
-    here = machine.runner == "local"
-    if here:
+    here = machine.runner == LOCAL
+    if machine.runner != EMULATED:
         require_runnable(machine)
+    if tune_fallback and not here:
+        raise TargetError(f"--tune-fallback measures, and {target} is another machine. Leave it out.")
     found = resolve_net(net).for_task(resolution, classes)
     shape = input_shape_of(found.model)
     folder = out or Path(f"{found.name}-{target}")
@@ -94,7 +98,6 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
         finish=_with_fallbacks(machine, tune_fallback, progress, say),
         also=lambda made: write_plain_c(made, folder, found.name, reference, allowed, say),
     )
-    verification = self_test(folder, machine, against)
     images = _images(shape, data, seed)
     measured_s: Sequence[float] = ()
     if here:
@@ -102,13 +105,24 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
         if network is not None and weights == "float16":
             verify.check_half_weights(compiled, network, images, tolerance(found.model))
         verification = compare(compiled, reference, images, against, allowed, weights)
-        measured_s = measure_libraries({found.name: built.library}, shape, machine)[found.name]
+        self_test(folder, machine, against, weights)
+    else:
+        verification = self_test(folder, machine, against, weights)
+    if machine.runner != EMULATED:
+        timing = measure_files({found.name: what_runs(folder, machine)}, shape, machine)[found.name]
+        verification, measured_s = verification or on_the_machine(timing, against, machine), timing.samples_s
     elif verification is None:
-        say(f"Nothing here runs code for {target}, so nothing was verified: run netbench on the machine itself.")
+        say(f"Nothing was verified: {_cannot_verify(machine)}")
     deploy.write_reference(built.folder, images[0], reference)
     predicted_s = _predicted_s(found, machine, weights, database)
     manifest = deploy.write_manifest(built, machine, verification, measured_s, predicted_s)
     return {"folder": str(built.folder), **manifest}
+
+
+def _cannot_verify(machine: Target) -> str:
+    if launcher(machine) is None:
+        return f"nothing here runs code for {machine.name} ({machine.emulator[0]} would). Run netbench on the machine."
+    return "without netbench nothing of it can be run here. Compare model.so with reference.npz on the machine."
 
 
 def _with_fallbacks(

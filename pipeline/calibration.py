@@ -19,7 +19,7 @@ from supernet.costs import PathCosts
 from supernet.settings import Progress
 from supernet.space import SearchSpace
 from targets.host import available_cpus
-from targets.local import LocalRunner
+from targets.runners import find_runner
 from targets.target import Target
 from tvm_latency import calibrate as calibrating
 from tvm_latency.accuracy import Scores
@@ -31,7 +31,7 @@ from tvm_latency.fitting import Fitted, Net
 from tvm_latency.latency_table import LatencyTable
 from tvm_latency.opspec import WeightType, network_weight_bytes, stored_as
 from tvm_latency.plan import QUICK, WIDEST, CalibrationPlan, variations
-from tvm_latency.workbench import Workbench
+from tvm_latency.workbench import MeasureSettings, Workbench
 
 LATENCY_TABLE, MODEL, VERSIONS = "latency_table.json", "cost_model.json", "versions.json"
 # A heavy network has so many times the weights of the heaviest of its space; as long as none has, widths grow so.
@@ -78,13 +78,16 @@ def calibrate_space(
 
     Raises:
         CalibrationError: too little could be measured.
-        RunnerError: this machine cannot run code for the target.
+        RunnerError: nothing can be run for the target.
     """
     random = Random(seed)
     drawn = dict.fromkeys(space.random_architecture(random) for _ in range(plan.fit_networks + plan.test_networks))
     networks = [stored_as(net.op_specs(), weights) for net in drawn]
     ops = space.op_specs()
     ops += variations(ops, plan.variations, Random(seed))
+    runner = find_runner(target)
+    # What has to be carried there is carried once, and is not measured again where it is noisy.
+    settings = MeasureSettings() if runner.at_once else MeasureSettings(attempts=1)
     with _workspace(database) as workspace:
         found = calibrating.calibrate(
             stored_as(ops, weights),
@@ -92,11 +95,12 @@ def calibrate_space(
             networks[plan.fit_networks :],
             target=target,
             workbench=Workbench(
-                runner=LocalRunner(target),
+                runner=runner,
                 database=database,
-                build=BuilderPool(target, workers=len(available_cpus())),
+                build=BuilderPool(target, runner.form, workers=len(available_cpus())),
                 workspace=workspace,
                 progress=progress,
+                settings=settings,
                 seed=seed,
             ),
             versions=code_versions(),

@@ -65,7 +65,7 @@ class RunContext:
     def place(self, stage: str, target: Target) -> Path:
         """Where a stage has its files for a target: of the first, its folder; of another, one in that."""
         folder = self.folder / stage
-        return folder if target.name == self.config.target else folder / target.name
+        return folder if target.name == self.config.target else folder / target.file_name
 
     def for_each(self, work: Callable[[Target], Result]) -> Result:
         """The result of a stage from those of every target, done one after the other."""

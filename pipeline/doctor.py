@@ -70,7 +70,7 @@ def _elsewhere() -> Check:
         try:
             find_toolchain(board)
         except ToolchainError as error:
-            missing[f"no compiler for {machine}"] = str(error).rpartition(": ")[2]
+            missing[f"no compiler for {machine}"] = error.install
         if launcher(board) is None:
             missing[f"no {board.emulator[0]} to test with"] = "apt install qemu-user"
     if not missing:
@@ -104,6 +104,7 @@ def _target() -> str:
 def _compile_and_run() -> str:
     """One small block through everything that a network goes through."""
     from pipeline.agreement import compare, onnx_reference, random_image, tolerance
+    from pipeline.plain_c import write_plain_c
     from targets.registry import get_target
     from tvm_latency.build import compile_onnx
     from tvm_latency.loaded import LoadedNetwork
@@ -113,8 +114,10 @@ def _compile_and_run() -> str:
     op = OpSpec(kind="mbconv", height=8, width=8, in_channels=16, out_channels=16, kernel=3, expand=3)
     model = network_graph([op])
     with TemporaryDirectory() as folder:
-        library = compile_onnx(model, get_target("x86")).export(Path(folder) / "block.so")
+        compiled, reference = compile_onnx(model, get_target("x86")), onnx_reference(model)
+        library = compiled.export(Path(folder) / "block.so")
         image = random_image(input_shape(op))
-        reference = onnx_reference(model)
         found = compare(LoadedNetwork(library), reference, [image], "the ONNX reference", tolerance(model))
-    return f"a block agrees with {found.against} to {found.max_abs_error:.1e}"
+        notes: list[str] = []
+        write_plain_c(compiled, Path(folder), "block", reference, tolerance(model), notes.append)
+    return " ".join([f"a block agrees with {found.against} to {found.max_abs_error:.1e}.", *notes])

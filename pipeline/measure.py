@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
 from supernet.architecture import Architecture
-from targets.local import LocalRunner
-from targets.runner import Failure, Job
+from targets.runner import Failure, Form, Job, Timing
+from targets.runners import find_runner
 from targets.target import Target
-from tvm_latency.build import compile_ops
+from tvm_latency.candidate import build_candidate
 from tvm_latency.onnx_graph import input_shape
 from tvm_latency.opspec import WeightType, stored_as
 from tvm_latency.schedules import SCHEDULE_VERSION
+from tvm_latency.standalone.write import NETBENCH
 
 # Small networks run in a fraction of a millisecond: enough runs to outlast a busy moment of the machine.
 NETWORK_ROUNDS, NETWORK_REPEATS, NETWORK_WARMUP = 10, 100, 20
@@ -23,6 +25,12 @@ NETWORK_ROUNDS, NETWORK_REPEATS, NETWORK_WARMUP = 10, 100, 20
 TURN_S, TOTAL_S, LEAST = 2.0, 20.0, 3
 # A first call has this long; a turn that takes so many times as long as the first call announced is stuck.
 FIRST_DEADLINE_S, PATIENCE = 120.0, 5.0
+
+
+# Where one call does not decide it.
+AWAY_REPEATS = 20
+# The file of an artefact that a runner takes.
+RUNS: dict[Form, str] = {"library": "model.so", "program": NETBENCH}
 
 
 class MeasureError(RuntimeError):
@@ -34,28 +42,44 @@ def code_versions() -> tuple[int, str]:
     return SCHEDULE_VERSION, version("apache-tvm")
 
 
-def measure_libraries(
-    libraries: Mapping[str, Path], shape: Sequence[int], target: Target
-) -> dict[str, tuple[float, ...]]:
-    """Seconds of every timed run of each network, by name: back to back within a turn, in turns with each other.
+def what_runs(folder: Path, target: Target) -> Path:
+    """The file of an artefact that the target's runner takes.
+
+    Raises:
+        MeasureError: the artefact lacks it.
+    """
+    file = folder / RUNS[find_runner(target).form]
+    if not file.exists():
+        raise MeasureError(
+            f"{folder} has no {file.name}, and {target.runner} measures nothing else. Compile it again to see why."
+        )
+    return file
+
+
+def measure_files(files: Mapping[str, Path], shape: Sequence[int], target: Target) -> dict[str, Timing]:
+    """Every timed run of each network, by name: back to back within a turn, in turns with each other.
 
     What slows the machine for a while so slows all of them, and their ratios hold. One call of each, which is not
-    reported, decides how many are timed.
+    reported, decides how many are timed; not where somebody would have to walk for it.
+
+    files: what runs, of the form that the target's runner takes.
 
     Raises:
         MeasureError: one crashed, or took too long.
-        RunnerError: this machine cannot run code for the target.
+        RunnerError: nothing can be run for the target.
     """
 
     def jobs(repeats: int, warmup: int) -> list[Job]:
         shapes = (tuple(shape),)
         return [
-            Job(key=name, module=library.resolve(), input_shapes=shapes, repeats=repeats, warmup=warmup)
-            for name, library in libraries.items()
+            Job(key=name, module=file.resolve(), input_shapes=shapes, repeats=repeats, warmup=warmup)
+            for name, file in files.items()
         ]
 
+    if not find_runner(target).at_once:
+        return _timed(jobs(AWAY_REPEATS, 1), target, NETWORK_ROUNDS, FIRST_DEADLINE_S)
     first = _timed(jobs(repeats=1, warmup=1), target, 1, FIRST_DEADLINE_S)
-    call_s = max(sample for samples in first.values() for sample in samples)
+    call_s = max(sample for timing in first.values() for sample in timing.samples_s)
     repeats = _within(NETWORK_REPEATS, TURN_S / call_s)
     warmup = max(1, NETWORK_WARMUP * repeats // NETWORK_REPEATS)
     turn_s = (repeats + warmup) * call_s
@@ -68,22 +92,23 @@ def _within(most: int, affordable: float) -> int:
     return max(LEAST, min(most, int(affordable)))
 
 
-def _timed(jobs: Sequence[Job], target: Target, rounds: int, deadline_s: float) -> dict[str, tuple[float, ...]]:
-    found = {}
-    for result in LocalRunner(target, deadline_s).run(jobs, rounds):
+def _timed(jobs: Sequence[Job], target: Target, rounds: int, deadline_s: float) -> dict[str, Timing]:
+    found = {job.key: Timing(job.key, ()) for job in jobs}
+    # In one pass: a process for each would start as often.
+    for result in find_runner(target, deadline_s).run([[*jobs] * rounds]):
         if isinstance(result, Failure):
             raise MeasureError(f"{result.key} could not be measured on {target.name}: {result.reason}")
-        found[result.key] = result.samples_s
+        found[result.key] = replace(result, samples_s=found[result.key].samples_s + result.samples_s)
     return found
 
 
 def require_runnable(target: Target) -> None:
-    """Refuse a target whose code this machine cannot run, before it is run in this process.
+    """Refuse a target whose code nothing can run, before there is any.
 
     Raises:
-        RunnerError: it needs vectors or cores that this machine does not have.
+        RunnerError: it needs vectors or cores that this machine does not have, or no way to it is known.
     """
-    LocalRunner(target)
+    find_runner(target)
 
 
 def measure_networks(
@@ -94,12 +119,11 @@ def measure_networks(
     weights: how those are stored.
 
     Raises:
-        MeasureError, LoweringError, ToolchainError: one cannot be compiled or run.
+        MeasureError, LoweringError, StandaloneError, ToolchainError: one cannot be compiled or run.
     """
     with TemporaryDirectory() as folder:
-        libraries = {
-            name: compile_ops(stored_as(net.op_specs(), weights), target).export(Path(folder) / f"{name}.so")
-            for name, net in nets.items()
-        }
+        files = {name: Path(folder) / name for name in nets}
+        for name, net in nets.items():
+            build_candidate(stored_as(net.op_specs(), weights), target, find_runner(target).form, files[name])
         shape = input_shape(next(iter(nets.values())).op_specs()[0])
-        return {name: median(samples) for name, samples in measure_libraries(libraries, shape, target).items()}
+        return {name: median(timing.samples_s) for name, timing in measure_files(files, shape, target).items()}

@@ -20,4 +20,4 @@ def default_database() -> Path:
 def calibration_folder(database: Path, target: Target, space_name: str, weights: WeightType = "float32") -> Path:
     """Where `netlathe calibrate` leaves the table and the cost model of a space: beside the database."""
     options = "" if weights == "float32" else f"-{weights}"
-    return database.parent / "calibrations" / f"{target.name}-t{target.threads}{options}" / space_name
+    return database.parent / "calibrations" / f"{target.file_name}-t{target.threads}{options}" / space_name

@@ -18,8 +18,8 @@ from pipeline.bench import BenchEntry, BenchTiming, speedup, time_interleaved
 from pipeline.config import ALSO
 from pipeline.context import MeasuredAndBudget, Result, RunContext
 from pipeline.files import write_atomically, write_json
-from pipeline.measure import measure_libraries
-from pipeline.plain_c import PLAIN_C, self_test, write_plain_c
+from pipeline.measure import measure_files, what_runs
+from pipeline.plain_c import PLAIN_C, on_the_machine, self_test, write_plain_c
 from pipeline.report import render
 from pipeline.runtimes import BenchModel
 from pipeline.verify import check_half_weights, pytorch, real_images
@@ -27,7 +27,8 @@ from supernet import train as training
 from supernet.derive import BudgetError
 from supernet.export import export_onnx
 from supernet.settings import RecipeName, TrainSettings, recipe
-from targets.target import Target
+from targets.runners import find_runner
+from targets.target import LOCAL, Target
 from tvm_latency.build import Compiled
 from tvm_latency.loaded import LoadedNetwork
 
@@ -98,10 +99,11 @@ def compile(context: RunContext, folder: Path) -> Result:  # noqa: A001  (the st
 def _built(context: RunContext, target: Target) -> Result:
     """Both networks, compiled for a target."""
     result: Result = {}
+    elsewhere = find_runner(target).form == "program"
     for role in context.networks:
         model = onnx.load(context.folder / "export" / f"{role}.onnx")
         folder = context.place("compile", target) / role
-        also = partial(_plain_c, context, folder, model) if role == "winner" else None
+        also = partial(_plain_c, context, role, folder, model) if role == "winner" or elsewhere else None
         built = deployment.build(model, target, folder, context.config.weights, also=also)
         result[role] = {"kernels": list(built.kernels), "fallbacks": list(built.fallbacks)}
         for name in built.fallbacks:
@@ -109,18 +111,21 @@ def _built(context: RunContext, target: Target) -> Result:
     return result
 
 
-def _plain_c(context: RunContext, folder: Path, model: onnx.ModelProto, compiled: Compiled) -> None:
-    network = training.load_network(context.winner, context.folder / "train" / "winner.weights.pt")
+def _plain_c(context: RunContext, role: str, folder: Path, model: onnx.ModelProto, compiled: Compiled) -> None:
+    net = context.networks[role]
+    network = training.load_network(net, context.folder / "train" / f"{role}.weights.pt")
     allowed = tolerance(model, context.config.weights)
-    write_plain_c(compiled, folder, context.winner.name, pytorch(network), allowed, context.say)
+    write_plain_c(compiled, folder, net.name, pytorch(network), allowed, context.say)
 
 
 def _measure(context: RunContext, target: Target, result: Result) -> MeasuredAndBudget:
     """Put what both take on a target into the result of `_built`; seconds of the derived one, and of its budget."""
     resolution = context.space.resolution
-    libraries = {role: context.place("compile", target) / role / deployment.LIBRARY for role in context.networks}
-    for role, samples_s in measure_libraries(libraries, (1, 3, resolution, resolution), target).items():
-        result[role] |= {"measured_s": median(samples_s), "samples_s": samples_s}
+    files = {role: what_runs(context.place("compile", target) / role, target) for role in context.networks}
+    for role, timing in measure_files(files, (1, 3, resolution, resolution), target).items():
+        result[role] |= {"measured_s": median(timing.samples_s), "samples_s": timing.samples_s}
+        if found := on_the_machine(timing, "PyTorch", target):
+            result[role]["verification"] = asdict(found)
     result["budget_s"] = context.config.parsed_budget.seconds(result["baseline"]["measured_s"])
     return result["winner"]["measured_s"], result["budget_s"]
 
@@ -128,18 +133,23 @@ def _measure(context: RunContext, target: Target, result: Result) -> MeasuredAnd
 def verify(context: RunContext, folder: Path, target: Target) -> Result:
     """The compiled network against PyTorch, on real test images.
 
+    On another machine netbench has compared its output itself, for the one image that it has inside.
+
     Raises:
         VerifyError: they differ by more than rounding explains.
     """
     network = training.load_network(context.winner, context.folder / "train" / "winner.weights.pt")
-    self_test(context.place("compile", target) / "winner", target, "PyTorch")
     images = real_images(context.data.test, VERIFIED_IMAGES)
     built = context.place("compile", target) / "winner"
+    if target.runner != LOCAL:
+        deployment.write_reference(folder, images[0], pytorch(network))
+        return context.result("compile", target)["winner"]["verification"]  # type: ignore[no-any-return]
     compiled, weights = LoadedNetwork(built / deployment.LIBRARY), context.config.weights
     model = onnx.load(built / deployment.MODEL)
     if weights == "float16":
         check_half_weights(compiled, network, images, tolerance(model))
     verification = compare(compiled, pytorch(network), images, "PyTorch", tolerance(model, weights), weights)
+    self_test(built, target, "PyTorch", weights)
     deployment.write_reference(folder, images[0], pytorch(network))
     return asdict(verification)
 
@@ -154,6 +164,8 @@ def bench(context: RunContext, folder: Path, target: Target) -> Result:
     if find_spec("onnxruntime") is None:
         context.say("ONNX Runtime is not installed, so it is not compared: `pip install onnxruntime`.")
         wanted.pop()
+    if target.runner != LOCAL:
+        return _bench_elsewhere(context, target)
     entries = [BenchEntry(role, runtime, _bench_model(context, role, target)) for role, runtime in wanted]
     resolution = context.space.resolution
     timings = time_interleaved(entries, (1, 3, resolution, resolution), context.config.threads)
@@ -161,6 +173,17 @@ def bench(context: RunContext, folder: Path, target: Target) -> Result:
     return {
         "runs": [_bench_row(context, timing) for timing in timings],
         "speedups": {_label(context, other): speedup(ours, other) for other in others},
+    }
+
+
+def _bench_elsewhere(context: RunContext, target: Target) -> Result:
+    """Ours alone, as they were measured when they were compiled: other runtimes are not installed there."""
+    found = context.result("compile", target)
+    timings = [BenchTiming(role, "netlathe", (tuple(found[role]["samples_s"]),)) for role in ("winner", "baseline")]
+    ours, baseline = timings
+    return {
+        "runs": [_bench_row(context, timing) for timing in timings],
+        "speedups": {_label(context, baseline): speedup(ours, baseline)},
     }
 
 

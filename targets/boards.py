@@ -1,15 +1,16 @@
 """Machines that networks are compiled for from elsewhere. A new one is an entry here.
 
-Caches are those of one core's level 1, what one core has of level 2, and the level that all share. Where a core is
-licensed with several sizes, they are the usual ones of phones. Sources: Arm's technical reference manuals (document
-numbers beside the cores), the makers' data sheets of boards.
+Caches are one core's of level 1, the level 2 that one core may fill (its own, or what a cluster shares), and the last
+level that all cores share, which is that level 2 where there is no other. Where a core is licensed with several sizes,
+they are the usual ones of phones. Sources: Arm's technical reference manuals (document numbers beside the cores), the
+makers' data sheets of boards.
 """
 
 from __future__ import annotations
 
 from functools import partial
 
-from targets.target import Target
+from targets.target import EMULATED, Target
 
 _KIB, _MIB = 1 << 10, 1 << 20
 
@@ -21,7 +22,7 @@ _aarch64 = partial(
     vector_bits=128,
     vector_registers=32,
     toolchain="aarch64",
-    runner="emulated",
+    runner=EMULATED,
 )
 
 BOARDS: tuple[Target, ...] = (
@@ -70,7 +71,7 @@ BOARDS: tuple[Target, ...] = (
         cores=1,
     ),
     _aarch64(
-        # Neoverse N1, document 100616: 64 KiB, 1 MiB, as in AWS Graviton2 and Ampere Altra.
+        # Neoverse N1, document 100616: 64 KiB, 1 MiB, as in AWS Graviton2 (64 cores, 32 MiB) and Ampere Altra (to 80).
         name="neoverse-n1",
         emulator=("qemu-aarch64", "-cpu", "neoverse-n1"),
         cpu_model="Neoverse-N1",
@@ -78,7 +79,7 @@ BOARDS: tuple[Target, ...] = (
         l1d_bytes=64 * _KIB,
         l2_bytes=1 * _MIB,
         l3_bytes=32 * _MIB,
-        cores=16,
+        cores=64,
     ),
     _aarch64(
         # BCM2711: four Cortex-A72 (document 100095) without fp16 arithmetic, 1 MiB of level 2 for all.
@@ -103,14 +104,15 @@ BOARDS: tuple[Target, ...] = (
         cores=4,
     ),
     _aarch64(
-        # Whatever runs 64-bit Android: ARMv8.0 as Cortex-A53 (document DDI0500) has it.
+        # Whatever runs 64-bit Android: ARMv8.0 as Cortex-A53 (document DDI0500) has it, with the least usual cluster
+        # and no level 3.
         name="android-arm64",
         emulator=("qemu-aarch64", "-cpu", "cortex-a53"),
         cpu_model="ARMv8.0",
         mcpu="cortex-a53",
         l1d_bytes=32 * _KIB,
-        l2_bytes=256 * _KIB,
-        l3_bytes=1 * _MIB,
+        l2_bytes=512 * _KIB,
+        l3_bytes=512 * _KIB,
         cores=4,
     ),
     Target(
@@ -123,6 +125,7 @@ BOARDS: tuple[Target, ...] = (
         mcpu="cortex-a9",
         features=("+neon",),
         float_abi="hard",
+        pointer_bits=32,
         vector_bits=128,
         vector_registers=16,
         l1d_bytes=32 * _KIB,
@@ -130,10 +133,10 @@ BOARDS: tuple[Target, ...] = (
         l3_bytes=512 * _KIB,
         cores=2,
         toolchain="arm",
-        runner="emulated",
+        runner=EMULATED,
     ),
     Target(
-        # RV64GC, as SiFive's U74 (manual 21G3): no vectors, 32 registers of one float each.
+        # RV64GC, as SiFive's U74 (manual 21G3): no vectors, 32 registers of one float each; 2 MiB of level 2 for all.
         name="riscv64",
         emulator=("qemu-riscv64",),
         kind="riscv",
@@ -145,10 +148,10 @@ BOARDS: tuple[Target, ...] = (
         vector_bits=128,
         vector_registers=8,
         l1d_bytes=32 * _KIB,
-        l2_bytes=512 * _KIB,
+        l2_bytes=2 * _MIB,
         l3_bytes=2 * _MIB,
         cores=4,
         toolchain="riscv64",
-        runner="emulated",
+        runner=EMULATED,
     ),
 )

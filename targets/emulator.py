@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from targets.target import Target
+from targets.target import LOCAL, Target
 
 
 class ProgramError(RuntimeError):
@@ -15,7 +15,7 @@ class ProgramError(RuntimeError):
 
 def launcher(target: Target) -> tuple[str, ...] | None:
     """The words before a program for the target that run it here: none on its own machine, None where nothing does."""
-    if target.runner == "local":
+    if target.runner == LOCAL:
         return ()
     if target.emulator and shutil.which(target.emulator[0]):
         return target.emulator

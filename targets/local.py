@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from targets.child import Child, ChildEnded
 from targets.host import available_cpus, detect_host
-from targets.runner import Failure, Job, RunnerError, Timing
+from targets.runner import Failure, Form, Job, RunnerError, Timing
 from targets.target import Target
 
 # Loading the runtime takes about a second; a cold disk may take far longer.
@@ -15,7 +15,7 @@ START_DEADLINE_S = 120.0
 
 
 class LocalRunner:
-    """Measures on this machine, one child process for a batch of jobs, pinned to as many cores as threads.
+    """Measures on this machine, in child processes that are pinned to as many cores as threads.
 
     A job that crashes, raises or takes longer than `deadline_s` becomes a Failure; the rest run in a new child.
 
@@ -47,31 +47,36 @@ class LocalRunner:
             "TVM_USE_RUNTIME_LIB": "1",
         }
 
-    def run(self, jobs: Sequence[Job], rounds: int = 1) -> Iterator[Timing | Failure]:
-        """See `Runner.run`.
+    form: Form = "library"
+    at_once = True
+
+    def run(self, passes: Sequence[Sequence[Job]]) -> Iterator[Timing | Failure]:
+        """See `Runner.run`. A pass has a process of its own.
 
         Raises:
             RunnerError: the measuring process does not start.
         """
-        child: Child | None = None
-        samples: dict[str, tuple[float, ...]] = {job.key: () for job in jobs}
-        try:
-            for turn in range(rounds):
-                for job in [job for job in jobs if job.key in samples]:
+        right, failed = set[str](), set[str]()
+        for jobs in passes:
+            child: Child | None = None
+            try:
+                for job in jobs:
+                    if job.key in failed:
+                        continue
                     child = child or self._start()
                     try:
-                        samples[job.key] += self._measure(child, job, check=turn == 0)
+                        samples_s = self._measure(child, job, check=job.key not in right)
                     except ChildEnded as end:
                         child.close()
                         child = None
-                        del samples[job.key]
+                        failed.add(job.key)
                         yield Failure(job.key, str(end))
                     else:
-                        if turn == rounds - 1:
-                            yield Timing(job.key, samples[job.key])
-        finally:
-            if child is not None:
-                child.close()
+                        right.add(job.key)
+                        yield Timing(job.key, samples_s)
+            finally:
+                if child is not None:
+                    child.close()
 
     def _start(self) -> Child:
         child = Child(["-m", "targets.local_child", *map(str, self._cpus)], self._environ)

@@ -8,6 +8,7 @@ from functools import partial
 
 from targets.boards import BOARDS
 from targets.host import Host, detect_host
+from targets.runners import with_runner
 from targets.target import Target, TargetError
 
 _X86_TRIPLE = "x86_64-linux-gnu"
@@ -57,13 +58,16 @@ TARGETS: dict[str, Callable[[Host], Target]] = {
 
 
 def get_target(name: str) -> Target:
-    """The target of that name: another machine, or code on this host.
+    """The target of that name: another machine, or code on this host. After an `@` it says what measures there:
+    `android-arm64@adb` (see `targets.runners.with_runner`).
 
     Raises:
-        TargetError: no target has that name (the message lists close matches), or this machine cannot be it.
+        TargetError: no target or runner has that name (the message lists close matches), or this machine cannot be it.
     """
-    if name not in TARGETS:
-        close = difflib.get_close_matches(name, TARGETS)
+    machine, at, runner = name.partition("@")
+    if machine not in TARGETS:
+        close = difflib.get_close_matches(machine, TARGETS)
         meant = f"Did you mean {' or '.join(close)}? " if close else ""
-        raise TargetError(f"Unknown target {name!r}. {meant}There are: {', '.join(TARGETS)}.")
-    return TARGETS[name](detect_host())
+        raise TargetError(f"Unknown target {machine!r}. {meant}There are: {', '.join(TARGETS)}.")
+    found = TARGETS[machine](detect_host())
+    return with_runner(found, runner) if at else found

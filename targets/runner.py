@@ -5,28 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 
 class RunnerError(RuntimeError):
     """Nothing can be run on the target at all, as opposed to one job that fails."""
 
 
+Form = Literal["library", "program"]
+"""What is run: a shared library for TVM's runtime, or a `netbench`, which needs none and has its answer inside."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One timing to take: of `main` of a Relax VM module, on float32 inputs.
+    """One timing to take: of `main` of a Relax VM module, on float32 inputs, or of the network in a `netbench`.
 
     Before each timed call `evict_bytes` of memory are read and written, and then the inputs, so that weights are as
     cold and inputs as warm as inside a network; 0 leaves the caches as they are. The first `warmup` calls are not
     reported.
 
-    answer: an .npz file with `input`, an `output` and a `tolerance`: before it is timed the module must answer that
-    input with that output, or the job fails. No output may be off by more than that share of the largest.
+    input_shapes, answer: of a library. The answer is an .npz file with `input`, an `output` and a `tolerance`: before
+        it is timed for the first time the module must answer that input with that output, or the job fails. No output
+        may be off by more than that share of the largest.
     """
 
     key: str
     module: Path
-    input_shapes: tuple[tuple[int, ...], ...]
+    input_shapes: tuple[tuple[int, ...], ...] = ()
     repeats: int = 20
     warmup: int = 2
     evict_bytes: int = 0
@@ -34,11 +39,20 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What a `netbench` found of its own output: how far it is off the reference's, and whether the largest agree."""
+
+    max_abs_error: float
+    same_top1: bool
+
+
+@dataclass(frozen=True)
 class Timing:
-    """Raw samples of one job in seconds, one for each call, in the order of the calls."""
+    """Raw samples of one job's turn in seconds, one for each call, in the order of the calls."""
 
     key: str
     samples_s: tuple[float, ...]
+    answer: Answer | None = None
 
 
 @dataclass(frozen=True)
@@ -52,11 +66,23 @@ class Failure:
 class Runner(Protocol):
     """What measures on a target."""
 
-    def run(self, jobs: Sequence[Job], rounds: int = 1) -> Iterator[Timing | Failure]:
-        """Yield one result for each job.
+    @property
+    def form(self) -> Form:
+        """What it runs."""
+        ...
 
-        In each of the rounds every job has its turn, so a busy moment of the machine falls on a few calls of many jobs,
-        where their medians do not notice it, and not on all calls of one. A Timing has the samples of all rounds and
-        comes with the last; a Failure comes at once, and its job has no further turn.
+    @property
+    def at_once(self) -> bool:
+        """Whether results come while one waits; if not, every call of `run` costs somebody a walk."""
+        ...
+
+    def run(self, passes: Sequence[Sequence[Job]]) -> Iterator[Timing | Failure]:
+        """Yield the result of every turn, in order. Jobs that fail, by their keys, have no further turn.
+
+        Who plans passes over all jobs has a busy moment of the machine fall on a few calls of many, where their medians
+        do not notice it, and not on all calls of one. What a process keeps is the same within a pass at most.
+
+        Raises:
+            RunnerError: nothing can be run.
         """
         ...

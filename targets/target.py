@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
 TargetKind = Literal["x86", "arm", "riscv", "cuda"]
+
+LOCAL, EMULATED = "local", "emulated"
+"""Runners of machines that nobody says how to reach: this one, and one that is only emulated."""
 
 _FLOAT_BITS = 32
 
@@ -20,7 +24,8 @@ class Target:
 
     features are LLVM attributes beyond what mcpu implies (`-avx512fp16`); abi and float_abi what TVM calls `mabi` and
     `mfloat-abi`, empty for the triple's own; sizes are bytes as one core sees them; threads is how many cores the
-    compiled network may use. emulator is the command that runs a program for the machine on another.
+    compiled network may use. runner says what measures, as `targets.runners` has it; emulator is the command that runs
+    a program for the machine on another.
     """
 
     name: str
@@ -31,6 +36,7 @@ class Target:
     features: tuple[str, ...] = ()
     abi: str = ""
     float_abi: str = ""
+    pointer_bits: int = 64
     vector_bits: int
     vector_registers: int
     l1d_bytes: int
@@ -39,7 +45,7 @@ class Target:
     cores: int
     threads: int = 1
     toolchain: str = "host"
-    runner: str = "local"
+    runner: str = LOCAL
     emulator: tuple[str, ...] = ()
 
     @property
@@ -48,9 +54,9 @@ class Target:
         return self.vector_bits // _FLOAT_BITS
 
     @property
-    def pointer_bits(self) -> int:
-        """Of an address."""
-        return 32 if self.mtriple.startswith("armv7") else 64
+    def file_name(self) -> str:
+        """The name, of characters that every file system takes."""
+        return re.sub(r"[^\w.@-]+", "_", self.name)
 
     @property
     def fingerprint(self) -> str:
@@ -62,7 +68,7 @@ class Target:
         caches = "/".join(str(size >> 10) for size in (self.l1d_bytes, self.l2_bytes, self.l3_bytes))
         machine = f"{self.kind} {self.cpu_model} ({self.cores} cores, {caches} KiB)"
         code = f"code {self.mcpu}{''.join(self.features)} threads {self.threads}"
-        via = f" via {self.runner}" if self.runner != "local" else ""
+        via = f" via {self.runner}" if self.runner != LOCAL else ""
         return f"{machine} {code}{via}"
 
     def with_threads(self, threads: int) -> Target:

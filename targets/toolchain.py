@@ -20,11 +20,17 @@ HOST_COMPILERS = ("cc", "gcc", "clang")
 ZIG = (sys.executable, "-m", "ziglang", "cc")
 ZIG_AR = (sys.executable, "-m", "ziglang", "ar")
 
+INSTALL_ZIG = 'pip install "netlathe[cc]"'
+
 _ERROR_LINES = 12
 
 
 class ToolchainError(RuntimeError):
-    """No linker was found, or it refused."""
+    """No linker was found, or it refused; `install` is what to type where something is missing."""
+
+    def __init__(self, text: str, install: str = "") -> None:
+        super().__init__(f"{text} Install it with: {install}" if install else text)
+        self.install = install
 
 
 class Toolchain(Protocol):
@@ -37,8 +43,8 @@ class Toolchain(Protocol):
     def __call__(self, output: str, objects: Sequence[str], options: Sequence[str] | None = None) -> None:
         """Link object files into the shared library `output`."""
 
-    def compile(self, source: Path) -> Path:
-        """Compile a file of C or assembly into an object file beside it."""
+    def compile(self, sources: Sequence[Path]) -> None:
+        """Compile files of C or assembly that are in one folder, into object files beside them."""
 
     def archive(self, objects: Sequence[Path], output: Path) -> None:
         """Put object files into a static library."""
@@ -71,17 +77,17 @@ class CompilerToolchain:
         words = ["-shared", "-fPIC", "-Wl,-Bsymbolic", "-s", *self.shared, "-o", output, *objects, *(options or ())]
         _run(self.command, words, f"link {output}")
 
-    def compile(self, source: Path) -> Path:
-        """Compile a file of C or assembly into an object file beside it, for libraries and for programs.
+    def compile(self, sources: Sequence[Path]) -> None:
+        """Compile files of C or assembly that are in one folder, into object files beside them: for libraries too.
 
         Raises:
             ToolchainError: see `__call__`.
         """
-        output = source.with_suffix(".o")
-        words = ["-c", "-std=gnu11", "-O2", "-fPIC", "-fvisibility=hidden", "-o", output.name, source.name]
-        # An assembler looks for what it includes in the folder where it runs.
-        _run(self.static, words, f"compile {source.name}", source.parent)
-        return output
+        names = [source.name for source in sources]
+        # Together, because a compiler driver may take longer to start than to compile; there, because an assembler
+        # looks for what it includes in the folder where it runs.
+        words = ["-c", "-std=gnu11", "-O2", "-fPIC", "-fvisibility=hidden", *names]
+        _run(self.static, words, f"compile {', '.join(names)}", sources[0].parent)
 
     def archive(self, objects: Sequence[Path], output: Path) -> None:
         """Put object files into a static library.
@@ -90,7 +96,8 @@ class CompilerToolchain:
             ToolchainError: see `__call__`.
         """
         output.unlink(missing_ok=True)
-        _run(self.archiver, ["rcs", str(output), *map(str, objects)], f"write {output.name}")
+        missing = "It comes with the compiler's binutils."
+        _run(self.archiver, ["rcs", str(output), *map(str, objects)], f"write {output.name}", missing=missing)
 
     def link_static(self, objects: Sequence[Path], output: Path) -> None:
         """Link object files into a program that needs no library.
@@ -99,22 +106,34 @@ class CompilerToolchain:
             ToolchainError: see `__call__`.
         """
         words = ["-static", "-pthread", "-s", "-Wl,--gc-sections", "-o", str(output), *map(str, objects), "-lm"]
-        _run(self.static, words, f"link {output.name}")
+        refused = "\nIf a static C library is missing, install it (glibc-static), or set CC to `python -m ziglang cc`."
+        _run(self.static, words, f"link {output.name}", refused=refused)
 
 
-def _run(command: Sequence[str], words: Sequence[str], what: str, folder: Path | None = None) -> None:
+def _run(
+    command: Sequence[str],
+    words: Sequence[str],
+    what: str,
+    folder: Path | None = None,
+    missing: str = "Set CC to a C compiler that works, or unset it.",
+    refused: str = "",
+) -> None:
+    """Run it. missing, refused: what to do if it cannot be started, and if it fails.
+
+    Raises:
+        ToolchainError: one of these.
+    """
     try:
         done = subprocess.run(
             [*command, *words], cwd=folder, capture_output=True, text=True, errors="replace", check=False
         )
     except OSError as error:
-        raise ToolchainError(
-            f"{command[0]!r} could not be started ({error.strerror}) to {what}. Set CC to a C compiler that works, or "
-            "unset it."
-        ) from error
+        raise ToolchainError(f"{command[0]!r} could not be started ({error.strerror}) to {what}. {missing}") from error
     if done.returncode != 0:
         said = "\n".join(done.stderr.strip().splitlines()[-_ERROR_LINES:])
-        raise ToolchainError(f"{' '.join(command)} could not {what} (exit code {done.returncode}). It said:\n{said}")
+        raise ToolchainError(
+            f"{' '.join(command)} could not {what} (exit code {done.returncode}). It said:\n{said}{refused}"
+        )
 
 
 def _host_toolchain(environ: Mapping[str, str]) -> Toolchain:
@@ -131,7 +150,8 @@ def _host_toolchain(environ: Mapping[str, str]) -> Toolchain:
         return CompilerToolchain(ZIG, (*ZIG, "-target", "x86_64-linux-musl"), ZIG_AR)
     raise ToolchainError(
         f"No C compiler was found (looked for {', '.join(HOST_COMPILERS)} and the ziglang package), and compiled "
-        'networks must be linked. Install one with: pip install "netlathe[cc]"'
+        "networks must be linked.",
+        INSTALL_ZIG,
     )
 
 
@@ -156,15 +176,15 @@ CROSS = {
 def _cross_toolchain(machine: str, environ: Mapping[str, str]) -> Toolchain:
     names = CROSS[machine]
     if importlib.util.find_spec("ziglang"):
-        # Nothing of a C library is needed but what the loading process has; pages of 16 KiB are what new phones have.
-        shared = ("-nostdlib", "-Wl,-z,max-page-size=16384")
+        # Nothing of a C library is needed but what the loading process has. The linker's own alignment is right for the
+        # pages of 16 KiB that new phones have, and for those of 64 KiB of servers.
+        shared = ("-nostdlib",)
         return CompilerToolchain((*ZIG, "-target", names.zig), (*ZIG, "-target", names.zig_static), ZIG_AR, shared)
     gcc = shutil.which(f"{names.gcc}-gcc", path=environ.get("PATH", os.defpath))
     if gcc:
         return CompilerToolchain((gcc,), (gcc,), (f"{names.gcc}-ar",))
     raise ToolchainError(
-        f"No compiler for {machine} was found (looked for the ziglang package and {names.gcc}-gcc). "
-        'Install one with: pip install "netlathe[cc]"'
+        f"No compiler for {machine} was found (looked for the ziglang package and {names.gcc}-gcc).", INSTALL_ZIG
     )
 
 

@@ -116,12 +116,17 @@ class _Scratch:
     """The most bytes that any of the functions allocates which are compiled while it looks on."""
 
     def __init__(self) -> None:
-        self.bytes = 0
+        # Threads compile at once, and add to a list without losing anything of each other's.
+        self._found = [0]
+
+    @property
+    def bytes(self) -> int:
+        return max(self._found)
 
     def run_before_pass(self, module: Any, info: Any) -> None:
         if info.name == "tirx.LowerTVMBuiltin":
             allocated = tvm.s_tir.analysis.calculate_allocated_bytes(module)
-            self.bytes = max([self.bytes, *(sum(scopes.values()) for scopes in allocated.values())])
+            self._found += [sum(scopes.values()) for scopes in allocated.values()]
 
 
 def _kernels_apart(module: Any, attributes: Any, pool: Executor, scratch: _Scratch) -> tuple[Any, Iterable[bytes]]:

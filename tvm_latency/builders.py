@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from targets.child import Child, ChildEnded
+from targets.runner import Form
 from targets.target import Target
 from tvm_latency.opspec import OpSpec
 
@@ -23,10 +24,11 @@ MOST_WORKERS = 8
 
 @dataclass(frozen=True)
 class BuildJob:
-    """Operators to run in sequence, for which machine, where the shared library goes, and how long it may take."""
+    """Operators to run in sequence, for which machine, where what runs goes, and how long building may take."""
 
     ops: tuple[OpSpec, ...]
     target: Target
+    form: Form
     path: Path
     deadline_s: float
 
@@ -41,15 +43,20 @@ class BuilderPool:
     """
 
     def __init__(
-        self, target: Target, workers: int, deadline_s: float = DEADLINE_S, environ: Mapping[str, str] = os.environ
+        self,
+        target: Target,
+        form: Form,
+        workers: int,
+        deadline_s: float = DEADLINE_S,
+        environ: Mapping[str, str] = os.environ,
     ) -> None:
-        self._target, self._deadline_s, self._environ = target, deadline_s, environ
+        self._target, self._form, self._deadline_s, self._environ = target, form, deadline_s, environ
         self._workers = min(workers, MOST_WORKERS)
         self._children: list[Child] = []
         self._thread = threading.local()
 
     def __call__(self, wanted: Mapping[str, tuple[Sequence[OpSpec], Path]]) -> Iterator[tuple[str, Path | str]]:
-        """For each key its path, when the shared library is there, or why it is not; as they come."""
+        """For each key its path, when what runs is there, or why it is not; as they come."""
         try:
             with ThreadPoolExecutor(self._workers) as threads:
                 building = {threads.submit(self._build, ops, path): key for key, (ops, path) in wanted.items()}
@@ -71,7 +78,7 @@ class BuilderPool:
         if child is None:
             child = self._thread.child = Child(["-m", "tvm_latency.build_child"], self._environ)
             self._children.append(child)
-        job = BuildJob(tuple(ops), self._target, path.resolve(), self._deadline_s)
+        job = BuildJob(tuple(ops), self._target, self._form, path.resolve(), self._deadline_s)
         try:
             child.send(BUILD_JOB.dump_python(job, mode="json"))
             failure = child.receive(self._deadline_s).get("failure")

@@ -12,7 +12,7 @@ from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from random import Random
 
-from targets.runner import Failure, Job, Runner, RunnerError, Timing
+from targets.runner import Failure, Form, Job, Runner, RunnerError, Timing
 from tvm_latency.database import Context, Measurement, MeasurementDatabase, Round
 from tvm_latency.drift import QUIET_ROUNDS, Usual, quiet, steady, usual
 from tvm_latency.onnx_graph import input_shape
@@ -20,12 +20,14 @@ from tvm_latency.opspec import OpSpec, network_weight_bytes
 from tvm_latency.reference import REFERENCE_OPS
 
 Ops = Sequence[OpSpec]
-# Builds a shared library for each key, of operators in sequence, at a path, and beside it, ending in .npz, what it must
-# answer (see `targets.runner.Job`); yields the key with the path or, as text, why it cannot, as they come.
+# Builds for each key what runs operators in sequence, at a path, and beside a shared library, ending in .npz, what it
+# must answer (see `targets.runner.Job`); yields the key with the path or, as text, why it cannot, as they come.
 Build = Callable[[Mapping[str, tuple[Ops, Path]]], Iterable[tuple[str, Path | str]]]
 # (stage, done, total, figures)
 Progress = Callable[[str, int, int, dict[str, float]], None]
 
+# The endings of what is written for a candidate. What runs is the last: where it is, its answer is.
+WRITTEN: dict[Form, tuple[str, ...]] = {"library": (".npz", ".so"), "program": (".netbench",)}
 REFERENCE = "reference"
 # Of code and of what it must answer, beside the weights.
 ARTEFACT_BYTES = 2 << 20
@@ -157,7 +159,7 @@ class Workbench:
             if isinstance(built, str):
                 yield key, built
             else:
-                for suffix in (".npz", ".so"):
+                for suffix in WRITTEN[self.runner.form]:
                     built.with_suffix(suffix).replace(modules[key].with_suffix(suffix))
                 yield key, self._job(key, candidates[key])
 
@@ -170,7 +172,7 @@ class Workbench:
             repeats=self.settings.repeats,
             warmup=self.settings.warmup,
             evict_bytes=candidate.context.evict_bytes,
-            answer=module.with_suffix(".npz"),
+            answer=module.with_suffix(".npz") if self.runner.form == "library" else None,
         )
 
     def _require_space(self, missing: Sequence[Ops]) -> None:
@@ -185,42 +187,42 @@ class Workbench:
 
     def _module(self, key: str, candidate: Candidate) -> Path:
         name = hashlib.sha256(repr((key, astuple(candidate.context))).encode()).hexdigest()[:24]
-        return self.workspace / f"{name}.so"
+        return self.workspace / f"{name}{WRITTEN[self.runner.form][-1]}"
 
     def _passes(
         self, jobs: Sequence[Job], candidates: Mapping[str, Candidate], reference: Job, due: Mapping[str, int]
     ) -> set[str]:
         """As many passes over the jobs as each has rounds due, in another order each time; the keys of what failed."""
-        failed: set[str] = set()
-        total, done, random = sum(due[job.key] for job in jobs), 0, Random(self.seed)
+        passes, random = list[list[Job]](), Random(self.seed)
         for number in range(max((due[job.key] for job in jobs), default=0)):
-            turn = [job for job in jobs if due[job.key] > number and job.key not in failed]
+            turn = [job for job in jobs if due[job.key] > number]
             random.shuffle(turn)
-            # The answer is checked once.
-            turn = [replace(job, answer=None) if number else job for job in turn]
-            for found in self._pass(turn, reference):
-                done += 1
-                context = candidates[found.key].context
-                if isinstance(found, Failure):
-                    failed.add(found.key)
-                    done += due[found.key] - number - 1
-                    self.database.add(found.key, context, found.reason)
-                else:
-                    self.database.add(found.key, context, found.round)
-                self.progress("measure", done, total, {})
+            passes.append(self._with_reference(turn, reference))
+        failed, left = set[str](), {job.key: due[job.key] for job in jobs}
+        total = sum(left.values())
+        for found in self._rounds(passes):
+            context = candidates[found.key].context
+            if isinstance(found, Failure):
+                failed.add(found.key)
+                left[found.key] = 0
+                self.database.add(found.key, context, found.reason)
+            else:
+                left[found.key] -= 1
+                self.database.add(found.key, context, found.round)
+            self.progress("measure", total - sum(left.values()), total, {})
         return failed
 
-    def _pass(self, jobs: Sequence[Job], reference: Job) -> Iterator[Failure | _Timed]:
-        """One round of every job, each with the reference's before and after it."""
+    def _with_reference(self, jobs: Sequence[Job], reference: Job) -> list[Job]:
+        """The jobs, with the reference before the first and after every few."""
         every = self.settings.reference_every
-        queue = [replace(reference, key=f"{REFERENCE} 0")]
-        for number, job in enumerate(jobs, start=1):
-            queue.append(job)
-            if number % every == 0 or number == len(jobs):
-                queue.append(replace(reference, key=f"{REFERENCE} {number}", answer=None))
+        groups = [jobs[first : first + every] for first in range(0, len(jobs), every)]
+        return [reference, *(job for group in groups for job in (*group, reference))]
+
+    def _rounds(self, passes: Sequence[Sequence[Job]]) -> Iterator[Failure | _Timed]:
+        """Run them: the round of every job, with the reference's turns before and after it."""
         before_s, waiting = tuple[float, ...](), list[Timing]()
-        for result in self.runner.run(queue):
-            if not result.key.startswith(REFERENCE):
+        for result in self.runner.run(passes):
+            if result.key != REFERENCE:
                 if isinstance(result, Failure):
                     yield result
                 else:

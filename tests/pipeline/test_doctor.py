@@ -47,7 +47,7 @@ def test_what_is_missing_for_other_machines_is_no_failure(monkeypatch: pytest.Mo
     assert (whole.ok, whole.text) == (True, "compilers and emulators for aarch64, arm, riscv64")
 
     def none(board: Target) -> None:
-        raise ToolchainError('No compiler. Install one with: pip install "netlathe[cc]"')
+        raise ToolchainError("No compiler.", 'pip install "netlathe[cc]"')
 
     monkeypatch.setattr(doctor, "find_toolchain", none)
     monkeypatch.setattr(doctor, "launcher", lambda board: None if board.kind == "riscv" else ())

@@ -203,15 +203,20 @@ def test_a_folder_in_place_of_the_file(path: Path) -> None:
         MeasurementDatabase(path)
 
 
-@pytest.mark.parametrize("version", [1, 4])
-def test_a_file_of_an_older_format_is_taken_on_and_its_times_do_not_count(path: Path, version: int) -> None:
+@pytest.mark.parametrize(
+    ("version", "reference", "values"),
+    [(1, "", ""), (4, " reference_s REAL, reference_mean_s REAL,", " 1.0, 1.1,")],
+)
+def test_a_file_of_an_older_format_is_taken_on_and_its_times_do_not_count(
+    path: Path, version: int, reference: str, values: str
+) -> None:
     path.parent.mkdir()
     with closing(sqlite3.connect(path)) as old:
         old.executescript(
             "CREATE TABLE measurement (id INTEGER PRIMARY KEY, op_key TEXT NOT NULL, fingerprint TEXT NOT NULL,"
             " schedule_version INTEGER NOT NULL, tvm_version TEXT NOT NULL, evict_bytes INTEGER NOT NULL,"
-            " samples_s TEXT, failure TEXT, created REAL NOT NULL);"
-            "INSERT INTO measurement VALUES (1, 'op', 'machine', 1, '0.27', 0, '[1.0]', NULL, 0.0);"
+            f" samples_s TEXT,{reference} failure TEXT, created REAL NOT NULL);"
+            f"INSERT INTO measurement VALUES (1, 'op', 'machine', 1, '0.27', 0, '[1.0]',{values} NULL, 0.0);"
             f"PRAGMA user_version = {version};"
         )
     for _ in range(2):

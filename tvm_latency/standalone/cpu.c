@@ -1,4 +1,7 @@
-/* Which instruction set extensions this CPU has, by LLVM's names. What is not in the table is taken to be there. */
+/* Which instruction set extensions this CPU has, by LLVM's names.
+ *
+ * What is not in the table is taken to be there. Cryptography and CRCs are left out on purpose: LLVM says that cores have
+ * them which boards are sold without (the Raspberry Pi 4), and no kernel is compiled to them. */
 #include <stdbool.h>
 #include <string.h>
 
@@ -23,7 +26,7 @@ static const feature features[] = {
     {"avx512bw", LEAF7_B, 30},    {"avx512vl", LEAF7_B, 31},    {"avx512vbmi", LEAF7_C, 1},   {"avx512vbmi2", LEAF7_C, 6},
     {"avx512vnni", LEAF7_C, 11},  {"avx512bitalg", LEAF7_C, 12}, {"avx512vpopcntdq", LEAF7_C, 14},
     {"avx512vp2intersect", LEAF7_D, 8}, {"avx512fp16", LEAF7_D, 23}, {"avxvnni", LEAF7_1_A, 4},
-    {"avx512bf16", LEAF7_1_A, 5}, {"lzcnt", EXTENDED_C, 5},     {"fma4", EXTENDED_C, 16},
+    {"avx512bf16", LEAF7_1_A, 5}, {"lzcnt", EXTENDED_C, 5},     {"fma4", EXTENDED_C, 16},     {"gfni", LEAF7_C, 8},
 };
 
 static void detect(uint32_t words[WORDS]) {
@@ -47,9 +50,9 @@ enum { HWCAP, HWCAP2, WORDS };
 
 static const feature features[] = {
 #if defined(__aarch64__)
-    {"neon", HWCAP, 1},     {"aes", HWCAP, 3},  {"sha2", HWCAP, 6}, {"crc", HWCAP, 7},      {"lse", HWCAP, 8},
-    {"fullfp16", HWCAP, 10}, {"rdm", HWCAP, 12}, {"rcpc", HWCAP, 15}, {"dotprod", HWCAP, 20}, {"sve", HWCAP, 22},
-    {"i8mm", HWCAP2, 13},   {"bf16", HWCAP2, 14},
+    {"neon", HWCAP, 1},     {"lse", HWCAP, 8},      {"fullfp16", HWCAP, 10}, {"rdm", HWCAP, 12}, {"rcpc", HWCAP, 15},
+    {"dotprod", HWCAP, 20}, {"sve", HWCAP, 22},     {"fp16fml", HWCAP, 23},  {"sve2", HWCAP2, 1}, {"i8mm", HWCAP2, 13},
+    {"bf16", HWCAP2, 14},
 #elif defined(__arm__)
     {"neon", HWCAP, 12}, {"vfp3", HWCAP, 13}, {"vfp4", HWCAP, 16}, {"hwdiv-arm", HWCAP, 17},
 #elif defined(__riscv)

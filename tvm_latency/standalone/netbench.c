@@ -1,32 +1,36 @@
 /* netbench: tests the network inside against its reference output, then times it. */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "evict.h"
 #include "expected.h"
 #include "plan.h"
 #include "profile.h"
 
-enum { WRONG = 1, USAGE = 2, WRONG_CPU = 3, OUT_OF_RESOURCES = 4 };
+enum { WRONG = 1, USAGE = 2, WRONG_CPU = 3, OUT_OF_RESOURCES = 4, FAILED = 5 };
 
 static const char HELP[] =
     "%s\n"
     "usage: netbench [--num_runs=50] [--min_secs=1] [--max_secs=150] [--warmup_runs=1] [--num_threads=1]\n"
-    "                [--cpu_mask=HEX] [--profile] [--json]\n"
-    "Times at least num_runs inferences and at least min_secs seconds, but no longer than max_secs.\n"
+    "                [--cpu_mask=HEX] [--evict_bytes=0] [--deadline_secs=0] [--profile] [--json] [--samples]\n"
+    "Times at least num_runs inferences and at least min_secs seconds, but no longer than max_secs. evict_bytes of\n"
+    "memory pass through the caches before each; the program is killed after deadline_secs, unless that is 0; --samples\n"
+    "adds every time to --json.\n"
     "Exit codes: 0 right; 1 the output is wrong; 2 an option is wrong; 3 this CPU lacks what the code needs;\n"
-    "4 no memory, no thread, or no CPU of the mask.\n";
+    "4 no memory, no thread, or no CPU of the mask; 5 a kernel failed.\n";
 
 typedef struct {
-  unsigned long num_runs, warmup_runs, num_threads, cpu_mask;
+  unsigned long num_runs, warmup_runs, num_threads, evict_bytes, deadline_secs;
+  uint64_t cpu_mask;
   double min_secs, max_secs;
-  bool profile, json;
+  bool profile, json, samples;
 } settings;
 
 static float input[NETLATHE_INPUT_SIZE] __attribute__((aligned(64)));
@@ -38,9 +42,9 @@ static double now(void) {
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static int complain(const char *text, const char *what) {
+static int complain(int code, const char *text, const char *what) {
   fprintf(stderr, "netbench: %s%s\n", text, what);
-  return USAGE;
+  return code;
 }
 
 /* Options as benchmark_model of TensorFlow Lite has them. */
@@ -49,23 +53,28 @@ static int parse(settings *s, int count, char **words) {
     const char *value = strchr(words[i], '=');
     size_t length = value ? (size_t)(value++ - words[i]) : strlen(words[i]);
     char *end = NULL;
+    errno = 0;
 #define IS(name) (length == strlen(name) && !strncmp(words[i], name, length))
     if (IS("--profile") && !value) s->profile = true;
     else if (IS("--json") && !value) s->json = true;
-    else if (!value) return complain("no such option, or it lacks =VALUE: ", words[i]);
+    else if (IS("--samples") && !value) s->samples = true;
+    else if (!value) return complain(USAGE, "no such option, or it lacks =VALUE: ", words[i]);
     else if (IS("--num_runs")) s->num_runs = strtoul(value, &end, 10);
     else if (IS("--warmup_runs")) s->warmup_runs = strtoul(value, &end, 10);
     else if (IS("--num_threads")) s->num_threads = strtoul(value, &end, 10);
-    else if (IS("--cpu_mask")) s->cpu_mask = strtoul(value, &end, 16);
+    else if (IS("--evict_bytes")) s->evict_bytes = strtoul(value, &end, 10);
+    else if (IS("--deadline_secs")) s->deadline_secs = strtoul(value, &end, 10);
+    else if (IS("--cpu_mask")) s->cpu_mask = strtoull(value, &end, 16);
     else if (IS("--min_secs")) s->min_secs = strtod(value, &end);
     else if (IS("--max_secs")) s->max_secs = strtod(value, &end);
-    else return complain("no such option: ", words[i]);
+    else return complain(USAGE, "no such option: ", words[i]);
 #undef IS
-    if (value && (*value == '\0' || *value == '-' || *end != '\0')) return complain("not a number: ", words[i]);
+    if (value && (*value == '\0' || *value == '-' || *end != '\0' || errno == ERANGE))
+      return complain(USAGE, "not a number, or too large: ", words[i]);
   }
-  if (s->num_runs == 0) return complain("--num_runs must be 1 or more", "");
+  if (s->num_runs == 0) return complain(USAGE, "--num_runs must be 1 or more", "");
   if (s->num_threads == 0 || s->num_threads > NETLATHE_MAX_THREADS)
-    return complain("--num_threads must be between 1 and what the network was compiled for", "");
+    return complain(USAGE, "--num_threads must be between 1 and what the network was compiled for", "");
   return 0;
 }
 
@@ -112,49 +121,74 @@ static void after_step(void *context, unsigned step) {
   watch->last = now();
 }
 
-/* Seconds of each inference; how many there were. */
-static size_t measure(netlathe *net, const settings *s, double **samples, stopwatch *watch) {
+/* Seconds of each inference, and how many there were; the status of the last. */
+static int measure(netlathe *net, const settings *s, const netlathe_evictor *evictor, double **samples, size_t *runs,
+                   stopwatch *watch) {
   size_t count = 0, room = 0;
   double begin = now();
   while ((count < s->num_runs || now() - begin < s->min_secs) && (count == 0 || now() - begin < s->max_secs)) {
     if (count == room) {
       double *more = realloc(*samples, (room = 2 * room + 64) * sizeof **samples);
-      if (more == NULL) return 0;
+      if (more == NULL) return NETLATHE_NO_MEMORY;
       *samples = more;
     }
+    if (evictor->bytes) netlathe_evict(evictor, input, NETLATHE_INPUT_SIZE);
     double start = watch->last = now();
-    if (netlathe_run_profiled(net, input, output, s->profile ? after_step : NULL, watch) != NETLATHE_OK) return 0;
+    int status = netlathe_run_profiled(net, input, output, s->profile ? after_step : NULL, watch);
+    if (status != NETLATHE_OK) return status;
     (*samples)[count++] = now() - start;
   }
-  return count;
+  *runs = count;
+  return NETLATHE_OK;
 }
 
-static void print(const settings *s, double error, const double *sorted, size_t count, const double *steps) {
-  double sum = 0.0;
-  for (size_t i = 0; i < count; i++) sum += sorted[i];
+static void print_times(const settings *s, const double *sorted, size_t count, double mean) {
   const char *names[] = {"min_ms", "mean_ms", "median_ms", "p90_ms", "p99_ms", "max_ms"};
-  double times[] = {sorted[0], sum / (double)count, percentile(sorted, count, 0.5), percentile(sorted, count, 0.9),
+  double times[] = {sorted[0], mean, percentile(sorted, count, 0.5), percentile(sorted, count, 0.9),
                     percentile(sorted, count, 0.99), sorted[count - 1]};
+  for (size_t i = 0; i < sizeof times / sizeof *times; i++)
+    printf(s->json ? ", \"%s\": %.6f" : "%-10s %10.4f\n", names[i], 1e3 * times[i]);
+}
+
+static void print_profile(const settings *s, const double *seconds, double sum, size_t count) {
+  printf(s->json ? ", \"operators\": [" : "\nmean ms   share  operator\n");
+  for (unsigned i = 0; i < netlathe_plan_of_net.step_count; i++) {
+    const char *name = netlathe_plan_of_net.steps[i].name;
+    double mean_ms = 1e3 * seconds[i] / (double)count;
+    if (s->json) printf("%s{\"name\": \"%s\", \"mean_ms\": %.6f}", i ? ", " : "", name, mean_ms);
+    else printf("%8.4f %5.1f%%  %s\n", mean_ms, 100.0 * seconds[i] / sum, name);
+  }
+  printf(s->json ? "]" : "");
+}
+
+/* Sorts the samples. */
+static void print(const settings *s, double error, double *samples, size_t count, const double *step_seconds) {
   printf(s->json ? "{\"net\": \"%s\", \"threads\": %lu, \"runs\": %zu, \"max_abs_error\": %.3g"
                  : "%s\n%lu thread(s), %zu runs, largest error %.3g\n",
          netlathe_title, s->num_threads, count, error);
   if (s->json) printf(", \"same_top1\": %s", top1(output) == top1(netlathe_expected) ? "true" : "false");
-  for (size_t i = 0; i < sizeof times / sizeof *times; i++)
-    printf(s->json ? ", \"%s\": %.6f" : "%-10s %10.4f\n", names[i], 1e3 * times[i]);
-  if (s->profile) {
-    printf(s->json ? ", \"operators\": [" : "\nmean ms   share  operator\n");
-    for (unsigned i = 0; i < netlathe_plan_of_net.step_count; i++)
-      if (s->json) printf("%s{\"name\": \"%s\", \"mean_ms\": %.6f}", i ? ", " : "", netlathe_plan_of_net.steps[i].name,
-                          1e3 * steps[i] / (double)count);
-      else printf("%8.4f %5.1f%%  %s\n", 1e3 * steps[i] / (double)count, 100.0 * steps[i] / sum, netlathe_plan_of_net.steps[i].name);
-    if (s->json) printf("]");
+  if (s->json && s->samples) {
+    printf(", \"samples_s\": [");
+    for (size_t i = 0; i < count; i++) printf("%s%.9g", i ? ", " : "", samples[i]);
+    printf("]");
   }
+  double sum = 0.0;
+  for (size_t i = 0; i < count; i++) sum += samples[i];
+  qsort(samples, count, sizeof *samples, ascending);
+  print_times(s, samples, count, sum / (double)count);
+  if (s->profile) print_profile(s, step_seconds, sum, count);
   printf(s->json ? "}\n" : "");
+}
+
+static int failed(int status) {
+  return complain(status == NETLATHE_NO_MEMORY || status == NETLATHE_NO_THREAD ? OUT_OF_RESOURCES : FAILED,
+                  netlathe_message(status), "");
 }
 
 static int bench(netlathe *net, const settings *s) {
   probe_input();
-  if (netlathe_run(net, input, output) != NETLATHE_OK) return WRONG;
+  int status = netlathe_run(net, input, output);
+  if (status != NETLATHE_OK) return failed(status);
   double error = largest_error();
   if (!(error <= netlathe_tolerance)) {
     fprintf(stderr, "netbench: the output is off by %.3g, more than rounding explains (%.3g).\n", error,
@@ -162,16 +196,16 @@ static int bench(netlathe *net, const settings *s) {
     return WRONG;
   }
   for (unsigned long i = 0; i < s->warmup_runs; i++) netlathe_run(net, input, output);
+  size_t count = 0;
   double *samples = NULL;
   stopwatch watch = {0.0, calloc(netlathe_plan_of_net.step_count, sizeof(double))};
-  size_t count = watch.seconds ? measure(net, s, &samples, &watch) : 0;
-  if (count > 0) {
-    qsort(samples, count, sizeof *samples, ascending);
-    print(s, error, samples, count, watch.seconds);
-  }
+  netlathe_evictor evictor = {s->evict_bytes, calloc(s->evict_bytes + 1, 1), s->cpu_mask};
+  status = watch.seconds && evictor.buffer ? measure(net, s, &evictor, &samples, &count, &watch) : NETLATHE_NO_MEMORY;
+  if (status == NETLATHE_OK) print(s, error, samples, count, watch.seconds);
   free(samples);
+  free(evictor.buffer);
   free(watch.seconds);
-  return count > 0 ? 0 : OUT_OF_RESOURCES;
+  return status == NETLATHE_OK ? 0 : failed(status);
 }
 
 int main(int count, char **words) {
@@ -185,17 +219,13 @@ int main(int count, char **words) {
             missing);
     return WRONG_CPU;
   }
-  unsigned long mask[64 / (8 * sizeof(unsigned long))] = {s.cpu_mask};
-  if (s.cpu_mask && syscall(SYS_sched_setaffinity, 0, sizeof mask, mask)) {
-    fprintf(stderr, "netbench: no CPU of the mask %lx is there.\n", s.cpu_mask);
-    return OUT_OF_RESOURCES;
-  }
+  if (s.deadline_secs) alarm((unsigned)s.deadline_secs);
+  if (s.cpu_mask && !netlathe_bind(s.cpu_mask)) return complain(OUT_OF_RESOURCES, "no CPU of the mask is there", "");
   netlathe *net;
   int status = netlathe_create(&net, (int)s.num_threads, s.cpu_mask);
-  if (status != NETLATHE_OK) {
-    fprintf(stderr, "netbench: %s\n", netlathe_message(status));
-    return OUT_OF_RESOURCES;
-  }
+  if (status != NETLATHE_OK) return failed(status);
+  /* The threads have a CPU each, and this one the first. */
+  if (s.cpu_mask && s.num_threads > 1) netlathe_bind(s.cpu_mask & -s.cpu_mask);
   int answer = bench(net, &s);
   netlathe_destroy(net);
   return answer;

@@ -8,10 +8,12 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
-/* Some 50 microseconds: kernels of one network follow each other sooner, and a thread that sleeps takes as long to wake. */
-enum { SPINS = 1 << 14 };
+/* Kernels of one network follow each other sooner, and a thread that sleeps takes as long to wake. What a turn of waiting
+ * takes differs from CPU to CPU by a factor of a hundred, so the clock is asked, once in a while. */
+enum { SPIN_NS = 50000, TURNS = 64 };
 
 /* A number that threads wait for. */
 typedef struct {
@@ -45,10 +47,18 @@ static void relax(void) {
 #endif
 }
 
+static int64_t now_ns(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
 static void wait_until_not(event *e, unsigned value) {
-  for (int i = 0; i < SPINS; i++) {
+  int64_t end = 0;
+  for (unsigned turn = 1; end == 0 || turn % TURNS != 0 || now_ns() < end; turn++) {
     if (atomic_load_explicit(&e->value, memory_order_acquire) != value) return;
     relax();
+    if (turn == TURNS) end = now_ns() + SPIN_NS;
   }
   atomic_fetch_add(&e->sleepers, 1);
   while (atomic_load(&e->value) == value) syscall(SYS_futex, &e->value, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tvm.target.codegen import llvm_get_cpu_features
 
 from targets.target import Target
-from targets.toolchain import find_toolchain
+from targets.toolchain import Toolchain, find_toolchain
 from tvm_latency.build import Compiled
 from tvm_latency.network_plan import NetworkPlan, Operand
 from tvm_latency.single_call import SYMBOL_PREFIX, code_of
@@ -26,9 +26,12 @@ from tvm_latency.single_call import SYMBOL_PREFIX, code_of
 LIBRARY, HEADER, NETBENCH, WEIGHTS = "libnet.a", "net.h", "netbench", "weights.bin"
 SOURCES = Path(__file__).parent
 RUNTIME = ("runtime.c", "pool.c", "cpu.c")
+PROGRAM = ("netbench.c", "evict.c", "expected.c")
 # DLDataTypeCode of dlpack.h.
 _TYPE_CODES = {"int": 0, "uint": 1, "float": 2, "bool": 6}
 _KIB = 1024
+# A `netlathe_tensor` and a `netlathe_any`, on 64 bits.
+_OPERAND_BYTES = 48 + 16
 _TEMPLATES = Environment(
     loader=PackageLoader("tvm_latency", "standalone"), undefined=StrictUndefined, keep_trailing_newline=True
 )
@@ -63,16 +66,34 @@ def write_standalone(compiled: Compiled, folder: Path, title: str, test: SelfTes
     toolchain = find_toolchain(compiled.target)
     with TemporaryDirectory() as name:
         work = Path(name)
-        library = [
-            file if file.suffix == ".o" else toolchain.compile(file)
-            for file in write_sources(compiled, work, title, test)
-        ]
-        program = [toolchain.compile(work / file) for file in ("netbench.c", "expected.c")]
+        library, program = _compiled_sources(compiled, toolchain, work, title, test)
         toolchain.archive(library, work / LIBRARY)
         toolchain.link_static([*program, *library], work / NETBENCH)
         for file in (LIBRARY, HEADER, NETBENCH):
             copyfile(work / file, folder / file)
     (folder / NETBENCH).chmod(0o755)
+
+
+def write_netbench(compiled: Compiled, path: Path, test: SelfTest) -> None:
+    """Write `netbench` alone.
+
+    Raises:
+        StandaloneError, ToolchainError: see `write_standalone`.
+    """
+    toolchain = find_toolchain(compiled.target)
+    with TemporaryDirectory() as name:
+        library, program = _compiled_sources(compiled, toolchain, Path(name), path.stem, test)
+        toolchain.link_static([*program, *library], path)
+    path.chmod(0o755)
+
+
+def _compiled_sources(
+    compiled: Compiled, toolchain: Toolchain, work: Path, title: str, test: SelfTest
+) -> tuple[list[Path], list[Path]]:
+    """The object files of `libnet.a`, and those of netbench beside them."""
+    library, program = write_sources(compiled, work, title, test), [work / name for name in PROGRAM]
+    toolchain.compile([file for file in (*library, *program) if file.suffix != ".o"])
+    return [file.with_suffix(".o") for file in library], [file.with_suffix(".o") for file in program]
 
 
 def write_sources(compiled: Compiled, folder: Path, title: str, test: SelfTest) -> list[Path]:
@@ -108,13 +129,12 @@ def input_of(compiled: Compiled) -> Operand:
 def _checked(plan: NetworkPlan | None) -> NetworkPlan:
     if plan is None:
         raise StandaloneError(
-            "The network is more than kernels one after the other (a sort, several outputs), which needs TVM's "
-            "runtime: there is no plain C form of it, only model.so."
+            "The network is more than kernels one after the other (a sort, several outputs), which needs TVM's runtime."
         )
     tensors = [*plan.inputs, plan.output]
     if len(plan.inputs) != 1 or any(tensor.dtype != "float32" for tensor in tensors):
         shown = ", ".join(f"{tensor.dtype}{list(tensor.shape)}" for tensor in tensors)
-        raise StandaloneError(f"The plain C form takes one float32 tensor and answers one; this network has {shown}.")
+        raise StandaloneError(f"It takes one float32 tensor and answers one; this network has {shown}.")
     return plan
 
 
@@ -137,7 +157,7 @@ def _facts(compiled: Compiled, plan: NetworkPlan, title: str, test: SelfTest) ->
         "memory_bytes": plan.memory_bytes,
         # Each block of it is rounded up to a cache line.
         "scratch_bytes": compiled.scratch_bytes + _KIB,
-        "memory_kib": -(-plan.memory_bytes // _KIB),
+        "memory_kib": -(-_instance_bytes(plan) // _KIB),
         "scratch_kib": -(-compiled.scratch_bytes // _KIB) + 1,
         "threads": compiled.target.threads,
         "input_shape": plan.inputs[0].shape,
@@ -147,6 +167,14 @@ def _facts(compiled: Compiled, plan: NetworkPlan, title: str, test: SelfTest) ->
         "expected": [f"{float(value).hex()}f" for value in test.expected.reshape(-1)],
         "tolerance": float(test.tolerance).hex(),
     }
+
+
+def _instance_bytes(plan: NetworkPlan) -> int:
+    """What `netlathe_create` allocates beside the threads' scratch: see `allocate_all` in runtime.c."""
+    tensors = [*plan.inputs, plan.output]
+    copies = sum(4 * math.prod(tensor.shape) for tensor in tensors)
+    operands = sum(len(step.operands) for step in plan.steps)
+    return plan.memory_bytes + copies + operands * _OPERAND_BYTES
 
 
 def _described(operand: Operand, shape: int) -> dict[str, Any]:

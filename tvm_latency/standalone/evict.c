@@ -1,0 +1,35 @@
+#define _GNU_SOURCE
+#include "evict.h"
+
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { CACHE_LINE = 32 }; /* the shortest there is */
+
+bool netlathe_bind(uint64_t cpu_mask) {
+  /* The system reads words of a long, which on machines that store low bytes first is the same. */
+  return syscall(SYS_sched_setaffinity, 0, sizeof cpu_mask, &cpu_mask) == 0;
+}
+
+static void touch(volatile unsigned char *bytes, size_t count) {
+  for (size_t i = 0; i < count; i += CACHE_LINE) bytes[i] += 1;
+}
+
+static void touch_share(float *input, size_t count, unsigned turn, unsigned turns) {
+  volatile float *values = input;
+  for (size_t i = count * turn / turns; i < count * (turn + 1) / turns; i++) values[i] = values[i];
+}
+
+void netlathe_evict(const netlathe_evictor *evictor, float *input, size_t count) {
+  uint64_t mask = evictor->cpu_mask;
+  unsigned cpus = mask ? (unsigned)__builtin_popcountll(mask) : 1;
+  for (int input_too = 0; input_too <= 1; input_too++) {
+    uint64_t left = mask;
+    for (unsigned turn = 0; turn < cpus; turn++, left &= left - 1) {
+      if (cpus > 1) netlathe_bind(left & -left);
+      if (input_too) touch_share(input, count, turn, cpus);
+      else touch(evictor->buffer, evictor->bytes);
+    }
+  }
+  if (cpus > 1) netlathe_bind(mask & -mask);
+}
