@@ -38,9 +38,12 @@ def _adb(target: Target, address: str, deadline_s: float) -> Runner:
         raise RunnerError('The runner adb needs adbutils. Install it with: pip install "netlathe[adb]"')
     from adbutils import adb_path
 
+    adb = (adb_path(),)
     device = ("-s", address) if address else ()
-    words = (adb_path(), *device, "shell", "-T")
-    return RemoteRunner(RemoteShell(words, _ADB_LOST), _ADB_FOLDER, target.threads, deadline_s)
+    # What is connected by a network stays away once it was lost; what is plugged in comes back by itself.
+    again = ((*adb, "disconnect", address), (*adb, "connect", address)) if ":" in address else ()
+    shell = RemoteShell((*adb, *device, "shell", "-T"), _ADB_LOST, again)
+    return RemoteRunner(shell, _ADB_FOLDER, target.threads, deadline_s)
 
 
 def _bundle(target: Target, address: str, deadline_s: float) -> Runner:

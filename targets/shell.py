@@ -43,10 +43,12 @@ class RemoteShell:
 
     words: the command that takes such a line as its last word, and hands on its standard streams and exit status.
     lost: the exit statuses that are the command's own, when it does not reach the machine.
+    reconnect: commands that may help then.
     """
 
     words: tuple[str, ...]
     lost: tuple[int, ...] = ()
+    reconnect: tuple[tuple[str, ...], ...] = ()
 
     def lines(self, line: str, wait_s: float) -> Iterator[str]:
         """What it prints, line by line; each has to come within `wait_s` of the one before.
@@ -112,6 +114,9 @@ class RemoteShell:
             except (LostError, ShellError) as error:
                 if time.monotonic() + POLL_S > end:
                     raise LostError(f"it cannot be reached ({error})") from error
+                for command in self.reconnect:
+                    with suppress(subprocess.TimeoutExpired):
+                        subprocess.run(command, capture_output=True, timeout=ANSWER_S, check=False)
                 time.sleep(POLL_S)
             else:
                 return

@@ -89,7 +89,7 @@ def test_results_that_are_not_all_there_are_refused(runner: BundleRunner, tmp_pa
     subprocess.run(["sh", far / "measure.sh"], check=False, capture_output=True)
     for name in ("results", "machine", "sealed"):
         shutil.copy(far / name, bundle / name)
-    with pytest.raises(RunnerError, match="has 1 of 2 lines: run `sh measure.sh` in the folder on the machine again"):
+    with pytest.raises(RunnerError, match=r"has 1 of 2 lines: run `sh measure.sh` in the folder on the machine again"):
         list(runner.run(passes))
     subprocess.run(["sh", far / "measure.sh"], check=True, capture_output=True)
     for name in ("results", "machine", "sealed"):
