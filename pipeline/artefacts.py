@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline import deploy, verify
-from pipeline.agreement import Images, compare, onnx_reference, random_image, tolerance
+from pipeline.agreement import Images, Verification, compare, onnx_reference, random_image, tolerance
 from pipeline.bench import CALLS, ROUNDS, BenchEntry, compare_runtimes, time_interleaved
 from pipeline.calibration import load_calibration
 from pipeline.files import read_json, write_atomically
@@ -84,7 +84,7 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
         raise TargetError(f"--tune-fallback measures, and {target} is another machine. Leave it out.")
     found = resolve_net(net).for_task(resolution, classes)
     shape = input_shape_of(found.model)
-    folder = out or Path(f"{found.name}-{target}")
+    folder = out or Path(f"{found.name}-{machine.file_name}")
     claim_folder(folder, "compile")
     network = _network(found)
     against = "the ONNX reference" if network is None else "PyTorch"
@@ -99,6 +99,7 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
         also=lambda made: write_plain_c(made, folder, found.name, reference, allowed, say),
     )
     images = _images(shape, data, seed)
+    verification: Verification | None
     measured_s: Sequence[float] = ()
     if here:
         compiled = LoadedNetwork(built.library)

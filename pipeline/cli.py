@@ -44,6 +44,7 @@ app = typer.Typer(
 def run(
     ctx: typer.Context,
     target: options.RunTargets = None,
+    runner: options.Runner = None,
     shares: options.Shares = None,
     data: options.RunData = None,
     budget: options.Budget = None,
@@ -75,6 +76,7 @@ def run(
 def search(
     ctx: typer.Context,
     target: options.RunTargets = None,
+    runner: options.Runner = None,
     shares: options.Shares = None,
     data: options.RunData = None,
     budget: options.Budget = None,
@@ -105,6 +107,7 @@ def sweep(
     ctx: typer.Context,
     budgets: options.Budgets = "0.4x,0.6x,0.8x",
     target: options.RunTargets = None,
+    runner: options.Runner = None,
     shares: options.Shares = None,
     data: options.RunData = None,
     space: options.RunSpace = None,
@@ -190,8 +193,10 @@ def _show(found: dict[str, Any], config: RunConfig, *, as_json: bool) -> None:
 def _config(given: dict[str, Any]) -> RunConfig:
     """The config that the options make, on top of the stored one where the run in --out is resumed."""
     chosen = {name: value for name, value in given.items() if name in RunConfig.model_fields}
-    if targets := chosen.pop("target", None):
-        chosen["target"], *chosen["also"] = targets
+    if targets := chosen.pop("target", ["x86"] if "runner" in given else None):
+        if "runner" in given and len(targets) > 1:
+            raise ConfigError("Of several targets each has a runner of its own: write --target NAME@RUNNER for each.")
+        chosen["target"], *chosen["also"] = [options.at(target, given.get("runner")) for target in targets]
     if "shares" in chosen:
         chosen["shares"] = parse_shares(chosen["shares"])
     if "budget_ms" in given:

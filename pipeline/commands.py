@@ -16,6 +16,7 @@ from pipeline.errors import ExitCode
 
 def calibrate(
     target: options.Target = "x86",
+    runner: options.Runner = None,
     space: options.Space = "imagenet",
     resolution: options.Resolution = None,
     width: options.Width = None,
@@ -33,7 +34,7 @@ def calibrate(
 
     with console.ProgressView() as progress:
         found = api.calibrate(
-            target,
+            options.at(target, runner),
             space,
             resolution=resolution,
             width=width or 1.0,
@@ -64,6 +65,7 @@ def calibrate(
 def predict(
     net: options.Net,
     target: options.Target = "x86",
+    runner: options.Runner = None,
     space: options.RunSpace = None,
     resolution: options.Resolution = None,
     width: options.Width = None,
@@ -78,7 +80,7 @@ def predict(
 
     found = api.predict(
         net,
-        target,
+        options.at(target, runner),
         space=space,
         resolution=resolution,
         width=width or 1.0,
@@ -128,6 +130,7 @@ def train(
 def compile(
     net: options.Net,
     target: options.Target = "x86",
+    runner: options.Runner = None,
     out: options.Out = None,
     data: options.RunData = None,
     resolution: options.NetResolution = None,
@@ -144,7 +147,7 @@ def compile(
     with console.ProgressView() as progress:
         found = api.compile(
             net,
-            target,
+            options.at(target, runner),
             out,
             data=data,
             resolution=resolution,

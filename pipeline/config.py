@@ -165,7 +165,7 @@ class RunConfig(BaseModel):
 
     @property
     def _subject(self) -> list[str]:
-        return [_file_name(self.data), "_".join(self.targets)]
+        return [_file_name(self.data), "_".join(re.sub(r"[^\w.@-]+", "_", target) for target in self.targets)]
 
     @property
     def _rest(self) -> list[str]:

@@ -16,7 +16,7 @@ import onnx
 from pipeline.agreement import Images, Inference, Verification
 from pipeline.files import sha256, write_atomically, write_json
 from pipeline.plain_c import PLAIN_C
-from targets.target import Target
+from targets.target import LOCAL, Target
 from tvm_latency.build import Compiled, compile_onnx
 from tvm_latency.lower import Lowered
 from tvm_latency.opspec import WeightType
@@ -98,9 +98,7 @@ def write_manifest(
         "schedule_version": SCHEDULE_VERSION,
         "latency": {
             "measured_ms": 1e3 * median(measured_s) if measured_s else None,
-            "measured_how": f"median of {len(measured_s)} runs back to back on {target.cpu_model}"
-            if measured_s
-            else None,
+            "measured_how": _how(len(measured_s), target) if measured_s else None,
             "predicted_ms": None if predicted_s is None else 1e3 * predicted_s,
             "predicted_how": None if predicted_s is None else "cost model: corrected sum of operators",
         },
@@ -115,6 +113,11 @@ def write_manifest(
     }
     write_json(built.folder / MANIFEST, manifest)
     return manifest
+
+
+def _how(runs: int, target: Target) -> str:
+    via = "" if target.runner == LOCAL else f" by {target.runner}"
+    return f"median of {runs} runs back to back on {target.cpu_model}{via}"
 
 
 def versions() -> dict[str, str]:

@@ -25,6 +25,10 @@ Nets = Annotated[list[str], typer.Argument(help="Names, architecture.json files,
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.")]
 
 Target = Annotated[str, typer.Option(help="The machine to build for: see `netlathe targets`.")]
+Runner = Annotated[
+    str | None,
+    typer.Option(help="What measures there: adb, adb:SERIAL, ssh:USER@HOST or bundle:FOLDER. [default: this machine]"),
+]
 TuneFallback = Annotated[
     int, typer.Option(min=0, help="Trials of TVM's MetaSchedule for each operator that has none of our kernels.")
 ]
@@ -49,6 +53,12 @@ Import = Annotated[Path | None, typer.Option("--import", help="Take the calibrat
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 Database = Annotated[Path | None, typer.Option(help="File of measurements; by default one for all runs of a user.")]
 Against = Annotated[str, typer.Option(help="Runtimes: onnxruntime, openvino, ncnn, litert, torch, torch.compile.")]
+
+
+def at(target: str, runner: str | None) -> str:
+    """The name of a target that is measured in a way of its own, as `targets.registry.get_target` takes it."""
+    return f"{target}@{runner}" if runner else target
+
 
 # Options of a run have no default of their own: what is not given comes from the run that is resumed, or RunConfig.
 RunTargets = Annotated[

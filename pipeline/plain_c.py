@@ -46,7 +46,7 @@ def write_plain_c(
         expected = reference(probe_input(input_of(compiled).shape))
         require_finite("The reference answers the test image", expected)
         allowed = tolerance * max(1.0, float(np.abs(expected).max()))
-        write_standalone(compiled, folder, f"{net} for {compiled.target.name}", SelfTest(expected, allowed))
+        write_standalone(compiled, folder, f"{net} for {compiled.target.machine}", SelfTest(expected, allowed))
     except (StandaloneError, ToolchainError) as error:
         say(f"There is no plain C form, only model.so. {error}")
 

@@ -119,7 +119,7 @@ class Batch:
         code = int(status) if status.isdecimal() else 0
         if code == _KILLED + signal.SIGALRM:
             return f"took longer than {ceil(self.deadline_s)} s"
-        if code > _KILLED and code - _KILLED in iter(signal.Signals):
+        if code > _KILLED and code - _KILLED in set(signal.Signals):
             return f"died of {signal.Signals(code - _KILLED).name}"
         return text.removeprefix("netbench: ") or f"ended with exit code {status}"
 

@@ -47,7 +47,7 @@ def _adb(target: Target, address: str, deadline_s: float) -> Runner:
 
 
 def _bundle(target: Target, address: str, deadline_s: float) -> Runner:
-    return BundleRunner(Path(address or f"bundle-{target.name}"), target.threads, deadline_s)
+    return BundleRunner(Path(address or f"bundle-{target.machine}"), target.threads, deadline_s)
 
 
 def _emulated(target: Target, address: str, deadline_s: float) -> Runner:

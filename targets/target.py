@@ -54,6 +54,11 @@ class Target:
         return self.vector_bits // _FLOAT_BITS
 
     @property
+    def machine(self) -> str:
+        """The name without the runner."""
+        return self.name.partition("@")[0]
+
+    @property
     def file_name(self) -> str:
         """The name, of characters that every file system takes."""
         return re.sub(r"[^\w.@-]+", "_", self.name)

@@ -14,7 +14,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from pipeline import api, artefacts, calibration, measure
 from pipeline.calibration import load_calibration, save_calibration, space_options
-from pipeline.measure import MeasureError, measure_libraries
+from pipeline.measure import MeasureError, measure_files, what_runs
 from pipeline.nets import input_shape_of
 from pipeline.places import calibration_folder
 from supernet.architecture import Choice
@@ -38,13 +38,17 @@ class FakeRunner:
     call_s = 1e-3
     asked: ClassVar[list[tuple[Job, int, float]]]
 
-    def __init__(self, target: Target, deadline_s: float) -> None:
+    form = "library"
+    at_once = True
+
+    def __init__(self, target: Target, deadline_s: float = 1.0) -> None:
         self.deadline_s = deadline_s
 
-    def run(self, jobs: Sequence[Job], rounds: int) -> Iterator[Timing | Failure]:
-        for job in jobs:
+    def run(self, passes: Sequence[Sequence[Job]]) -> Iterator[Timing | Failure]:
+        for job in (job for jobs in passes for job in jobs):
+            rounds = sum(other == job for jobs in passes for other in jobs)
             self.asked.append((job, rounds, self.deadline_s))
-            yield Timing(job.key, (self.call_s,) * (job.repeats * rounds))
+            yield Timing(job.key, (self.call_s,) * job.repeats)
 
 
 @pytest.fixture
@@ -52,31 +56,48 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> type[FakeRunner]:
     class Runner(FakeRunner):
         asked: ClassVar[list[tuple[Job, int, float]]] = []
 
-    monkeypatch.setattr(measure, "LocalRunner", Runner)
+    monkeypatch.setattr(measure, "find_runner", Runner)
     return Runner
 
 
 def test_a_fast_network_is_timed_often(runner: type[FakeRunner]) -> None:
-    found = measure_libraries({"a": Path("a.so"), "b": Path("b.so")}, (1, 3), get_target("x86"))
-    assert {name: len(samples) for name, samples in found.items()} == {"a": 1000, "b": 1000}
+    found = measure_files({"a": Path("a.so"), "b": Path("b.so")}, (1, 3), get_target("x86"))
+    assert {name: len(timing.samples_s) for name, timing in found.items()} == {"a": 1000, "b": 1000}
 
 
 @pytest.mark.parametrize("call_s", [0.05, 0.3, 2.0, 15.0])
 def test_a_slow_network_is_timed_less_and_has_the_time_it_needs(runner: type[FakeRunner], call_s: float) -> None:
     runner.call_s = call_s
-    found = measure_libraries({"a": Path("a.so")}, (1, 3), get_target("x86"))
+    found = measure_files({"a": Path("a.so")}, (1, 3), get_target("x86"))
     job, rounds, deadline_s = runner.asked[-1]
     calls = job.repeats + job.warmup
     assert deadline_s >= measure.PATIENCE * calls * call_s
     # At most what all turns may take and one turn more, unless three turns of four calls take longer.
     assert rounds * calls * call_s <= max(measure.TOTAL_S + 1.2 * measure.TURN_S, 12 * call_s)
-    assert len(found["a"]) == job.repeats * rounds >= measure.LEAST**2
+    assert len(found["a"].samples_s) == job.repeats * rounds >= measure.LEAST**2
 
 
 def test_a_network_that_fails_is_named(runner: type[FakeRunner], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "run", lambda self, jobs, rounds: iter([Failure(jobs[0].key, "died of SIGSEGV")]))
+    monkeypatch.setattr(runner, "run", lambda self, passes: iter([Failure(passes[0][0].key, "died of SIGSEGV")]))
     with pytest.raises(MeasureError, match="winner could not be measured on x86: died of SIGSEGV"):
-        measure_libraries({"winner": Path("a.so")}, (1, 3), get_target("x86"))
+        measure_files({"winner": Path("a.so")}, (1, 3), get_target("x86"))
+
+
+def test_what_is_away_is_asked_for_once(runner: type[FakeRunner], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "at_once", False)
+    found = measure_files({"a": Path("a"), "b": Path("b")}, (1, 3), get_target("x86"))
+    turns = measure.NETWORK_ROUNDS
+    assert [job.key for job, *_ in runner.asked] == ["a", "b"] * turns
+    assert {len(timing.samples_s) for timing in found.values()} == {measure.AWAY_REPEATS * turns}
+
+
+def test_an_artefact_without_what_the_runner_takes(tmp_path: Path) -> None:
+    (tmp_path / "model.so").touch()
+    assert what_runs(tmp_path, get_target("x86")) == tmp_path / "model.so"
+    with pytest.raises(
+        MeasureError, match=r"has no netbench, and bundle:there measures nothing else\. Compile it again"
+    ):
+        what_runs(tmp_path, get_target("raspberry-pi-4@bundle:there"))
 
 
 def test_other_classes_evict_the_same() -> None:

@@ -15,6 +15,7 @@ from pipeline.run_folder import RunFolderError
 from supernet.derive import BudgetError
 from supernet.presets import DIGITS
 from targets.registry import get_target
+from targets.runner import Timing
 
 
 @pytest.fixture
@@ -38,7 +39,12 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def measured(monkeypatch: pytest.MonkeyPatch, *seconds: float) -> Iterator[float]:
     """The winner takes these seconds, one after the other; the baseline one."""
     found = iter(seconds)
-    monkeypatch.setattr(shipping, "measure_libraries", lambda *_: {"winner": (next(found),), "baseline": (1.0,)})
+
+    def measured(*_: object) -> dict[str, Timing]:
+        return {"winner": Timing("winner", (next(found),)), "baseline": Timing("baseline", (1.0,))}
+
+    monkeypatch.setattr(shipping, "what_runs", lambda folder, target: folder)
+    monkeypatch.setattr(shipping, "measure_files", measured)
     return found
 
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -82,7 +82,7 @@ def library(folder: Path, name: str, on_load: str) -> Path:
 
 
 def test_timings_are_raw_and_as_many_as_asked(doubling: Path) -> None:
-    (result,) = LocalRunner(TARGET).run([job("a", doubling, repeats=7, warmup=2)])
+    (result,) = LocalRunner(TARGET).run([[job("a", doubling, repeats=7, warmup=2)]])
     assert isinstance(result, Timing)
     assert len(result.samples_s) == 7
     assert all(0 < s < 1 for s in result.samples_s)
@@ -99,7 +99,7 @@ def test_a_crash_a_hang_and_an_error_fail_alone(doubling: Path, tmp_path: Path) 
         job("good 3", doubling),
     ]
     start = time.monotonic()
-    results = {result.key: result for result in LocalRunner(TARGET, deadline_s=5.0).run(jobs)}
+    results = {result.key: result for result in LocalRunner(TARGET, deadline_s=5.0).run([jobs])}
     assert time.monotonic() - start < 60
     assert list(results) == [j.key for j in jobs]
     assert [key for key, result in results.items() if isinstance(result, Timing)] == ["good 1", "good 2", "good 3"]
@@ -125,7 +125,10 @@ def test_a_module_is_timed_only_if_it_answers_what_it_should(doubling: Path, tmp
         Job(key=key, module=doubling, input_shapes=((4, 8),), repeats=3, answer=answer(tmp_path / f"{key}.npz", output))
         for key, output in answers.items()
     ]
-    results = {result.key: result for result in LocalRunner(TARGET).run(jobs, rounds=2)}
+    (results, again) = ({}, {})  # type: dict[str, Timing | Failure], dict[str, Timing | Failure]
+    for result in LocalRunner(TARGET).run([jobs, jobs]):
+        (again if result.key in results else results)[result.key] = result
+    assert set(again) == {"right", "nearly"}
     assert {key for key, result in results.items() if isinstance(result, Timing)} == {"right", "nearly"}
     failure = results["wrong"]
     assert isinstance(failure, Failure)
@@ -143,23 +146,43 @@ def test_a_child_that_answers_with_what_are_no_times_fails(
         return {"samples_s": samples} if "samples_s" in reply else reply
 
     monkeypatch.setattr(Child, "receive", lying)
-    (result,) = LocalRunner(TARGET).run([job("doubling", doubling, repeats=2)])
+    (result,) = LocalRunner(TARGET).run([[job("doubling", doubling, repeats=2)]])
     assert isinstance(result, Failure)
     assert result.reason.startswith("answered what are no 2 times: [0.001")
 
 
 def test_rounds_take_turns_and_a_failure_has_no_second_turn(doubling: Path, tmp_path: Path) -> None:
-    jobs = [job("a", doubling, repeats=3), job("crash", library(tmp_path, "crash", "abort();")), job("b", doubling)]
-    results = list(LocalRunner(TARGET).run(jobs, rounds=2))
-    assert [result.key for result in results] == ["crash", "a", "b"]
-    assert isinstance(results[1], Timing)
-    assert len(results[1].samples_s) == 2 * 3
+    jobs = [
+        job("a", doubling, repeats=3),
+        job("crash", library(tmp_path, "crash", "abort();")),
+        job("b", doubling, repeats=1),
+    ]
+    results = list(LocalRunner(TARGET).run([jobs, jobs]))
+    assert [result.key for result in results] == ["a", "crash", "b", "a", "b"]
+    assert [len(result.samples_s) for result in results if isinstance(result, Timing)] == [3, 1, 3, 1]
+
+
+def test_every_pass_has_a_process_of_its_own_and_answers_are_checked_once(
+    doubling: Path, tmp_path: Path, children: list[subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    send = Child.send
+
+    def kept(child: Child, message: Mapping[str, object]) -> None:
+        asked.append(message["answer"] is not None)
+        send(child, message)
+
+    monkeypatch.setattr(Child, "send", kept)
+    right = answer(tmp_path / "right.npz", np.full((4, 8), 2.0, np.float32))
+    checked = Job(key="a", module=doubling, input_shapes=((4, 8),), repeats=1, answer=right)
+    assert len(list(LocalRunner(TARGET).run([[checked, checked], [checked]]))) == 3
+    assert (asked, len(children)) == ([True, False, False], 2)
 
 
 def test_a_child_killed_between_two_jobs_fails_the_next_alone(
     doubling: Path, children: list[subprocess.Popen[str]]
 ) -> None:
-    results = LocalRunner(TARGET).run([job("a", doubling), job("b", doubling), job("c", doubling)])
+    results = LocalRunner(TARGET).run([[job("a", doubling), job("b", doubling), job("c", doubling)]])
     assert isinstance(next(results), Timing)
     children[0].kill()
     children[0].wait()
@@ -239,7 +262,7 @@ def test_each_timed_call_is_a_call_of_main_with_an_eviction_before(
 def test_a_child_that_cannot_start_is_nobody_s_fault(monkeypatch: pytest.MonkeyPatch, doubling: Path) -> None:
     monkeypatch.setattr("targets.child.sys.executable", "/bin/false")
     with pytest.raises(RunnerError, match="did not start"):
-        list(LocalRunner(TARGET).run([job("a", doubling)]))
+        list(LocalRunner(TARGET).run([[job("a", doubling)]]))
 
 
 def test_nothing_to_run() -> None:
@@ -275,13 +298,13 @@ def test_the_child_runs_as_many_threads_as_asked() -> None:
 
 def test_what_a_module_prints_does_not_mix_with_the_protocol(doubling: Path, tmp_path: Path) -> None:
     noisy = library(tmp_path, "noisy", 'puts("{}"); fflush(stdout);')
-    results = list(LocalRunner(TARGET).run([job("noisy", noisy), job("good", doubling)]))
+    results = list(LocalRunner(TARGET).run([[job("noisy", noisy), job("good", doubling)]]))
     assert isinstance(results[0], Failure)
     assert isinstance(results[1], Timing)
 
 
 def test_stopping_early_ends_the_child(doubling: Path, children: list[subprocess.Popen[str]]) -> None:
-    results = LocalRunner(TARGET).run([job("a", doubling), job("b", doubling)])
+    results = LocalRunner(TARGET).run([[job("a", doubling), job("b", doubling)]])
     next(results)
     assert children[0].poll() is None
     results.close()  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from targets.registry import get_target
-from targets.toolchain import ZIG, Toolchain, ToolchainError, find_toolchain
+from targets.toolchain import CROSS, ZIG, CompilerToolchain, Toolchain, ToolchainError, find_toolchain
 
 TARGET = get_target("x86")
 
@@ -75,3 +75,29 @@ def test_cc_with_an_open_quote() -> None:
 def test_a_compiler_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ToolchainError, match=r"'no-such-compiler' could not be started .* Set CC"):
         find_toolchain(TARGET, {"CC": "no-such-compiler"})(str(tmp_path / "a.so"), [str(tmp_path / "a.o")])
+
+
+@pytest.mark.parametrize("board", ["raspberry-pi-4", "armv7-cortex-a9", "riscv64"])
+def test_machines_elsewhere_by_a_cross_gcc_or_a_line_to_install_one(
+    board: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = get_target(board)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ToolchainError, match=rf"No compiler for {target.toolchain} was found") as found:
+        find_toolchain(target, {"PATH": str(tmp_path)})
+    assert str(found.value).endswith(found.value.install)
+    assert found.value.install == 'pip install "netlathe[cc]"'
+    gcc = tmp_path / f"{CROSS[target.toolchain].gcc}-gcc"
+    gcc.touch(mode=0o755)
+    assert find_toolchain(target, {"PATH": str(tmp_path)}).static == (str(gcc),)
+
+
+def test_what_is_missing_for_programs_and_libraries_is_said(tmp_path: Path) -> None:
+    (tmp_path / "wrong.c").write_text("int main(void) { return undefined; }\n")
+    with pytest.raises(ToolchainError, match=r"(?s)could not compile wrong\.c .*undefined"):
+        find_toolchain(TARGET).compile([tmp_path / "wrong.c"])
+    with pytest.raises(ToolchainError, match=r"(?s)could not link program .*install it \(glibc-static\)"):
+        find_toolchain(TARGET).link_static([tmp_path / "missing.o"], tmp_path / "program")
+    broken = CompilerToolchain(("cc",), ("cc",), ("no-such-ar",))
+    with pytest.raises(ToolchainError, match=r"'no-such-ar' could not be started .* to write lib\.a\. It comes with"):
+        broken.archive([tmp_path / "a.o"], tmp_path / "lib.a")

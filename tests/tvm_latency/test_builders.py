@@ -24,7 +24,7 @@ def built(pool: BuilderPool, folder: Path, *ops: OpSpec) -> dict[str, Path | str
 
 
 def test_all_are_built_with_what_they_must_answer(tmp_path: Path) -> None:
-    found = built(BuilderPool(TARGET, workers=2), tmp_path, *OPS)
+    found = built(BuilderPool(TARGET, "library", workers=2), tmp_path, *OPS)
     assert found == {str(number): tmp_path / f"{number}.so" for number in range(len(OPS))}
     for number, op in enumerate(OPS):
         assert (tmp_path / f"{number}.so").exists()
@@ -35,24 +35,24 @@ def test_all_are_built_with_what_they_must_answer(tmp_path: Path) -> None:
 
 
 def test_a_process_that_ends_is_a_reason_and_the_next_candidate_has_another(tmp_path: Path) -> None:
-    found = built(BuilderPool(TARGET, workers=1), tmp_path, HUGE, OPS[0])
+    found = built(BuilderPool(TARGET, "library", workers=1), tmp_path, HUGE, OPS[0])
     assert "the process that built it ended with exit code 1: ValueError: array is too big" in str(found["0"])
     assert found["1"] == tmp_path / "1.so"
 
 
 def test_a_process_that_hangs_is_a_reason(tmp_path: Path) -> None:
-    found = built(BuilderPool(TARGET, workers=2, deadline_s=1e-3), tmp_path, *OPS)
+    found = built(BuilderPool(TARGET, "library", workers=2, deadline_s=1e-3), tmp_path, *OPS)
     assert set(found.values()) == {"the process that built it took longer than 0.001 s"}
 
 
 def test_a_process_that_does_not_start_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child.sys, "executable", "/bin/false")
-    found = built(BuilderPool(TARGET, workers=1), tmp_path, OPS[0])
+    found = built(BuilderPool(TARGET, "library", workers=1), tmp_path, OPS[0])
     assert found == {"0": "the process that built it ended with exit code 1"}
 
 
 def test_stopping_ends_the_processes_at_once(tmp_path: Path) -> None:
-    pool = BuilderPool(TARGET, workers=2)
+    pool = BuilderPool(TARGET, "library", workers=2)
     results = pool({str(n): ((OPS[n % 3],), tmp_path / f"{n}.so") for n in range(50)})
     next(results)
     children = [child._process for child in pool._children]
@@ -66,6 +66,6 @@ def test_what_cannot_be_linked_is_a_reason(tmp_path: Path) -> None:
     linker = tmp_path / "cc"
     linker.write_text("#!/bin/sh\necho no space left on the device >&2\nexit 1\n")
     linker.chmod(0o755)
-    found = built(BuilderPool(TARGET, workers=1, environ={"PATH": str(tmp_path)}), tmp_path, *OPS[:2])
+    found = built(BuilderPool(TARGET, "library", workers=1, environ={"PATH": str(tmp_path)}), tmp_path, *OPS[:2])
     assert all("no space left on the device" in str(reason) for reason in found.values())
     assert not (tmp_path / "0.so").exists()

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from supernet.presets import DIGITS
-from targets.runner import Failure, Job, Timing
+from targets.runner import Failure, Form, Job, Timing
 from targets.target import Target
 from tvm_latency.calibrate import Calibration, CalibrationError, calibrate, network_key
 from tvm_latency.database import Context, MeasurementDatabase
@@ -72,12 +72,21 @@ class Machine:
                 self.built.append(key)
             yield key, "no kernel of ours and no linker" if key == self.cannot_build else path
 
-    def run(self, jobs: Sequence[Job], rounds: int = 1) -> Iterator[Timing | Failure]:
-        assert rounds == 1
+    form: Form = "library"
+    at_once: bool = True
+
+    def run(self, passes: Sequence[Sequence[Job]]) -> Iterator[Timing | Failure]:
+        failed = set[str]()
+        for jobs in passes:
+            for result in self.run_pass([job for job in jobs if job.key not in failed]):
+                failed |= {result.key} if isinstance(result, Failure) else set()
+                yield result
+
+    def run_pass(self, jobs: Sequence[Job]) -> Iterator[Timing | Failure]:
         slow = self.slowdown(self.runs)
         self.runs += 1
         for job in jobs:
-            if job.key.startswith(REFERENCE):
+            if job.key == REFERENCE:
                 yield Timing(job.key, (slow * 1e-3,) * job.repeats)
                 continue
             if self.dies_after is not None and len(self.ran) >= self.dies_after:

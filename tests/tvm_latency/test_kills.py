@@ -15,7 +15,7 @@ from random import Random
 
 import pytest
 
-from targets.runner import Failure, Job, Timing
+from targets.runner import Failure, Form, Job, Timing
 from tvm_latency.database import Context, DatabaseError, MeasurementDatabase
 from tvm_latency.opspec import OpSpec
 from tvm_latency.workbench import REFERENCE, Candidate, MeasureSettings, Workbench
@@ -38,15 +38,25 @@ class Machine:
             path.write_text(str(ops[0].out_channels))
             yield key, path
 
-    def run(self, jobs: Sequence[Job], rounds: int = 1) -> Iterator[Timing | Failure]:
+    form: Form = "library"
+    at_once = True
+
+    def run(self, passes: Sequence[Sequence[Job]]) -> Iterator[Timing | Failure]:
+        failed = set[str]()
+        for jobs in passes:
+            for result in self.run_pass([job for job in jobs if job.key not in failed]):
+                failed |= {result.key} if isinstance(result, Failure) else set()
+                yield result
+
+    def run_pass(self, jobs: Sequence[Job]) -> Iterator[Timing | Failure]:
         self.at_work()
         for job in jobs:
             channels = int(job.module.read_text())
             time.sleep(2e-4)
-            if not job.key.startswith(REFERENCE) and channels % 40 == 0:
+            if job.key != REFERENCE and channels % 40 == 0:
                 yield Failure(job.key, "died of SIGSEGV")
             else:
-                yield Timing(job.key, (1e-6 * channels,) * job.repeats * rounds)
+                yield Timing(job.key, (1e-6 * channels,) * job.repeats)
 
 
 def calibrate(path: Path, at_work: Callable[[], object] = lambda: None) -> None:

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from supernet.presets import DIGITS
-from targets.runner import Failure, Job, RunnerError, Timing
+from targets.runner import Failure, Form, Job, RunnerError, Timing
 from tvm_latency.database import Context, MeasurementDatabase, Round
 from tvm_latency.opspec import OpSpec
 from tvm_latency.workbench import REFERENCE, Candidate, MeasureSettings, Workbench
@@ -40,20 +40,26 @@ class Machine:
             self.built.append(key)
             yield key, "no linker" if key in self.unbuildable else path
 
-    def run(self, jobs: Sequence[Job], rounds: int = 1) -> Iterator[Timing | Failure]:
-        assert rounds == 1
-        self.passes.append(list(jobs))
-        for job in jobs:
-            assert job.module.exists()
-            planned = self.script.get(job.key.partition(" ")[0])
-            found = planned.pop(0) if planned else 1.0
-            if isinstance(found, str):
-                yield Failure(job.key, found)
-            else:
-                yield Timing(job.key, found if isinstance(found, tuple) else (found,) * job.repeats)
+    form: Form = "library"
+    at_once: bool = True
+
+    def run(self, passes: Sequence[Sequence[Job]]) -> Iterator[Timing | Failure]:
+        failed = set[str]()
+        for jobs in passes:
+            self.passes.append([])
+            for job in [job for job in jobs if job.key not in failed]:
+                assert job.module.exists()
+                self.passes[-1].append(job)
+                planned = self.script.get(job.key)
+                found = planned.pop(0) if planned else 1.0
+                if isinstance(found, str):
+                    failed.add(job.key)
+                    yield Failure(job.key, found)
+                else:
+                    yield Timing(job.key, found if isinstance(found, tuple) else (found,) * job.repeats)
 
     def measured(self, number: int) -> list[str]:
-        return [job.key for job in self.passes[number] if not job.key.startswith(REFERENCE)]
+        return [job.key for job in self.passes[number] if job.key != REFERENCE]
 
 
 @pytest.fixture
@@ -97,7 +103,7 @@ def test_the_reference_is_before_and_after_every_few(database: MeasurementDataba
     machine = Machine({REFERENCE: [1.0, 3.0, 3.0, 3.0]})
     bench(machine, database).measure(CANDIDATES)
     for jobs in machine.passes:
-        places = [number for number, job in enumerate(jobs) if job.key.startswith(REFERENCE)]
+        places = [number for number, job in enumerate(jobs) if job.key == REFERENCE]
         assert (places[0], places[-1]) == (0, len(jobs) - 1)
         assert all(b - a <= EVERY + 1 for a, b in pairwise(places))
     first, last = machine.measured(0)[0], machine.measured(0)[-1]
@@ -111,11 +117,13 @@ def test_all_calls_of_the_reference_are_kept(database: MeasurementDatabase) -> N
     assert rounds(database, KEYS[0])[0] == Round((1.0, 1.0), (1.0, 1.0, 4.0, 1.0, 1.0, 1.0))
 
 
-def test_answers_are_checked_in_the_first_pass(database: MeasurementDatabase) -> None:
-    machine = Machine()
-    bench(machine, database).measure(CANDIDATES)
-    checked = [{bool(job.answer) for job in jobs if not job.key.startswith(REFERENCE)} for jobs in machine.passes]
-    assert checked == [{True}, {False}, {False}]
+def test_programs_have_their_answer_inside(database: MeasurementDatabase) -> None:
+    library, program = Machine(), Machine(form="program")
+    for machine, rows in ((library, database), (program, MeasurementDatabase(database.path.with_name("other.sqlite")))):
+        bench(machine, rows).measure(CANDIDATES)
+        rows.close()
+    assert {(job.module.suffix, job.answer is None) for job in library.passes[0]} == {(".so", False)}
+    assert {(job.module.suffix, job.answer is None) for job in program.passes[0]} == {(".netbench", True)}
 
 
 def test_what_is_noisy_has_more_rounds_after_a_pause(database: MeasurementDatabase) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from tvm_latency.standalone.write import (
     HEADER,
     LIBRARY,
     NETBENCH,
+    SOURCES,
     SelfTest,
     StandaloneError,
     features_of,
@@ -220,3 +222,12 @@ def test_networks_without_a_plain_c_form(text: str, message: str, parse_model: A
         write_standalone(compiled, tmp_path, "a test", SelfTest(np.zeros(1, np.float32), 1.0))
     assert message in str(error.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("board", ["raspberry-pi-4", "android-arm64"])
+def test_boards_without_cryptography_are_not_refused(board: str) -> None:
+    """LLVM says of these cores that they have it. A Raspberry Pi 4 says of itself: fp asimd evtstrm crc32 cpuid."""
+    arm = (SOURCES / "cpu.c").read_text().partition("#if defined(__aarch64__)")[2].partition("#elif")[0]
+    checked = set(re.findall(r'\{"([^"]+)", HWCAP', arm))
+    assert {"neon", "dotprod", "fullfp16"} <= checked
+    assert checked.intersection(features_of(get_target(board))) == {"neon"}
