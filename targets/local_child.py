@@ -56,7 +56,7 @@ class WrongAnswerError(ValueError):
     """The module computes something else than it should."""
 
 
-def check_answer(machine: VirtualMachine, path: str) -> None:
+def check_answer(machine: VirtualMachine, path: str, device: Any) -> None:
     """Compare what `main` answers with what the file says; see `Job.answer`.
 
     Raises:
@@ -64,7 +64,7 @@ def check_answer(machine: VirtualMachine, path: str) -> None:
     """
     with np.load(path) as answer:
         expected, allowed = answer["output"], float(answer["tolerance"] * np.abs(answer["output"]).max())
-        machine.set_input("main", tvm.runtime.tensor(answer["input"]))
+        machine.set_input("main", tvm.runtime.tensor(answer["input"], device))
     machine.invoke_stateful("main")
     output = machine.get_outputs("main").numpy()
     worst = float(np.abs(output - expected).max()) if output.shape == expected.shape else math.inf
@@ -78,7 +78,7 @@ def measure(job: dict[str, Any], cpus: set[int]) -> list[float]:
     rng = np.random.default_rng(0)
     machine = VirtualMachine(tvm.runtime.load_module(job["module"]), tvm.cpu())
     if job["answer"]:
-        check_answer(machine, job["answer"])
+        check_answer(machine, job["answer"], tvm.cpu())
     inputs = [tvm.runtime.tensor(rng.standard_normal(shape, dtype=np.float32)) for shape in job["input_shapes"]]
     machine.set_input("main", *inputs)
     if job["evict_bytes"]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from targets.bundle import BundleRunner
 from targets.local import LocalRunner
 from targets.remote import RemoteRunner
+from targets.rpc import RpcRunner
 from targets.runner import Runner, RunnerError
 from targets.shell import RemoteShell
 from targets.target import EMULATED, LOCAL, Target, TargetError
@@ -50,6 +51,10 @@ def _bundle(target: Target, address: str, deadline_s: float) -> Runner:
     return BundleRunner(Path(address or f"bundle-{target.machine}"), target.threads, deadline_s)
 
 
+def _rpc(target: Target, address: str, deadline_s: float) -> Runner:
+    return RpcRunner(target, address, deadline_s)
+
+
 def _emulated(target: Target, address: str, deadline_s: float) -> Runner:
     raise RunnerError(
         f"{target.name} is not this machine, and the time of an emulator says nothing of its. Say how it can be "
@@ -62,6 +67,7 @@ RUNNERS: dict[str, Callable[[Target, str, float], Runner]] = {
     "ssh": _ssh,
     "adb": _adb,
     "bundle": _bundle,
+    "rpc": _rpc,
     EMULATED: _emulated,
 }
 

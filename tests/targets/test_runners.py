@@ -32,7 +32,7 @@ def test_every_runner() -> None:
     assert ssh.shell.words[-3:] == ("-p", "22", "pi@board")
     assert find_runner(get_target("raspberry-pi-4@bundle:there")) == BundleRunner(Path("there"), 1)
     assert find_runner(get_target("raspberry-pi-4@bundle")) == BundleRunner(Path("bundle-raspberry-pi-4"), 1)
-    assert set(RUNNERS) == {"local", "ssh", "adb", "bundle", "emulated"}
+    assert set(RUNNERS) == {"local", "ssh", "adb", "bundle", "rpc", "emulated"}
 
 
 def test_phones_by_serial_number_or_address() -> None:

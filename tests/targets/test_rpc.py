@@ -1,0 +1,186 @@
+"""The RPC runner with TVM's own server and tracker, on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import tvm
+from tvm import relax
+
+from targets.registry import get_target
+from targets.rpc import RpcRunner
+from targets.runner import Failure, Job, RunnerError, Timing
+from targets.runners import find_runner
+from targets.target import TargetError
+from targets.toolchain import find_toolchain
+
+TARGET = get_target("x86-64-v3")
+pytestmark = pytest.mark.compiles
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts a Python module of TVM's; all end with the test, with what they have started."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run(*words: object) -> subprocess.Popen[bytes]:
+        environ = {**os.environ, "TVM_USE_RUNTIME_LIB": "1"}
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        command = [sys.executable, "-m", *map(str, words)]
+        started.append(subprocess.Popen(command, env=environ, start_new_session=True, **quiet))  # type: ignore[call-overload]
+        return started[-1]
+
+    yield run
+    for process in started:
+        kill(process)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """With its workers, which are in groups of their own."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            child.kill()
+    process.kill()
+    process.wait()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def server(start: Start, port: int, *words: object) -> subprocess.Popen[bytes]:
+    process = start("tvm.exec.rpc_server", "--host", "127.0.0.1", "--port", port, "--port-end", port + 1, *words)
+    wait_for(port)
+    return process
+
+
+def wait_for(port: int) -> None:
+    for _ in range(600):
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    pytest.fail(f"nothing listens on {port}")
+
+
+@pytest.fixture(scope="module")
+def doubling(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A compiled module that doubles a [4, 8] tensor."""
+    path = tmp_path_factory.mktemp("modules") / "doubling.so"
+    builder, x = relax.BlockBuilder(), relax.Var("x", relax.TensorType((4, 8), "float32"))
+    with builder.function("main", [x]):
+        builder.emit_func_output(builder.emit(relax.op.add(x, x)))
+    executable = tvm.compile(builder.get(), tvm.target.Target(TARGET.tvm_attributes()))
+    executable.export_library(str(path), fcompile=find_toolchain(TARGET))
+    return path
+
+
+def job(key: str, module: Path, answer: Path | None = None) -> Job:
+    return Job(key=key, module=module, input_shapes=((4, 8),), repeats=3, warmup=1, evict_bytes=4096, answer=answer)
+
+
+def library(folder: Path, name: str, on_load: str) -> Path:
+    """A shared library that runs C code when it is loaded."""
+    source, path = folder / f"{name}.c", folder / f"{name}.so"
+    source.write_text(
+        f"#include <stdlib.h>\n#include <unistd.h>\n__attribute__((constructor)) static void go(void) {{ {on_load} }}"
+    )
+    find_toolchain(TARGET)(str(path), [str(source)])
+    return path
+
+
+def answer(path: Path, value: float) -> Path:
+    np.savez(path, input=np.ones((4, 8), np.float32), output=np.full((4, 8), value, np.float32), tolerance=1e-3)
+    return path
+
+
+@pytest.mark.slow
+def test_libraries_are_uploaded_checked_and_timed_and_break_alone(start: Start, doubling: Path, tmp_path: Path) -> None:
+    """Through a tracker."""
+    pytest.importorskip("tornado")
+    tracker, port = free_port(), free_port()
+    start("tvm.exec.rpc_tracker", "--host", "127.0.0.1", "--port", tracker, "--port-end", tracker + 1)
+    wait_for(tracker)
+    server(start, port, "--tracker", f"127.0.0.1:{tracker}", "--key", "board")
+    jobs = [
+        job("good", doubling, answer(tmp_path / "right.npz", 2.0)),
+        job("wrong", doubling, answer(tmp_path / "wrong.npz", 3.0)),
+        job("nowhere", tmp_path / "nowhere.so"),
+        job("hang", library(tmp_path, "hang", "sleep(60);")),
+        job("last", doubling),
+    ]
+    begin = time.monotonic()
+    runner = find_runner(get_target(f"x86-64-v3@rpc:127.0.0.1:{tracker}/board"), deadline_s=2.0)
+    results = list(runner.run([jobs, jobs]))
+    assert time.monotonic() - begin < 90
+    assert [result.key for result in results] == ["good", "wrong", "nowhere", "hang", "last", "good", "last"]
+    reasons = {result.key: result.reason for result in results if isinstance(result, Failure)}
+    assert set(reasons) == {"wrong", "nowhere", "hang"}
+    assert "its output is off by 1" in reasons["wrong"]
+    assert reasons["hang"] == "took longer than 2 s"
+    assert all(len(result.samples_s) == 3 for result in results if isinstance(result, Timing))
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_and_started_again(start: Start, doubling: Path) -> None:
+    port = free_port()
+    first = server(start, port)
+    runner = RpcRunner(TARGET, f"127.0.0.1:{port}", 60.0)
+    results = iter(runner.run([[job(key, doubling) for key in "abc"]]))
+    assert isinstance(next(results), Timing)
+    kill(first)
+    server(start, port)
+    # The one that met the dead server has failed, with a reason; the next has a new session.
+    failed, last = next(results), next(results)
+    assert isinstance(failed, Failure)
+    assert failed.reason
+    assert isinstance(last, Timing)
+
+
+@pytest.mark.slow
+def test_a_crash_is_a_failure_and_ends_the_server_of_tvm(
+    start: Start, doubling: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session's exit status is an exception in the server's loop; see `_serving` in tvm/rpc/server.py."""
+    port = free_port()
+    server(start, port)
+    runner = RpcRunner(TARGET, f"127.0.0.1:{port}", 5.0)
+    monkeypatch.setattr(runner, "start_deadline_s", 10.0)
+    results = iter(runner.run([[job("crash", library(tmp_path, "crash", "abort();")), job("next", doubling)]]))
+    crashed = next(results)
+    assert isinstance(crashed, Failure)
+    with pytest.raises(RunnerError, match="answers no more after a candidate that crashes; what was measured is kept"):
+        next(results)
+
+
+def test_nobody_there_is_told(monkeypatch: pytest.MonkeyPatch, doubling: Path) -> None:
+    runner = RpcRunner(TARGET, f"127.0.0.1:{free_port()}", 5.0)
+    monkeypatch.setattr(runner, "start_deadline_s", 6.0)
+    with pytest.raises(RunnerError, match=r"Nothing answers at rpc:127\.0\.0\.1:\d+: .* tvm\.exec\.rpc_server"):
+        list(runner.run([[job("a", doubling)]]))
+
+
+def test_other_machines_need_a_tunnel_or_a_word() -> None:
+    for host in ("10.0.0.7", "board", "0.0.0.0"):
+        with pytest.raises(RunnerError, match=rf"neither passwords nor encryption, and {host} .*\(`ssh -L 9090:"):
+            RpcRunner(TARGET, f"{host}:9090", 5.0, environ={})
+        RpcRunner(TARGET, f"{host}:9090", 5.0, environ={"NETLATHE_OPEN_RPC": "1"})
+    for host in ("127.0.0.1", "localhost"):
+        RpcRunner(TARGET, f"{host}:9090", 5.0, environ={})
+    for address in ("", "board", "board:x", ":9090"):
+        with pytest.raises(TargetError, match="write rpc:HOST:PORT"):
+            RpcRunner(TARGET, address, 5.0)
