@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -63,18 +64,22 @@ def _packages() -> Iterator[Check]:
 
 
 def _elsewhere() -> Check:
-    """What there is for machines elsewhere: nobody has to compile for them, so what is missing is no failure."""
+    """What there is for machines elsewhere: nobody has to use them, so what is missing is no failure."""
     boards = {board.toolchain: board for board in BOARDS}
     missing = {}
     for machine, board in boards.items():
         try:
             find_toolchain(board)
         except ToolchainError as error:
-            missing[f"no compiler for {machine}"] = error.install
+            missing[f"no compiler for {machine}"] = error.install or str(error)
         if launcher(board) is None:
             missing[f"no {board.emulator[0]} to test with"] = "apt install qemu-user"
+    if find_spec("adbutils") is None:
+        missing["no adb to measure on phones with"] = 'pip install "netlathe[adb]"'
+    if shutil.which("ssh") is None:
+        missing["no ssh to measure on boards with"] = "apt install openssh-client"
     if not missing:
-        return Check("other machines", True, f"compilers and emulators for {', '.join(boards)}")
+        return Check("other machines", True, f"compilers and emulators for {', '.join(boards)}; adb and ssh")
     return Check("other machines", True, "; ".join(f"{what}: `{line}`" for what, line in missing.items()))
 
 

@@ -110,6 +110,7 @@ BOARDS: tuple[Target, ...] = (
         emulator=("qemu-aarch64", "-cpu", "cortex-a53"),
         cpu_model="ARMv8.0",
         mcpu="cortex-a53",
+        toolchain="android",
         l1d_bytes=32 * _KIB,
         l2_bytes=512 * _KIB,
         l3_bytes=512 * _KIB,

@@ -9,14 +9,18 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from targets.host import available_cpus
 from targets.target import Target
 
 HOST_COMPILERS = ("cc", "gcc", "clang")
+# The first with storage of its own for each thread.
+ANDROID_API = 29
 ZIG = (sys.executable, "-m", "ziglang", "cc")
 ZIG_AR = (sys.executable, "-m", "ziglang", "ar")
 
@@ -44,7 +48,7 @@ class Toolchain(Protocol):
         """Link object files into the shared library `output`."""
 
     def compile(self, sources: Sequence[Path]) -> None:
-        """Compile files of C or assembly that are in one folder, into object files beside them."""
+        """Compile files of C or assembly into object files beside them."""
 
     def archive(self, objects: Sequence[Path], output: Path) -> None:
         """Put object files into a static library."""
@@ -78,16 +82,20 @@ class CompilerToolchain:
         _run(self.command, words, f"link {output}")
 
     def compile(self, sources: Sequence[Path]) -> None:
-        """Compile files of C or assembly that are in one folder, into object files beside them: for libraries too.
+        """Compile files of C or assembly into object files beside them, for libraries and for programs.
 
         Raises:
             ToolchainError: see `__call__`.
         """
-        names = [source.name for source in sources]
-        # Together, because a compiler driver may take longer to start than to compile; there, because an assembler
-        # looks for what it includes in the folder where it runs.
-        words = ["-c", "-std=gnu11", "-O2", "-fPIC", "-fvisibility=hidden", *names]
-        _run(self.static, words, f"compile {', '.join(names)}", sources[0].parent)
+
+        def one(source: Path) -> None:
+            words = ["-c", "-std=gnu11", "-O2", "-fPIC", "-fvisibility=hidden", "-o", source.with_suffix(".o").name]
+            # An assembler looks for what it includes in the folder where it runs.
+            _run(self.static, [*words, source.name], f"compile {source.name}", source.parent)
+
+        # A compiler driver takes longer to start than to compile these.
+        with ThreadPoolExecutor(len(available_cpus())) as pool:
+            list(pool.map(one, sources))
 
     def archive(self, objects: Sequence[Path], output: Path) -> None:
         """Put object files into a static library.
@@ -188,8 +196,29 @@ def _cross_toolchain(machine: str, environ: Mapping[str, str]) -> Toolchain:
     )
 
 
+def _android_toolchain(environ: Mapping[str, str]) -> Toolchain:
+    """The NDK's where there is one. Else what Linux on the same CPU has: a program is static, and a library needs
+    nothing but what loads it.
+    """
+    clang = environ.get("TVM_NDK_CC", "")
+    if not clang and (home := environ.get("ANDROID_NDK_HOME")):
+        found = sorted(Path(home).glob(f"toolchains/llvm/prebuilt/*/bin/aarch64-linux-android{ANDROID_API}-clang"))
+        if not found:
+            raise ToolchainError(
+                f"ANDROID_NDK_HOME={home} has no toolchains/llvm/prebuilt/*/bin/aarch64-linux-android{ANDROID_API}-"
+                "clang. Set it to the folder of an NDK, or unset it: Zig compiles for phones, too."
+            )
+        clang = str(found[0])
+    if not clang:
+        return _cross_toolchain("aarch64", environ)
+    archiver = Path(clang).with_name("llvm-ar")
+    # New phones have pages of 16 KiB, which old NDKs do not think of.
+    return CompilerToolchain((clang,), (clang,), (str(archiver),), ("-Wl,-z,max-page-size=16384",))
+
+
 TOOLCHAINS: dict[str, Callable[[Mapping[str, str]], Toolchain]] = {
     "host": _host_toolchain,
+    "android": _android_toolchain,
     **{machine: partial(_cross_toolchain, machine) for machine in CROSS},
 }
 

@@ -43,18 +43,27 @@ def test_a_full_disk_is_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 def test_what_is_missing_for_other_machines_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "launcher", lambda board: ())
     monkeypatch.setattr(doctor, "find_toolchain", lambda board: None)
+    monkeypatch.setattr(doctor, "find_spec", lambda name: object())
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: name)
     whole = doctor._elsewhere()
-    assert (whole.ok, whole.text) == (True, "compilers and emulators for aarch64, arm, riscv64")
+    assert (whole.ok, whole.text) == (True, "compilers and emulators for aarch64, android, arm, riscv64; adb and ssh")
 
     def none(board: Target) -> None:
         raise ToolchainError("No compiler.", 'pip install "netlathe[cc]"')
 
     monkeypatch.setattr(doctor, "find_toolchain", none)
     monkeypatch.setattr(doctor, "launcher", lambda board: None if board.kind == "riscv" else ())
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
     lacking = doctor._elsewhere()
     assert lacking.ok
-    assert 'no compiler for arm: `pip install "netlathe[cc]"`' in lacking.text
-    assert lacking.text.endswith("no qemu-riscv64 to test with: `apt install qemu-user`")
+    for what in (
+        'no compiler for arm: `pip install "netlathe[cc]"`',
+        "no qemu-riscv64 to test with: `apt install qemu-user`",
+        'no adb to measure on phones with: `pip install "netlathe[adb]"`',
+        "no ssh to measure on boards with: `apt install openssh-client`",
+    ):
+        assert what in lacking.text
 
 
 def test_checks_are_printed_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,3 +101,17 @@ def test_what_is_missing_for_programs_and_libraries_is_said(tmp_path: Path) -> N
     broken = CompilerToolchain(("cc",), ("cc",), ("no-such-ar",))
     with pytest.raises(ToolchainError, match=r"'no-such-ar' could not be started .* to write lib\.a\. It comes with"):
         broken.archive([tmp_path / "a.o"], tmp_path / "lib.a")
+
+
+def test_phones_by_the_ndk_where_there_is_one(tmp_path: Path) -> None:
+    phone = get_target("android-arm64")
+    named = find_toolchain(phone, {"TVM_NDK_CC": "/ndk/bin/clang"})
+    assert (named.command, named.archiver) == (("/ndk/bin/clang",), ("/ndk/bin/llvm-ar",))
+    clang = tmp_path / "toolchains/llvm/prebuilt/linux-x86_64/bin/aarch64-linux-android29-clang"
+    with pytest.raises(ToolchainError, match=r"ANDROID_NDK_HOME=.* has no toolchains/.* or unset it: Zig compiles"):
+        find_toolchain(phone, {"ANDROID_NDK_HOME": str(tmp_path)})
+    clang.parent.mkdir(parents=True)
+    clang.touch(mode=0o755)
+    assert find_toolchain(phone, {"ANDROID_NDK_HOME": str(tmp_path)}).command == (str(clang),)
+    pytest.importorskip("ziglang")
+    assert find_toolchain(phone, {}).command[:3] == ZIG[:3]
