@@ -30,7 +30,16 @@ def test_every_command_is_documented() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["README.md", "docs/guide.md", "docs/cli.md", "docs/files.md", "docs/search.md", "docs/spaces.md", "docs/c.md"],
+    [
+        "README.md",
+        "docs/guide.md",
+        "docs/cli.md",
+        "docs/files.md",
+        "docs/search.md",
+        "docs/spaces.md",
+        "docs/c.md",
+        "docs/devices.md",
+    ],
 )
 def test_commands_and_links_exist(name: str) -> None:
     page = (ROOT / name).read_text()
