@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
 from pathlib import Path
-from shlex import quote
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -44,14 +43,12 @@ class BatchError(ValueError):
 class Batch:
     """Turns in the order in which they are taken.
 
-    A turn that takes longer than `deadline_s` is killed there. launcher: what runs the programs where they are another
-    machine's.
+    A turn that takes longer than `deadline_s` is killed there.
     """
 
     turns: tuple[Job, ...]
     threads: int
     deadline_s: float
-    launcher: tuple[str, ...] = ()
 
     @cached_property
     def programs(self) -> Mapping[Path, str]:
@@ -65,7 +62,7 @@ class Batch:
         jobs = [f"{self.programs[job.module]} {' '.join(self._options(job))}\n" for job in self.turns]
         texts = {
             SCRIPT.name: SCRIPT.read_text(),
-            "settings": f"threads={self.threads}\nlauncher={quote(' '.join(self.launcher))}\n",
+            "settings": f"threads={self.threads}\n",
             "jobs": "".join(jobs),
         }
         digests = [f"{hashlib.sha256(text.encode()).hexdigest()}  {name}\n" for name, text in texts.items()]

@@ -30,7 +30,6 @@ class BundleRunner:
     folder: Path
     threads: int
     deadline_s: float = 30.0
-    launcher: tuple[str, ...] = ()
     form: Form = "program"
     at_once: bool = False
 
@@ -41,7 +40,7 @@ class BundleRunner:
             BundleAwayError: it was not measured yet.
             RunnerError: the results are damaged, incomplete, or of another machine than those before.
         """
-        batch = Batch(tuple(job for jobs in passes for job in jobs), self.threads, self.deadline_s, self.launcher)
+        batch = Batch(tuple(job for jobs in passes for job in jobs), self.threads, self.deadline_s)
         if not batch.turns:
             return
         digest = hashlib.sha256("".join(batch.texts.values()).encode()).hexdigest()[:12]

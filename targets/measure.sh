@@ -11,9 +11,10 @@ known=${1:-0}
 broken=" $* "
 
 # threads: how many cores a program uses. hottest: milli-degrees above which to wait; patience: seconds to wait in all.
-# launcher: what runs the programs where they are another machine's.
-threads=1 hottest=70000 patience=600 launcher=
+threads=1 hottest=70000 patience=600
 . ./settings
+# For tests: what runs the programs where they are another machine's, and what stands for /sys.
+launcher=${NETLATHE_LAUNCHER:-}
 sys=${NETLATHE_SYS:-/sys}
 
 if [ -r pid ] && other=$(cat pid) && [ "$other" != $$ ] && grep -q measure.sh "/proc/$other/cmdline" 2>/dev/null; then

@@ -38,7 +38,6 @@ class RemoteRunner:
     folder: str
     threads: int
     deadline_s: float = 30.0
-    launcher: tuple[str, ...] = ()
     return_s: float = RETURN_S
     form: Form = "program"
     at_once: bool = True
@@ -49,7 +48,7 @@ class RemoteRunner:
         Raises:
             RunnerError: the machine cannot be reached, nothing can be stored there, or it is lost again and again.
         """
-        batch = Batch(tuple(job for jobs in passes for job in jobs), self.threads, self.deadline_s, self.launcher)
+        batch = Batch(tuple(job for jobs in passes for job in jobs), self.threads, self.deadline_s)
         if not batch.turns:
             return
         there = f"{self.folder}/{uuid.uuid4().hex}"

@@ -7,7 +7,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -276,11 +275,12 @@ def test_the_script_measures_nothing_with_a_damaged_list(machine: Path, here: Pa
     assert "jobs is damaged; is the disk full? Copy the folder again" in done.stderr
 
 
-def test_a_launcher_runs_the_programs(machine: Path, here: Path, job: MakeJob) -> None:
+def test_a_launcher_runs_the_programs(machine: Path, here: Path, job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
     launched = job("a", "exit 1")
     emulator = here / "emulator"
     emulator.write_text(f'#!/bin/sh\necho "$1" > {here}/program; tail -n 1 "$1" | sh\n')
     emulator.chmod(0o755)
-    results = list(replace(runner(machine), launcher=(str(emulator),)).run([[launched]]))
+    monkeypatch.setenv("NETLATHE_LAUNCHER", str(emulator))
+    results = list(runner(machine).run([[launched]]))
     assert results == [Timing("a", SAMPLES, ANSWER)]
     assert (here / "program").read_text().startswith("./programs/")
