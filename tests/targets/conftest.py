@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
 from targets.runner import Job
 
 
-class MakeJob(Protocol):
-    """Makes a job whose key is the name."""
-
-    def __call__(self, name: str, script: str = "", samples: str = "0.001, 0.002, 0.003") -> Job:
-        """`script` runs before the samples are printed."""
-
-
 @pytest.fixture
-def job(tmp_path: Path) -> MakeJob:
-    """Programs with three samples in a folder of their own."""
+def job(tmp_path: Path) -> Callable[..., Job]:
+    """Makes a job whose key is the name; `script` runs before the samples are printed."""
     folder = tmp_path / "programs"
     folder.mkdir()
 

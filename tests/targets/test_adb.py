@@ -7,11 +7,11 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 
@@ -25,10 +25,7 @@ TIMED = (0.001, 0.002, 0.003), Answer(1e-6, True)
 pytestmark = [pytest.mark.compiles, pytest.mark.slow]
 
 
-class MakeJob(Protocol):
-    """See conftest.py."""
-
-    def __call__(self, name: str, script: str = "", samples: str = "") -> Job: ...
+MakeJob = Callable[..., Job]
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
@@ -16,10 +16,7 @@ TIMED = (0.001, 0.002, 0.003), Answer(1e-6, True)
 pytestmark = pytest.mark.compiles
 
 
-class MakeJob(Protocol):
-    """See conftest.py."""
-
-    def __call__(self, name: str, script: str = "", samples: str = "") -> Job: ...
+MakeJob = Callable[..., Job]
 
 
 @pytest.fixture

@@ -6,9 +6,8 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
@@ -17,13 +16,7 @@ from targets.remote import LOSSES_IN_A_ROW, RemoteRunner, lay_out
 from targets.runner import Answer, Failure, Job, RunnerError, Timing
 from targets.shell import LostError, RemoteShell, ShellError
 
-
-class MakeJob(Protocol):
-    """See conftest.py."""
-
-    def __call__(self, name: str, script: str = "", samples: str = "") -> Job: ...
-
-
+MakeJob = Callable[..., Job]
 SAMPLES = (0.001, 0.002, 0.003)
 ANSWER = Answer(1e-6, True)
 pytestmark = pytest.mark.compiles

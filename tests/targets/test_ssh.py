@@ -9,10 +9,9 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
@@ -29,10 +28,7 @@ pytestmark = [
 ]
 
 
-class MakeJob(Protocol):
-    """See conftest.py."""
-
-    def __call__(self, name: str, script: str = "", samples: str = "") -> Job: ...
+MakeJob = Callable[..., Job]
 
 
 @pytest.fixture
@@ -51,6 +47,9 @@ def board(tmp_path: Path) -> Iterator[RemoteRunner]:
         Path("/run/sshd").mkdir(exist_ok=True)
     daemon = subprocess.Popen([SSHD, "-D", "-e", "-f", tmp_path / "config"], stderr=(tmp_path / "log").open("w"))
     (tmp_path / "pid").write_text(str(daemon.pid))
+    while "Server listening" not in (tmp_path / "log").read_text():
+        assert daemon.poll() is None, (tmp_path / "log").read_text()
+        time.sleep(0.05)
     options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
     target = get_target(f"x86-64-v3@ssh:-p {port} -i {tmp_path}/user {options} 127.0.0.1")
     found = find_runner(target, deadline_s=5.0)
