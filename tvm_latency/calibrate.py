@@ -10,7 +10,7 @@ from targets.target import Target
 from tvm_latency.accuracy import Accuracy
 from tvm_latency.cost_model import MIN_OPS, CostModel
 from tvm_latency.database import Context
-from tvm_latency.drift import Steady, disturbed, steady, usual
+from tvm_latency.drift import Steady, disturbed, steady
 from tvm_latency.fitting import Fitted, Measured, Net, baselines, fit, judge
 from tvm_latency.latency_table import LatencyTable
 from tvm_latency.transfer import transfer
@@ -102,9 +102,8 @@ def calibrate(
     # What works only sometimes cannot be shipped, so its time does not count either.
     timed = {key: row.rounds for key, row in rows.items() if row and row.failure is None}
     failures = {key: row.failure for key, row in rows.items() if row and row.failure}
-    every_round = [found for rounds in timed.values() for found in rounds]
-    usual_s = usual(every_round)
-    times = {key: steady(rounds, usual_s) for key, rounds in timed.items()}
+    slow = disturbed(one for rounds in timed.values() for one in rounds)
+    times = steady(timed)
 
     def networks(nets: Sequence[Ops]) -> dict[Net, Steady]:
         return {tuple(net): times[key] for net in nets if (key := network_key(net)) in times}
@@ -137,7 +136,7 @@ def calibrate(
         measured=len(timed) - reused,
         reused=reused,
         failures=failures,
-        disturbed=disturbed(every_round, usual_s),
+        disturbed=sum(slow) / max(1, len(slow)),
         fitted_to=measured,
         test=test,
         beside=networks(beside),

@@ -14,7 +14,7 @@ from random import Random
 
 from targets.runner import Failure, Form, Job, Runner, RunnerError, Timing
 from tvm_latency.database import Context, Measurement, MeasurementDatabase, Round
-from tvm_latency.drift import QUIET_ROUNDS, Usual, quiet, steady, usual
+from tvm_latency.drift import LEAST_ROUNDS, steady
 from tvm_latency.onnx_graph import input_shape
 from tvm_latency.opspec import OpSpec, network_weight_bytes
 from tvm_latency.reference import REFERENCE_OPS
@@ -38,8 +38,8 @@ class MeasureSettings:
     """How candidates are timed: in `rounds` passes over all of them, `warmup` calls and `repeats` timed ones in each.
 
     The reference has its turn before every `reference_every` candidates. What spreads over rounds by more than `noise`
-    of its time, or was disturbed in all but a few, has as many passes again, after `pause_s` seconds, until there were
-    `attempts`.
+    of its time, or met a slow machine in all but a few, has as many passes again, after `pause_s` seconds, until there
+    were `attempts`.
     """
 
     rounds: int = 12
@@ -112,22 +112,18 @@ class Workbench:
     def _due(self, candidates: Mapping[str, Candidate]) -> dict[str, int]:
         """How many rounds each candidate should still have; those with none are left out."""
         rows = {key: self.database.find(key, candidate.context) for key, candidate in candidates.items()}
-        every_round = [found for row in rows.values() if row for found in row.rounds]
-        usual_s = usual(every_round)
+        found = steady({key: row.rounds for key, row in rows.items() if row})
         planned, most = self.settings.rounds, self.settings.rounds * self.settings.attempts
 
-        def done(row: Measurement | None) -> bool:
+        def done(key: str, row: Measurement | None) -> bool:
             if row is None or row.failure is not None or not row.rounds or len(row.rounds) % planned:
                 return False
-            return len(row.rounds) >= most or not self._uncertain(row.rounds, usual_s)
+            certain = found[key].noise <= self.settings.noise and found[key].calm_rounds >= min(LEAST_ROUNDS, planned)
+            return certain or len(row.rounds) >= most
 
         # An attempt that was begun is finished.
         had = {key: len(row.rounds) if row else 0 for key, row in rows.items()}
-        return {key: planned - had[key] % planned for key, row in rows.items() if not done(row)}
-
-    def _uncertain(self, rounds: Sequence[Round], usual_s: Usual) -> bool:
-        few = len(quiet(rounds, usual_s)) < min(QUIET_ROUNDS, self.settings.rounds)
-        return few or steady(rounds, usual_s).noise > self.settings.noise
+        return {key: planned - had[key] % planned for key, row in rows.items() if not done(key, row)}
 
     def _reference(self, context: Context) -> Job:
         ((_, found),) = self._jobs({REFERENCE: Candidate(REFERENCE_OPS, replace(context, evict_bytes=0))})

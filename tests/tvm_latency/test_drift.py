@@ -1,4 +1,4 @@
-"""The reference takes out what slows the machine down, and what it does not explain is noise."""
+"""What ran beside a candidate takes out what slowed the machine, and what it does not explain is noise."""
 
 from __future__ import annotations
 
@@ -8,85 +8,118 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tvm_latency.database import Round
-from tvm_latency.drift import QUIET_ROUNDS, Usual, disturbed, steady, usual
+from tvm_latency.drift import LEAST_ROUNDS, SLOW, Steady, disturbed, steady
 
 
 def beside(reference_s: float, *samples_s: float) -> Round:
     return Round(samples_s, (reference_s,) * 3)
 
 
-# A reference of one second that is never interrupted.
-ONE = Usual(1.0, 1.0)
-SPEEDS = st.lists(st.floats(0.5, 4.0), min_size=1, max_size=9)
+def alone(rounds: list[Round]) -> Steady:
+    return steady({"a": rounds})["a"]
+
+
+SPEEDS = st.lists(st.floats(0.9, 1.1), min_size=1, max_size=9, unique=True)
 
 
 @given(SPEEDS, st.floats(1e-6, 1.0), st.floats(1e-5, 1e-2), st.integers(1, 8))
 def test_a_common_slowness_is_taken_out(speeds: list[float], seconds: float, reference_s: float, repeats: int) -> None:
-    rounds = [beside(speed * reference_s, *(speed * seconds,) * repeats) for speed in speeds]
-    found = steady(rounds, usual_s=Usual(reference_s, reference_s))
-    assert found.seconds == pytest.approx(seconds)
+    found = alone([beside(speed * reference_s, *(speed * seconds,) * repeats) for speed in speeds])
+    usual = np.exp(np.percentile(np.log(speeds), 25))
+    assert found.seconds == pytest.approx(usual * seconds)
     assert found.noise == pytest.approx(0.0, abs=1e-9)
 
 
+def test_others_tell_how_slow_the_machine_was_where_the_reference_does_not() -> None:
+    """In half of the groups everything but the reference takes 1.2 times as long."""
+    slow = [1.0, 1.2] * 6
+    rows = {
+        key: [Round((seconds * one,), (1.0 + 1e-9 * turn,)) for turn, one in enumerate(slow)]
+        for key, seconds in (("a", 1.0), ("b", 3.0), ("c", 0.5), ("d", 2.0))
+    }
+    found = steady(rows)
+    assert [found[key].seconds for key in "abcd"] == pytest.approx([1.0, 3.0, 0.5, 2.0])
+    assert max(one.noise for one in found.values()) == pytest.approx(0.0, abs=1e-6)
+
+
 def test_the_spread_is_a_standard_deviation_that_outliers_do_not_move() -> None:
+    """Beside so many others that the noise of one says nothing of the machine."""
     random = np.random.default_rng(0)
-    rounds = 1e-3 * (1 + 0.02 * random.standard_normal(2001))
-    rounds[:100] *= 10
-    found = steady([beside(1.0, seconds) for seconds in rounds.tolist()], usual_s=ONE)
-    # The first quartile of what is left of 2001 normal numbers when 100 have gone: 0.634 standard deviations below.
-    assert found.seconds == pytest.approx(1e-3 * (1 - 0.634 * 0.02), rel=2e-3)
+    noisy = 1e-3 * np.exp(0.02 * random.standard_normal(2001))
+    noisy[:100] *= 10
+    groups = [1.0 + 1e-9 * group for group in range(len(noisy))]
+    rows = {f"calm {number}": [beside(one, 1.0) for one in groups] for number in range(4)}
+    found = steady({"noisy": [beside(*pair) for pair in zip(groups, noisy.tolist())], **rows})["noisy"]
+    assert found.seconds == pytest.approx(1e-3, rel=3e-3)
     assert found.noise == pytest.approx(0.02, rel=0.1)
 
 
 def test_interrupted_calls_of_a_round_change_nothing() -> None:
-    interrupted = Round((1.0, 8.0, 9.0), (1.0, 1.3, 1.0))
-    assert steady([interrupted, Round((2.0, 2.0, 2.0), (2.0, 2.0, 2.0))], usual_s=Usual(1.0, 2.0)).seconds == 1.0
+    interrupted = [Round((1.0, 1.0, 8.0, 9.0), (one, one, one, 1.3 * one)) for one in (1.0, 1.0 + 1e-9)]
+    assert alone([*interrupted, Round((1.0,) * 4, (1.0,) * 4)]).seconds == pytest.approx(1.0)
 
 
-@given(st.integers(0, 2**32 - 1))
-def test_a_machine_that_is_slowed_at_random_is_told_more_exactly_than_by_medians(seed: int) -> None:
-    """Others take from nothing to half of the time of a call, of the reference and of the candidate independently."""
-    random = np.random.default_rng(seed)
+def test_a_machine_that_is_slowed_at_random_is_told_more_exactly_than_by_the_reference() -> None:
+    """Others take up to a third of whole groups of a shuffled pass, and up to half of each call besides."""
+    random = np.random.default_rng(0)
 
-    def calls(count: int) -> tuple[float, ...]:
-        return tuple((1.0 + 0.5 * random.random(count) ** 2).tolist())
+    def calls(slow: float, count: int) -> tuple[float, ...]:
+        return tuple((slow * (1.0 + 0.5 * random.random(count))).tolist())
 
-    def estimates() -> tuple[float, float]:
-        rounds = [Round(calls(8), calls(16)) for _ in range(12)]
-        by_medians = [np.median(one.samples_s) / np.median(one.reference_samples_s) for one in rounds]
-        return steady(rounds, usual(rounds)).seconds, float(np.median(by_medians))
+    def errors() -> tuple[float, float]:
+        truth = np.exp(random.standard_normal(24))
+        rows: dict[str, list[Round]] = {str(number): [] for number in range(len(truth))}
+        for _ in range(12):
+            for group in np.split(random.permutation(len(truth)), 4):
+                slow = 1.0 + 0.3 * random.random()
+                reference = calls(slow, 8)
+                for number in group:
+                    found = tuple(float(truth[number]) * one for one in calls(slow, 8))
+                    rows[str(number)].append(Round(found, reference))
+        ratios = [[np.median(one.samples_s) / np.median(one.reference_samples_s) for one in f] for f in rows.values()]
+        ours, medians = [found.seconds for found in steady(rows).values()], np.median(ratios, axis=1)
+        # What is common to all is the level, which is the machine's.
+        return float(np.std(np.log(ours / truth))), float(np.std(np.log(medians / truth)))
 
-    ours, medians = zip(*(estimates() for _ in range(20)))
-    assert np.std(ours) / np.mean(ours) < np.std(medians) / np.mean(medians)
+    ours, by_reference = np.mean([errors() for _ in range(20)], axis=0)
+    assert ours < 0.8 * by_reference
+
+
+def test_slow_rounds_count_only_where_others_are_few() -> None:
+    """A candidate that slows down more than what ran beside it, so that no common slowness explains it."""
+    others = {str(number): [beside(one, one) for one in _groups([1.0] * 6 + [2.0] * 6)] for number in range(4)}
+    rounds = [beside(one, 1.0 if one < SLOW else 3.0) for one in _groups([1.0] * 6 + [2.0] * 6)]
+    found = steady({"a": rounds, **others})["a"]
+    assert (found.seconds, found.calm_rounds) == (pytest.approx(1.0), 6)
+    # Two calm rounds and nine slow ones: the calmest three count.
+    few = [*rounds[:2], *rounds[6:]]
+    found = steady({"a": few, **others})["a"]
+    assert (found.seconds, found.calm_rounds) == (pytest.approx(1.0), 2)
+    assert found.calm_rounds < LEAST_ROUNDS
+
+
+def _groups(slowness: list[float]) -> list[float]:
+    """As many groups, which no two rounds of a candidate share."""
+    return [slow * (1.0 + 1e-9 * number) for number, slow in enumerate(slowness)]
+
+
+def test_nothing_measured_is_nothing_found() -> None:
+    assert steady({}) == steady({"a": []}) == {}
+    assert disturbed([]) == ()
 
 
 def test_the_usual_speed_is_the_quiet_one_if_a_quarter_was_quiet() -> None:
     rounds = [beside(reference_s, 1.0) for reference_s in [1.0, 1.01, 0.99] * 3 + [2.0, 3.0, 2.5] * 6]
-    assert usual(rounds) == pytest.approx((1.0, 1.0), rel=0.02)
-    assert disturbed(rounds, usual(rounds)) == pytest.approx(18 / 27)
-    assert disturbed([beside(reference_s, 1.0) for reference_s in (1.0, 1.05, 1.0)], ONE) == 0.0
+    assert disturbed(rounds) == (False,) * 9 + (True,) * 18
+    assert not any(disturbed([beside(reference_s, 1.0) for reference_s in (1.0, 1.05, 1.0)]))
 
 
 def test_a_reference_whose_median_call_fits_between_the_turns_of_another_process_was_disturbed() -> None:
-    interrupted = [Round((1.9,), (1.0, 1.0, 2.8))] * 9
-    assert disturbed([*interrupted, beside(1.0, 1.0)], usual_s=ONE) == pytest.approx(0.9)
-    # Even where they are nearly all there is: their medians say nothing of what was wrong.
-    assert steady([*interrupted, *[beside(1.0, 1.0)] * 2], usual_s=ONE).seconds == 1.0
+    interrupted = [Round((1.9,), (1.0, 1.0, 2.8))] * 2
+    assert disturbed([*interrupted, *[beside(1.0, 1.0)] * 3]) == (True, True, False, False, False)
 
 
 def test_calls_of_uneven_length_are_no_disturbance_where_they_are_usual() -> None:
     rounds = [Round((1.0,), (slow, slow, 1.9 * slow)) for slow in (1.0, 1.01, 0.99, 1.02)]
-    assert disturbed(rounds, usual(rounds)) == 0.0
-    assert disturbed([*rounds, Round((1.0,), (1.0, 1.0, 2.5))], usual(rounds)) == pytest.approx(0.2)
-
-
-def test_disturbed_rounds_count_only_where_quiet_ones_are_few() -> None:
-    """A candidate that a disturbance slows more than the reference."""
-    disturbed_rounds = [beside(2.0, 3.0)] * 7
-    quiet_rounds = [beside(1.0, 1.0)] * QUIET_ROUNDS
-    assert steady([*disturbed_rounds, *quiet_rounds], usual_s=ONE).seconds == 1.0
-    # Too few are left: the least disturbed ones beside them, corrected: of 1, 1.5 and 1.5 the first quartile.
-    slowed = [beside(slowness, 1.5 * slowness) for slowness in (1.4, 1.2, 1.3)]
-    found = steady([*disturbed_rounds, *slowed, *quiet_rounds[2:]], usual_s=ONE)
-    assert (found.seconds, found.spread_s) == (1.25, 0.0)
-    assert steady([*disturbed_rounds, *quiet_rounds[1:]], usual_s=ONE).seconds == 1.0
+    assert not any(disturbed(rounds))
+    assert disturbed([*rounds, Round((1.0,), (1.0, 1.0, 2.5))])[-1]
