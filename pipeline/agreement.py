@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import prod, sqrt
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from tvm_latency.opspec import WeightType
 Images = NDArray[np.float32]
 Inference = Callable[[Images], NDArray[np.float32]]
 """Images [1, 3, R, R] -> logits [1, classes]."""
+
+ANSWER = "answer.npz"
+"""What a library for another machine must answer there."""
 
 # What may differ in a network of short sums: the rounding of its layers adds up. A wrong kernel is far above.
 LEAST_TOLERANCE = 1e-4
@@ -137,6 +141,12 @@ def onnx_reference(model: onnx.ModelProto) -> Inference:
         return np.asarray(outputs[0], dtype=np.float32)
 
     return run
+
+
+def write_answer(path: Path, reference: Inference, model: onnx.ModelProto, weights: WeightType) -> None:
+    """Write what a library must answer where it is measured; see `targets.runner.Job`."""
+    image = random_image(tuple(size.dim_value for size in model.graph.input[0].type.tensor_type.shape.dim))
+    np.savez(path, input=image, output=reference(image), tolerance=tolerance(model, weights))
 
 
 def random_image(shape: tuple[int, ...], seed: int = 0) -> Images:

@@ -9,7 +9,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline import deploy, verify
-from pipeline.agreement import Images, Verification, compare, onnx_reference, random_image, tolerance
+from pipeline.agreement import (
+    ANSWER,
+    Images,
+    Verification,
+    compare,
+    onnx_reference,
+    random_image,
+    tolerance,
+    write_answer,
+)
 from pipeline.bench import CALLS, ROUNDS, BenchEntry, compare_runtimes, time_interleaved
 from pipeline.calibration import load_calibration
 from pipeline.files import read_json, write_atomically
@@ -28,6 +37,7 @@ from supernet.space import SpaceError
 from supernet.train import load_network
 from targets.emulator import launcher
 from targets.registry import TARGETS, get_target
+from targets.runners import find_runner
 from targets.target import EMULATED, LOCAL, Target, TargetError
 from tvm_latency.cost_model import CostModelError
 from tvm_latency.fallback import FallbackSettings, tune_fallbacks
@@ -110,7 +120,11 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
     else:
         verification = self_test(folder, machine, against, weights)
     if machine.runner != EMULATED:
-        timing = measure_files({found.name: what_runs(folder, machine)}, shape, machine)[found.name]
+        answers = {}
+        if not here and find_runner(machine).form == "library":
+            write_answer(folder / ANSWER, reference, found.model, weights)
+            answers = {found.name: folder / ANSWER}
+        timing = measure_files({found.name: what_runs(folder, machine)}, shape, machine, answers)[found.name]
         verification, measured_s = verification or on_the_machine(timing, against, machine), timing.samples_s
     elif verification is None:
         say(f"Nothing was verified: {_cannot_verify(machine)}")
@@ -122,7 +136,8 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
 
 def _cannot_verify(machine: Target) -> str:
     if launcher(machine) is None:
-        return f"nothing here runs code for {machine.name} ({machine.emulator[0]} would). Run netbench on the machine."
+        would = f" ({machine.emulator[0]} would)" if machine.emulator else ""
+        return f"nothing here runs code for {machine.name}{would}. Run netbench on the machine."
     return "without netbench nothing of it can be run here. Compare model.so with reference.npz on the machine."
 
 
@@ -186,10 +201,16 @@ def bench(
 
     Raises:
         RuntimeUnavailableError: a runtime is unknown or not installed.
+        TargetError: the target is another machine.
         RunnerError: this machine cannot run code for the target.
         BenchError: the runtimes do not compute the same, or the timing failed.
     """
     peers, machine = find_peers(against), get_target(target).with_threads(threads)
+    if machine.runner != LOCAL:
+        raise TargetError(
+            f"`bench` times runtimes that are installed here, and {target} is another machine. `netlathe compile` "
+            "measures ours there, with --runner."
+        )
     require_runnable(machine)
     names = ["netlathe", *(peer.name for peer in peers)]
     tables = []

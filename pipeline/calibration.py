@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -36,6 +37,8 @@ from tvm_latency.workbench import MeasureSettings, Workbench
 LATENCY_TABLE, MODEL, VERSIONS = "latency_table.json", "cost_model.json", "versions.json"
 # A heavy network has so many times the weights of the heaviest of its space; as long as none has, widths grow so.
 HEAVIER, WIDER = 1.1, 1.005
+# What an interrupted calibration has built is kept for a week.
+KEPT_S = 7 * 86400
 # More disturbed rounds than this are worth a sentence.
 WORTH_SAYING = 0.05
 ACCURACY, ACCURACY_PLOT = "accuracy.json", "accuracy.html"
@@ -133,8 +136,10 @@ def _workspace(database: MeasurementDatabase) -> Iterator[Path]:
                 yield Path(name)
             return
         yield folder
+        # What is measured was removed. The rest waits for a calibration that was interrupted, if it is not too old.
         for file in folder.glob("[!.]*"):
-            file.unlink()
+            if time.time() - file.stat().st_mtime > KEPT_S:
+                file.unlink(missing_ok=True)
 
 
 def evict_bytes(space: SearchSpace, weights: WeightType = "float32") -> int:
@@ -223,7 +228,7 @@ def load_calibration(
     """
     options = "" if weights == "float32" else f" --weights {weights}"
     asked = asked or space_options(folder.name)
-    command = f"`netlathe calibrate --target {target.name} {asked} --threads {target.threads}{options}`"
+    command = f"`netlathe calibrate --target {quote(target.name)} {asked} --threads {target.threads}{options}`"
     saved = read_json(folder / VERSIONS) if (folder / VERSIONS).exists() else None
     if saved is None:
         raise MeasureError(

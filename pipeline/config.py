@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from supernet.settings import AlgorithmName, PenaltyName, RecipeName
+from targets.target import file_name
 from tvm_latency.opspec import WeightType
 
 _BUDGET = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(x|ms)?", re.IGNORECASE)
@@ -165,7 +166,7 @@ class RunConfig(BaseModel):
 
     @property
     def _subject(self) -> list[str]:
-        return [_file_name(self.data), "_".join(re.sub(r"[^\w.@-]+", "_", target) for target in self.targets)]
+        return [_file_name(self.data), "_".join(map(file_name, self.targets))]
 
     @property
     def _rest(self) -> list[str]:

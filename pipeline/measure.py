@@ -10,7 +10,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 from supernet.architecture import Architecture
-from targets.runner import Failure, Form, Job, Timing
+from targets.runner import WRITTEN, Failure, Form, Job, Timing
 from targets.runners import find_runner
 from targets.target import Target
 from tvm_latency.candidate import build_candidate
@@ -56,23 +56,33 @@ def what_runs(folder: Path, target: Target) -> Path:
     return file
 
 
-def measure_files(files: Mapping[str, Path], shape: Sequence[int], target: Target) -> dict[str, Timing]:
+def measure_files(
+    files: Mapping[str, Path], shape: Sequence[int], target: Target, answers: Mapping[str, Path] | None = None
+) -> dict[str, Timing]:
     """Every timed run of each network, by name: back to back within a turn, in turns with each other.
 
     What slows the machine for a while so slows all of them, and their ratios hold. One call of each, which is not
     reported, decides how many are timed; not where somebody would have to walk for it.
 
     files: what runs, of the form that the target's runner takes.
+    answers: of libraries; see `targets.runner.Job`.
 
     Raises:
-        MeasureError: one crashed, or took too long.
+        MeasureError: one crashed, took too long, or answered wrongly.
         RunnerError: nothing can be run for the target.
     """
 
     def jobs(repeats: int, warmup: int) -> list[Job]:
         shapes = (tuple(shape),)
         return [
-            Job(key=name, module=file.resolve(), input_shapes=shapes, repeats=repeats, warmup=warmup)
+            Job(
+                key=name,
+                module=file.resolve(),
+                input_shapes=shapes,
+                repeats=repeats,
+                warmup=warmup,
+                answer=(answers or {}).get(name),
+            )
             for name, file in files.items()
         ]
 
@@ -94,11 +104,15 @@ def _within(most: int, affordable: float) -> int:
 
 def _timed(jobs: Sequence[Job], target: Target, rounds: int, deadline_s: float) -> dict[str, Timing]:
     found = {job.key: Timing(job.key, ()) for job in jobs}
+    runner = find_runner(target, deadline_s)
     # In one pass: a process for each would start as often.
-    for result in find_runner(target, deadline_s).run([[*jobs] * rounds]):
+    for result in runner.run([[*jobs] * rounds]):
         if isinstance(result, Failure):
-            raise MeasureError(f"{result.key} could not be measured on {target.name}: {result.reason}")
-        found[result.key] = replace(result, samples_s=found[result.key].samples_s + result.samples_s)
+            again = "" if runner.at_once else " To measure it once more, remove the folder of its bundle first."
+            raise MeasureError(f"{result.key} could not be measured on {target.name}: {result.reason}.{again}")
+        before = found[result.key]
+        samples_s, answer = before.samples_s + result.samples_s, before.answer or result.answer
+        found[result.key] = replace(result, samples_s=samples_s, answer=answer)
     return found
 
 
@@ -122,8 +136,9 @@ def measure_networks(
         MeasureError, LoweringError, StandaloneError, ToolchainError: one cannot be compiled or run.
     """
     with TemporaryDirectory() as folder:
-        files = {name: Path(folder) / name for name in nets}
+        form = find_runner(target).form
+        files = {name: Path(folder) / f"{number}{WRITTEN[form][-1]}" for number, name in enumerate(nets)}
         for name, net in nets.items():
-            build_candidate(stored_as(net.op_specs(), weights), target, find_runner(target).form, files[name])
+            build_candidate(stored_as(net.op_specs(), weights), target, form, files[name])
         shape = input_shape(next(iter(nets.values())).op_specs()[0])
         return {name: median(timing.samples_s) for name, timing in measure_files(files, shape, target).items()}

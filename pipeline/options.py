@@ -27,7 +27,7 @@ RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.")]
 Target = Annotated[str, typer.Option(help="The machine to build for: see `netlathe targets`.")]
 Runner = Annotated[
     str | None,
-    typer.Option(help="What measures there: adb, adb:SERIAL, ssh:USER@HOST or bundle:FOLDER. [default: this machine]"),
+    typer.Option(help="What measures there: adb, adb:SERIAL, ssh:USER@HOST, rpc:HOST:PORT or bundle:FOLDER."),
 ]
 TuneFallback = Annotated[
     int, typer.Option(min=0, help="Trials of TVM's MetaSchedule for each operator that has none of our kernels.")

@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 
 from pipeline import deploy as deployment
-from pipeline.agreement import Verification, compare, tolerance
+from pipeline.agreement import ANSWER, Verification, compare, tolerance, write_answer
 from pipeline.bench import BenchEntry, BenchTiming, speedup, time_interleaved
 from pipeline.config import ALSO
 from pipeline.context import MeasuredAndBudget, Result, RunContext
@@ -26,6 +26,7 @@ from pipeline.verify import check_half_weights, pytorch, real_images
 from supernet import train as training
 from supernet.derive import BudgetError
 from supernet.export import export_onnx
+from supernet.network import Network
 from supernet.settings import RecipeName, TrainSettings, recipe
 from targets.runners import find_runner
 from targets.target import LOCAL, Target
@@ -80,7 +81,9 @@ def compile(context: RunContext, folder: Path) -> Result:  # noqa: A001  (the st
         BudgetError: the trained network is measured over the budget, however often.
     """
     result = context.for_each(partial(_built, context))
-    for number in range(1, MEASUREMENTS + 1):
+    # A bundle would be read as often, and say the same.
+    most = MEASUREMENTS if all(find_runner(target).at_once for target in context.targets) else 1
+    for number in range(1, most + 1):
         measured: dict[str, MeasuredAndBudget] = {}
         for target in context.targets:
             found = result if target.name == context.config.target else result[ALSO][target.name]
@@ -90,21 +93,23 @@ def compile(context: RunContext, folder: Path) -> Result:  # noqa: A001  (the st
     times = [f"{1e3 * took_s:.4g} of {1e3 * allowed_s:.4g} ms on {on}" for on, (took_s, allowed_s) in measured.items()]
     of_all = f", with the shares {context.config.shares}" if context.config.shares else ""
     raise BudgetError(
-        f"The trained network is over the budget in each of {MEASUREMENTS} measurements ({', '.join(times)}{of_all}); "
-        f"before its training it was within. Every file is kept: `netlathe run --resume --out {context.folder}` "
-        "measures again."
+        f"The trained network is over the budget in each of {most} measurements ({', '.join(times)}{of_all}); before "
+        f"its training it was within. Every file is kept: `netlathe run --resume --out {context.folder}` measures again"
+        + ("." if most > 1 else ", if the folder of its bundle is removed first.")
     )
 
 
 def _built(context: RunContext, target: Target) -> Result:
     """Both networks, compiled for a target."""
     result: Result = {}
-    elsewhere = find_runner(target).form == "program"
+    form = find_runner(target).form
     for role in context.networks:
         model = onnx.load(context.folder / "export" / f"{role}.onnx")
         folder = context.place("compile", target) / role
-        also = partial(_plain_c, context, role, folder, model) if role == "winner" or elsewhere else None
+        also = partial(_plain_c, context, role, folder, model) if role == "winner" or form == "program" else None
         built = deployment.build(model, target, folder, context.config.weights, also=also)
+        if form == "library" and target.runner != LOCAL:
+            write_answer(folder / ANSWER, pytorch(_trained(context, role)), model, context.config.weights)
         result[role] = {"kernels": list(built.kernels), "fallbacks": list(built.fallbacks)}
         for name in built.fallbacks:
             context.say(f"No kernel of ours covers {name} of the {role}: it runs TVM's default loops.")
@@ -112,17 +117,22 @@ def _built(context: RunContext, target: Target) -> Result:
 
 
 def _plain_c(context: RunContext, role: str, folder: Path, model: onnx.ModelProto, compiled: Compiled) -> None:
-    net = context.networks[role]
-    network = training.load_network(net, context.folder / "train" / f"{role}.weights.pt")
     allowed = tolerance(model, context.config.weights)
-    write_plain_c(compiled, folder, net.name, pytorch(network), allowed, context.say)
+    reference = pytorch(_trained(context, role))
+    write_plain_c(compiled, folder, context.networks[role].name, reference, allowed, context.say)
+
+
+def _trained(context: RunContext, role: str) -> Network:
+    return training.load_network(context.networks[role], context.folder / "train" / f"{role}.weights.pt")
 
 
 def _measure(context: RunContext, target: Target, result: Result) -> MeasuredAndBudget:
     """Put what both take on a target into the result of `_built`; seconds of the derived one, and of its budget."""
     resolution = context.space.resolution
-    files = {role: what_runs(context.place("compile", target) / role, target) for role in context.networks}
-    for role, timing in measure_files(files, (1, 3, resolution, resolution), target).items():
+    folders = {role: context.place("compile", target) / role for role in context.networks}
+    files = {role: what_runs(folder, target) for role, folder in folders.items()}
+    answers = {role: folder / ANSWER for role, folder in folders.items() if (folder / ANSWER).exists()}
+    for role, timing in measure_files(files, (1, 3, resolution, resolution), target, answers).items():
         result[role] |= {"measured_s": median(timing.samples_s), "samples_s": timing.samples_s}
         if found := on_the_machine(timing, "PyTorch", target):
             result[role]["verification"] = asdict(found)
@@ -138,7 +148,7 @@ def verify(context: RunContext, folder: Path, target: Target) -> Result:
     Raises:
         VerifyError: they differ by more than rounding explains.
     """
-    network = training.load_network(context.winner, context.folder / "train" / "winner.weights.pt")
+    network = _trained(context, "winner")
     images = real_images(context.data.test, VERIFIED_IMAGES)
     built = context.place("compile", target) / "winner"
     if target.runner != LOCAL:
@@ -160,12 +170,12 @@ def bench(context: RunContext, folder: Path, target: Target) -> Result:
     Raises:
         BenchError: the timing failed, or ONNX Runtime computes something else.
     """
+    if target.runner != LOCAL:
+        return _bench_elsewhere(context, target)
     wanted = [("winner", "netlathe"), ("baseline", "netlathe"), ("winner", "onnxruntime")]
     if find_spec("onnxruntime") is None:
         context.say("ONNX Runtime is not installed, so it is not compared: `pip install onnxruntime`.")
         wanted.pop()
-    if target.runner != LOCAL:
-        return _bench_elsewhere(context, target)
     entries = [BenchEntry(role, runtime, _bench_model(context, role, target)) for role, runtime in wanted]
     resolution = context.space.resolution
     timings = time_interleaved(entries, (1, 3, resolution, resolution), context.config.threads)

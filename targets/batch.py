@@ -130,3 +130,12 @@ def counted(results: Iterable[Timing | Failure | None]) -> Iterator[Timing | Fai
         if isinstance(result, Failure):
             failed.add(result.key)
         yield result
+
+
+def lay_out(batch: Batch, folder: Path) -> None:
+    """The batch in a folder, with links to its programs."""
+    (folder / PROGRAMS).mkdir()
+    for name, text in batch.texts.items():
+        (folder / name).write_text(text)
+    for file, name in batch.programs.items():
+        (folder / PROGRAMS / name).symlink_to(file.resolve())

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 
-from targets.batch import PROGRAMS, SCRIPT, Batch, BatchError, counted
-from targets.remote import lay_out
+from targets.batch import PROGRAMS, SCRIPT, Batch, BatchError, counted, lay_out
 from targets.runner import Failure, Form, Job, RunnerError, Timing
 
 RESULTS, MACHINE, SEALED = "results", "machine", "sealed"
@@ -81,10 +80,11 @@ class BundleRunner:
             shutil.rmtree(part, ignore_errors=True)
 
     def _check(self, bundle: Path) -> None:
-        for line in (bundle / SEALED).read_text().splitlines():
-            digest, _, name = line.partition("  ")
-            file = bundle / Path(name).name
-            if not file.exists() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+        sealed = (line.partition("  ") for line in (bundle / SEALED).read_text(errors="replace").splitlines())
+        digests = {name: digest for digest, _, name in sealed}
+        for name in (MACHINE, RESULTS):
+            file = bundle / name
+            if not file.exists() or hashlib.sha256(file.read_bytes()).hexdigest() != digests.get(name):
                 raise RunnerError(
                     f"{file} is not what the machine sealed. Bring {RESULTS}, {MACHINE} and {SEALED} back together."
                 )
@@ -94,5 +94,5 @@ class BundleRunner:
         elif first.read_bytes() != machine:
             raise RunnerError(
                 f"{bundle} was measured on another machine than what {first} describes. Measure it there, or use "
-                "another folder for this machine."
+                f"another folder for this machine; if it is the same one, remove {first}."
             )

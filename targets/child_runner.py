@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from targets.child import Child, ChildEnded
-from targets.runner import Failure, Form, Job, RunnerError, Timing
+from targets.runner import Answer, Failure, Form, Job, RunnerError, Timing
 
 # Loading the runtime takes about a second; a cold disk may take far longer.
 START_DEADLINE_S = 120.0
@@ -42,7 +42,7 @@ class ChildRunner:
                         continue
                     child = child or self._start()
                     try:
-                        samples_s = self._measure(child, job, check=job.key not in right)
+                        timing = self._measure(child, job, check=job.key not in right)
                     except ChildEnded as end:
                         child.close()
                         child = None
@@ -50,7 +50,7 @@ class ChildRunner:
                         yield Failure(job.key, str(end))
                     else:
                         right.add(job.key)
-                        yield Timing(job.key, samples_s)
+                        yield timing
                 if child is not None and self.afresh:
                     child.close()
                     child = None
@@ -71,7 +71,7 @@ class ChildRunner:
         """A sentence for when the child does not start, and what to do."""
         return f"The measuring process did not start: {why}. Run `netlathe doctor` to check the installation."
 
-    def _measure(self, child: Child, job: Job, *, check: bool) -> tuple[float, ...]:
+    def _measure(self, child: Child, job: Job, *, check: bool) -> Timing:
         child.send(
             {
                 "module": str(job.module.resolve()),
@@ -83,7 +83,16 @@ class ChildRunner:
                 "deadline_s": self._deadline_s,
             }
         )
-        samples_s = child.receive(self._deadline_s).get("samples_s", [])
+        self.wait_until_loaded(child)
+        found = child.receive(self._deadline_s)
+        samples_s, answer = found.get("samples_s", []), found.get("answer")
         if len(samples_s) != job.repeats or not all(0 < sample < self._deadline_s for sample in samples_s):
             raise ChildEnded(f"answered what are no {job.repeats} times: {str(samples_s)[:80]}")
-        return tuple(samples_s)
+        return Timing(job.key, tuple(samples_s), Answer(**answer) if answer else None)
+
+    def wait_until_loaded(self, child: Child) -> None:
+        """For children that say so: what takes a while and is no fault of the job does not count against its deadline.
+
+        Raises:
+            ChildEnded: it cannot be loaded.
+        """

@@ -56,8 +56,8 @@ class WrongAnswerError(ValueError):
     """The module computes something else than it should."""
 
 
-def check_answer(machine: VirtualMachine, path: str, device: Any) -> None:
-    """Compare what `main` answers with what the file says; see `Job.answer`.
+def check_answer(machine: VirtualMachine, path: str, device: Any) -> dict[str, object]:
+    """Compare what `main` answers with what the file says; see `Job.answer`. The fields of an `Answer`.
 
     Raises:
         WrongAnswerError: they differ by more than rounding explains.
@@ -71,14 +71,14 @@ def check_answer(machine: VirtualMachine, path: str, device: Any) -> None:
     # Not the other way round: NaN is no number below any.
     if not worst <= allowed:
         raise WrongAnswerError(f"its output is off by {worst:.3g}, and rounding explains {allowed:.2g}")
+    return {"max_abs_error": worst, "same_top1": bool(output.argmax() == expected.argmax())}
 
 
-def measure(job: dict[str, Any], cpus: set[int]) -> list[float]:
-    """Seconds of each timed call of `main` on random inputs of a fixed seed."""
+def measure(job: dict[str, Any], cpus: set[int]) -> dict[str, object]:
+    """`samples_s`: seconds of each timed call of `main` on random inputs of a fixed seed; and how right it is."""
     rng = np.random.default_rng(0)
     machine = VirtualMachine(tvm.runtime.load_module(job["module"]), tvm.cpu())
-    if job["answer"]:
-        check_answer(machine, job["answer"], tvm.cpu())
+    answer = check_answer(machine, job["answer"], tvm.cpu()) if job["answer"] else None
     inputs = [tvm.runtime.tensor(rng.standard_normal(shape, dtype=np.float32)) for shape in job["input_shapes"]]
     machine.set_input("main", *inputs)
     if job["evict_bytes"]:
@@ -93,7 +93,7 @@ def measure(job: dict[str, Any], cpus: set[int]) -> list[float]:
         repeat=job["warmup"] + job["repeats"],
         f_preproc=EVICT if job["evict_bytes"] else "",
     )
-    return [float(sample) for sample in time("main").results[job["warmup"] :]]
+    return {"samples_s": [float(sample) for sample in time("main").results[job["warmup"] :]], "answer": answer}
 
 
 def serve(jobs: TextIO, replies: TextIO, cpus: set[int]) -> None:
@@ -111,9 +111,9 @@ def serve(jobs: TextIO, replies: TextIO, cpus: set[int]) -> None:
     for line in jobs:
         job = json.loads(line)
         signal.alarm(math.ceil(job["deadline_s"]) + ALARM_MARGIN_S)
-        samples_s = measure(job, cpus)
+        found = measure(job, cpus)
         signal.alarm(0)
-        reply({"samples_s": samples_s})
+        reply(found)
 
 
 if __name__ == "__main__":

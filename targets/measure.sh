@@ -3,12 +3,35 @@
 # program, the exit status, and what it printed. Killed and started again, it goes on where it stopped.
 #
 # usage: sh measure.sh [KNOWN [PROGRAM...]]
-# It prints all lines of `results` but the first KNOWN, and runs none of the programs that are named.
+# It prints the lines of `results` behind number KNOWN, and runs none of the programs that are named.
+
+refuse() {
+  echo "measure.sh: $1" >&2
+  exit 2
+}
 
 cd "$(dirname "$0")" || exit 2
 known=${1:-0}
 [ $# -gt 0 ] && shift
 broken=" $* "
+
+# One at a time, also of another folder beside this one: an earlier one whose user has gone would use the same cores.
+running=../netlathe.pid
+touch "$running" 2>/dev/null || running=pid
+other=$(cat "$running" 2>/dev/null)
+if [ -n "$other" ] && [ "$other" != $$ ] && grep -q measure.sh "/proc/$other/cmdline" 2>/dev/null; then
+  # First it, so that it starts no other.
+  programs=$(pgrep -P "$other" 2>/dev/null)
+  kill -9 "$other" $programs 2>/dev/null
+fi
+echo $$ >"$running"
+
+command -v sha256sum >/dev/null || refuse "this machine has no sha256sum, and nothing can be checked"
+whole=$(sha256sum -c files.sha256 2>/dev/null)
+for file in measure.sh settings jobs; do
+  case $whole in *"$file: OK"*) ;; *) refuse "$file is damaged; is the disk full? Copy the folder again" ;; esac
+done
+chmod +x programs/* 2>/dev/null
 
 # threads: how many cores a program uses. hottest: milli-degrees above which to wait; patience: seconds to wait in all.
 threads=1 hottest=70000 patience=600
@@ -17,92 +40,100 @@ threads=1 hottest=70000 patience=600
 launcher=${NETLATHE_LAUNCHER:-}
 sys=${NETLATHE_SYS:-/sys}
 
-if [ -r pid ] && other=$(cat pid) && [ "$other" != $$ ] && grep -q measure.sh "/proc/$other/cmdline" 2>/dev/null; then
-  kill -9 "$other" $(pgrep -P "$other" 2>/dev/null) 2>/dev/null
-fi
-echo $$ >pid
-
-# Programs that are not whole have failed; nothing goes without the other files.
-damaged=
-for file in $(sha256sum -c files.sha256 2>/dev/null | sed -n 's/: FAILED.*//p'); do
-  case $file in
-    programs/*) damaged="$damaged ${file#programs/} " ;;
-    *)
-      echo "measure.sh: $file is damaged; is the disk full? Copy the folder again" >&2
-      exit 2
-      ;;
-  esac
-done
-
 # Whoever carries the results away can tell that they are whole.
-seal() { sha256sum machine results >sealed; }
-trap seal EXIT
+leave() {
+  sha256sum machine results >sealed.new && mv sealed.new sealed
+  rm -f "$running"
+}
+trap leave EXIT
 trap 'exit 130' HUP INT TERM
 
+# What tells this machine from another.
 {
-  uname -srm
+  uname -m
   getprop ro.product.model
-  getprop ro.soc.model
+  getprop ro.serialno
   tr '\0' '\n' </proc/device-tree/model
-  grep -E '^(model name|Hardware|CPU part|uarch)' /proc/cpuinfo | sort -u
+  tr '\0' '\n' </proc/device-tree/serial-number
+  cat /etc/machine-id
 } >machine 2>/dev/null
 
 # Of the first 31 CPUs.
 allowed=$(sed -n 's/^Cpus_allowed:[^0-9a-f]*//p' /proc/self/status)
 allowed=$((0x${allowed##*,}))
 
-# "capacity number" of the CPUs to measure on: the fastest, and of equal ones the last, since the first serve interrupts.
+# "speed number" of the CPUs to measure on: of each core one, the fastest cores, and of equal ones the last, since the
+# first serve interrupts.
 fastest() {
   for cpu in "$sys"/devices/system/cpu/cpu[0-9]*; do
     number=${cpu##*cpu}
     [ "$number" -lt 31 ] && [ $((allowed >> number & 1)) = 1 ] || continue
+    [ "$(cat "$cpu/online" 2>/dev/null)" = 0 ] && continue
+    sibling=$(sed 's/[^0-9].*//' "$cpu/topology/thread_siblings_list" 2>/dev/null)
+    [ -n "$sibling" ] && [ "$sibling" != "$number" ] && [ $((allowed >> sibling & 1)) = 1 ] && continue
     speed=$(cat "$cpu/cpu_capacity" 2>/dev/null || cat "$cpu/cpufreq/cpuinfo_max_freq" 2>/dev/null || echo 0)
     echo "$speed $number"
   done | sort -k1,1nr -k2,2nr | head -n "$threads"
 }
 
+mask=0 count=0
 cpus=$(fastest | cut -d' ' -f2)
-mask=0
-for cpu in $cpus; do mask=$((mask | 1 << cpu)); done
-[ "$mask" = 0 ] || mask_option=--cpu_mask=$(printf %x "$mask")
+for cpu in $cpus; do mask=$((mask | 1 << cpu)) count=$((count + 1)); done
+[ "$count" = "$threads" ] || refuse "there are $count cores to measure on, and $threads threads were asked for"
+mask=$(printf %x "$mask")
 
-clocks() { for cpu in $cpus; do cat "$sys/devices/system/cpu/cpu$cpu/cpufreq/scaling_max_freq" 2>/dev/null; done; }
-full_clocks=$(clocks)
+zones=
+for zone in "$sys"/class/thermal/thermal_zone*; do
+  case $(cat "$zone/type" 2>/dev/null) in
+    *[Cc][Pp][Uu]* | *soc* | *SOC* | *BIG* | *MID* | *LITTLE* | *pkg*) zones="$zones $zone/temp" ;;
+  esac
+done
 
-# Too warm, or held below the clocks of the beginning.
+# The sum of the clocks that the CPUs are allowed.
+clocks() {
+  sum=0
+  for cpu in $cpus; do
+    clock=$(cat "$sys/devices/system/cpu/cpu$cpu/cpufreq/scaling_max_freq" 2>/dev/null)
+    sum=$((sum + ${clock:-0}))
+  done
+}
+
+# Too warm, or held below the highest clocks that were seen.
+full=0
 hot() {
-  [ "$(clocks)" = "$full_clocks" ] || return 0
-  for zone in "$sys"/class/thermal/thermal_zone*; do
-    case $(cat "$zone/type" 2>/dev/null) in
-      *[Cc][Pp][Uu]* | *soc* | *SOC* | *BIG* | *MID* | *LITTLE* | *pkg*) ;;
-      *) continue ;;
-    esac
-    warmth=$(cat "$zone/temp" 2>/dev/null) && [ "${warmth:-0}" -ge "$hottest" ] && return 0
+  clocks
+  [ "$sum" -gt "$full" ] && full=$sum
+  [ "$sum" -lt "$full" ] && return 0
+  for zone in $zones; do
+    warmth=$(cat "$zone" 2>/dev/null)
+    [ "${warmth:-0}" -ge "$hottest" ] && return 0
   done
   return 1
 }
 
-touch results
-# A kill or a full disk may have cut the last line.
-if [ -n "$(tail -c 1 results)" ]; then sed '$d' results >whole && mv whole results; fi
-tail -n "+$((known + 1))" results
-last=$(tail -n 1 results | cut -d' ' -f1)
-finished=$known
-[ "${last:-0}" -gt "$known" ] && finished=$last
-for program in $(grep -v '^[0-9]* [^ ]* 0 ' results | cut -d' ' -f2); do broken="$broken$program "; done
-
-# What a program prints, and its status.
+# What a program prints, and its status; in a process of its own, which becomes the program.
 run() {
-  case $damaged in
-    *" $1 "*)
+  case $whole in
+    *"programs/$1: OK"*) ;;
+    *)
       echo "its program did not arrive whole; is the disk of the machine full?"
-      return 1
+      exit 1
       ;;
   esac
   program=$1
   shift
-  $launcher "./programs/$program" "$@" $mask_option </dev/null
+  exec $launcher "./programs/$program" "$@" "--cpu_mask=$mask" </dev/null
 }
+
+touch results
+# A kill or a full disk may have cut the last line.
+if [ -n "$(tail -c 1 results)" ]; then sed '$d' results >cut && mv cut results; fi
+finished=$known
+while read -r number program status said; do
+  [ "$number" -gt "$finished" ] && finished=$number
+  [ "$number" -gt "$known" ] && printf '%s\n' "$number $program $status $said"
+  [ "$status" = 0 ] || broken="$broken$program "
+done <results
 
 number=0
 while read -r program options; do
@@ -117,10 +148,13 @@ while read -r program options; do
       done
       said=$(run "$program" $options 2>&1)
       status=$?
+      [ "$status" = 126 ] && refuse "nothing in $PWD can be executed; copy the folder to a disk where that is allowed"
       line="$number $program $status $(printf %s "$said" | tail -n 1)"
       [ "$status" = 0 ] || broken="$broken$program "
       ;;
   esac
-  printf '%s\n' "$line" >>results
+  printf '%s\n' "$line" >>results || refuse "results cannot be written; is the disk full?"
   printf '%s\n' "$line"
+  # A folder that nothing touches is removed after a day.
+  touch .
 done <jobs

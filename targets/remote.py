@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from targets.batch import PROGRAMS, SCRIPT, Batch, BatchError, counted
+from targets.batch import SCRIPT, Batch, BatchError, counted, lay_out
 from targets.runner import Failure, Form, Job, RunnerError, Timing
 from targets.shell import LostError, RemoteShell, ShellError
 
@@ -22,6 +22,8 @@ RETURN_S = 180.0
 LOSSES_OF_ONE, LOSSES_IN_A_ROW = 2, 4
 # Exit statuses of lines: 1 is adb's own when it does not reach the machine.
 REFUSED, GONE = 2, 3
+# Clearing gigabytes from a card takes a while.
+CLEANING_S = 120.0
 # Removes what runs that were killed have left, after a day.
 FORGET = "find {0} -mindepth 1 -maxdepth 1 -mmin +1440 -exec rm -rf {{}} +"
 
@@ -53,36 +55,57 @@ class RemoteRunner:
             return
         there = f"{self.folder}/{uuid.uuid4().hex}"
         try:
-            self._send(batch, there)
+            self._reach()
             yield from counted(self._measure(batch, there))
         except BatchError as error:
             raise RunnerError(f"{error} Measure again; if it stays, look at {there} on the machine.") from error
-        except LostError as error:
-            raise RunnerError(
-                f"The machine was lost, and did not come back within {self.return_s:.0f} s: {error}. What was measured "
-                "is kept; connect it, and the same command goes on."
-            ) from error
         finally:
             self._forget(there)
 
-    def _send(self, batch: Batch, there: str) -> None:
-        self.shell.wait(self.return_s)
+    def _reach(self) -> None:
+        """Wait until the machine answers.
+
+        Raises:
+            RunnerError: it does not.
+        """
         try:
-            self.shell.run(f"mkdir -p {self.folder} && {FORGET.format(self.folder)} || exit {REFUSED}")
-        except ShellError as error:
-            raise RunnerError(f"Nothing can be stored in {self.folder} on the machine: {error}.") from error
-        with TemporaryDirectory() as name:
-            lay_out(batch, Path(name))
-            # What arrived is measured; of the rest `measure.sh` says that it is damaged.
-            with suppress(ShellError):
+            self.shell.wait(self.return_s)
+        except LostError as error:
+            raise RunnerError(
+                f"The machine did not answer within {self.return_s:.0f} s: {error}. What was measured is kept; connect "
+                "it, and the same command goes on."
+            ) from error
+
+    def _send(self, batch: Batch, there: str) -> None:
+        """Raises:
+        RunnerError: nothing can be stored there.
+        LostError: the machine is lost meanwhile.
+        """
+        try:
+            self.shell.run(f"mkdir -p {self.folder} && {FORGET.format(self.folder)} || exit {REFUSED}", CLEANING_S)
+            with TemporaryDirectory() as name:
+                lay_out(batch, Path(name))
                 self.shell.send(Path(name), there)
+        except ShellError as error:
+            # If the script is there, what arrived is measured, and the script says of the rest that it is damaged.
+            with suppress(ShellError):
+                self.shell.run(f"test -e {there}/{SCRIPT.name} || exit {GONE}")
+                return
+            raise RunnerError(
+                f"Nothing can be stored in {self.folder} on the machine: {error}. Free some space there, and give the "
+                "same command again."
+            ) from error
 
     def _measure(self, batch: Batch, there: str) -> Iterator[Timing | Failure | None]:
-        known, losses, lost_with = 0, 0, Counter[int]()
+        known, losses, lost_with, sent = 0, 0, Counter[int](), False
         # Of those that the machine was lost with; if it is lost with all others too, they are not to blame.
         suspects: list[Failure] = []
         while known < len(batch.turns):
+            started = False
             try:
+                if not sent:
+                    self._send(batch, there)
+                sent = started = True
                 for result in batch.results(self._lines(batch, there, known, lost_with), known):
                     known, losses = known + 1, 0
                     yield from suspects
@@ -94,10 +117,8 @@ class RemoteRunner:
                     raise RunnerError(f"The machine cannot measure: {error}.") from error
                 why = f"{SCRIPT.name} was ended there ({error})"
                 if error.status == GONE:
-                    why = "it forgets its files"
-                    self._send(batch, there)
                     # Which is nothing that a candidate does.
-                    lost_with[known] -= 1
+                    why, sent, started = "it forgets its files", False, False
             except LostError as error:
                 why = str(error)
             if known == len(batch.turns):
@@ -108,12 +129,12 @@ class RemoteRunner:
                     f"The machine was lost {losses} times without a result between: {why}. What was measured is kept. "
                     "Look after the machine; the same command goes on."
                 )
-            lost_with[known] += 1
+            lost_with[known] += started
             if lost_with[known] == LOSSES_OF_ONE:
                 reason = f"the machine was lost {LOSSES_OF_ONE} times while it ran: {why}"
                 suspects.append(Failure(batch.turns[known].key, reason))
                 known += 1
-            self.shell.wait(self.return_s)
+            self._reach()
         yield from suspects
 
     def _lines(self, batch: Batch, there: str, known: int, lost_with: Mapping[int, int]) -> Iterator[str]:
@@ -128,12 +149,3 @@ class RemoteRunner:
         # If this fails, `_send` of a later run does it.
         with suppress(LostError, ShellError):
             self.shell.run(f"rm -rf {there}")
-
-
-def lay_out(batch: Batch, folder: Path) -> None:
-    """The batch in a folder, with links to its programs."""
-    (folder / PROGRAMS).mkdir()
-    for name, text in batch.texts.items():
-        (folder / name).write_text(text)
-    for file, name in batch.programs.items():
-        (folder / PROGRAMS / name).symlink_to(file.resolve())

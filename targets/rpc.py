@@ -7,11 +7,18 @@ import os
 import re
 from collections.abc import Mapping
 
+from targets.child import Child
 from targets.child_runner import ChildRunner
 from targets.runner import RunnerError
 from targets.target import Target, TargetError
 
 OPEN = "NETLATHE_OPEN_RPC"
+# A server ends a session, and whatever hangs in it, after so many times the deadline of a job; half of it is used.
+SESSION_DEADLINES = 8
+# A server that restarts is waited for; one that a session hangs in, for the session's end.
+RETURN_S = 30.0
+# A library of many megabytes, through a tunnel.
+UPLOAD_S = 300.0
 _ADDRESS = re.compile(r"(?P<host>[^/]+):(?P<port>\d+)(?:/(?P<key>.+))?")
 
 
@@ -43,6 +50,11 @@ class RpcRunner(ChildRunner):
         where = [found["host"], found["port"], found["key"] or ""]
         arguments = ["-m", "targets.rpc_child", *where, str(target.threads), str(deadline_s)]
         super().__init__(arguments, {**environ, "TVM_USE_RUNTIME_LIB": "1"}, deadline_s)
+        self.start_deadline_s = SESSION_DEADLINES * deadline_s + 2 * RETURN_S
+
+    def wait_until_loaded(self, child: Child) -> None:
+        """See `ChildRunner`: after the upload, and the session before."""
+        child.receive(self.start_deadline_s + UPLOAD_S)
 
     def not_started(self, why: str) -> str:
         """See `ChildRunner`."""

@@ -5,6 +5,7 @@ What it measures runs in the server's process; this one ends with the first job 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -25,11 +26,7 @@ from tvm import rpc  # noqa: E402
 from tvm.runtime.vm import VirtualMachine  # noqa: E402
 
 from targets.local_child import ALARM_MARGIN_S, check_answer  # noqa: E402
-
-# A server ends a session, and whatever hangs in it, after so many times the deadline of a job; half of it is used.
-SESSION_DEADLINES = 4
-# A server that restarts is waited for.
-RETURN_S = 30.0
+from targets.rpc import RETURN_S, SESSION_DEADLINES  # noqa: E402
 
 
 class Board:
@@ -62,10 +59,12 @@ class Board:
     def load(self, path: Path) -> Any:
         """A library, which is uploaded once in a session."""
         session = self.session()
-        if path.name not in self._uploaded:
-            session.upload(str(path))
-            self._uploaded.add(path.name)
-        return session.load_module(path.name)
+        # Artefacts of different networks have files of the same name.
+        name = f"{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}.so"
+        if name not in self._uploaded:
+            session.upload(str(path), target=name)
+            self._uploaded.add(name)
+        return session.load_module(name)
 
     def _connect(self) -> Any:
         host, port, key = self._where
@@ -81,16 +80,16 @@ class Board:
                 time.sleep(1.0)
 
 
-def measure(job: dict[str, Any], board: Board) -> list[float]:
-    """Seconds of each timed call of `main` on random inputs of a fixed seed.
+def measure(job: dict[str, Any], board: Board, loaded: Callable[[], None]) -> dict[str, object]:
+    """`samples_s`: seconds of each timed call of `main` on random inputs of a fixed seed; and how right it is.
 
     Memory that is to be evicted passes through the caches of the CPU that calls; unlike on this machine the inputs are
     cold then, too.
     """
     device = board.session().cpu()
     machine = VirtualMachine(board.load(Path(job["module"])), device)
-    if job["answer"]:
-        check_answer(machine, job["answer"], device)
+    loaded()
+    answer = check_answer(machine, job["answer"], device) if job["answer"] else None
     rng = np.random.default_rng(0)
     inputs = [tvm.runtime.tensor(rng.standard_normal(shape, dtype=np.float32), device) for shape in job["input_shapes"]]
     machine.set_input("main", *inputs)
@@ -101,17 +100,21 @@ def measure(job: dict[str, Any], board: Board) -> list[float]:
         repeat=job["warmup"] + job["repeats"],
         cache_flush_bytes=job["evict_bytes"],
     )
-    return [float(sample) for sample in timed("main").results[job["warmup"] :]]
+    return {"samples_s": [float(sample) for sample in timed("main").results[job["warmup"] :]], "answer": answer}
 
 
 def serve(jobs: TextIO, reply: Callable[[dict[str, object]], None], board: Board) -> None:
     """Answer each line of `jobs`, until the input ends."""
     for line in jobs:
         job = json.loads(line)
-        signal.alarm(math.ceil(job["deadline_s"]) + ALARM_MARGIN_S)
-        samples_s = measure(job, board)
+
+        def loaded(deadline_s: float = job["deadline_s"]) -> None:
+            reply({"loaded": True})
+            signal.alarm(math.ceil(deadline_s) + ALARM_MARGIN_S)
+
+        found = measure(job, board, loaded)
         signal.alarm(0)
-        reply({"samples_s": samples_s})
+        reply(found)
 
 
 def main(host: str, port: str, key: str, threads: str, deadline_s: str) -> None:

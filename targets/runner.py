@@ -15,6 +15,9 @@ class RunnerError(RuntimeError):
 Form = Literal["library", "program"]
 """What is run: a shared library for TVM's runtime, or a `netbench`, which needs none and has its answer inside."""
 
+WRITTEN: dict[Form, tuple[str, ...]] = {"library": (".npz", ".so"), "program": (".netbench",)}
+"""The endings of the files of a candidate. What runs is the last: where it is, its answer is."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import shlex
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from targets.shell import RemoteShell
 from targets.target import EMULATED, LOCAL, Target, TargetError
 
 DEADLINE_S = 30.0
+# Until adb has started its server and answered.
+ADB_S = 60.0
 # ssh says so itself if it does not reach the machine; adb has no status of its own.
 _SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15", "-o", "ServerAliveInterval=5")
 _SSH_LOST, _ADB_LOST = (255,), (1, 255)
@@ -31,24 +34,45 @@ def _local(target: Target, address: str, deadline_s: float) -> Runner:
 def _ssh(target: Target, address: str, deadline_s: float) -> Runner:
     if not address:
         raise TargetError("The runner ssh needs to know where to: write ssh:USER@HOST, as for ssh itself.")
-    return RemoteRunner(RemoteShell((*_SSH, *shlex.split(address)), _SSH_LOST), _SSH_FOLDER, target.threads, deadline_s)
+    try:
+        words = shlex.split(address)
+    except ValueError as error:
+        raise TargetError(f"ssh:{address} cannot be read ({error}). Mend its quotes.") from error
+    return RemoteRunner(RemoteShell((*_SSH, *words), _SSH_LOST), _SSH_FOLDER, target.threads, deadline_s)
 
 
 def _adb(target: Target, address: str, deadline_s: float) -> Runner:
+    adb = _find_adb()
+    # What is connected by a network stays away once it was lost; what is plugged in comes back by itself.
+    again = ((adb, "disconnect", address), (adb, "connect", address)) if ":" in address else ()
+    shell = RemoteShell((adb, "-s", address, "shell", "-T"), _ADB_LOST, again)
+    return RemoteRunner(shell, _ADB_FOLDER, target.threads, deadline_s)
+
+
+def _find_adb() -> str:
     if importlib.util.find_spec("adbutils") is None:
         raise RunnerError('The runner adb needs adbutils. Install it with: pip install "netlathe[adb]"')
     from adbutils import adb_path
 
-    adb = (adb_path(),)
-    device = ("-s", address) if address else ()
-    # What is connected by a network stays away once it was lost; what is plugged in comes back by itself.
-    again = ((*adb, "disconnect", address), (*adb, "connect", address)) if ":" in address else ()
-    shell = RemoteShell((*adb, *device, "shell", "-T"), _ADB_LOST, again)
-    return RemoteRunner(shell, _ADB_FOLDER, target.threads, deadline_s)
+    return str(adb_path())
+
+
+def _connected_phone() -> str:
+    """The serial number of the one phone that is connected."""
+    try:
+        done = subprocess.run([_find_adb(), "get-serialno"], capture_output=True, text=True, timeout=ADB_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise RunnerError(f"adb did not answer within {ADB_S:.0f} s. `adb kill-server` may help.") from error
+    if done.returncode:
+        raise RunnerError(
+            f"There is not one phone to measure on: {done.stderr.strip()}. Connect one and allow debugging on it, or "
+            "name one of several: --runner adb:SERIAL."
+        )
+    return done.stdout.strip()
 
 
 def _bundle(target: Target, address: str, deadline_s: float) -> Runner:
-    return BundleRunner(Path(address or f"bundle-{target.machine}"), target.threads, deadline_s)
+    return BundleRunner(Path(address), target.threads, deadline_s)
 
 
 def _rpc(target: Target, address: str, deadline_s: float) -> Runner:
@@ -90,10 +114,17 @@ def with_runner(target: Target, runner: str) -> Target:
 
     Raises:
         TargetError: there is no such runner.
+        RunnerError: no phone, or more than one, is connected, and none was named.
     """
-    kind = runner.partition(":")[0]
-    if kind not in RUNNERS:
-        close = difflib.get_close_matches(kind, RUNNERS)
+    kind, _, address = runner.partition(":")
+    ways = [name for name in RUNNERS if name != EMULATED]
+    if kind not in ways:
+        close = difflib.get_close_matches(kind, ways)
         meant = f"Did you mean {' or '.join(close)}? " if close else ""
-        raise TargetError(f"Unknown runner {kind!r}. {meant}There are: {', '.join(RUNNERS)}.")
+        raise TargetError(f"Unknown runner {kind!r}. {meant}There are: {', '.join(ways)}.")
+    # Under one name there is one machine, wherever the command is given.
+    if kind == "adb" and not address:
+        runner = f"adb:{_connected_phone()}"
+    if kind == "bundle":
+        runner = f"bundle:{Path(address or f'bundle-{target.machine}').resolve()}"
     return replace(target, name=f"{target.name}@{runner}", runner=runner)

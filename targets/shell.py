@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import signal
@@ -26,15 +27,12 @@ class LostError(RuntimeError):
     """The machine cannot be reached, or is silent for too long."""
 
 
-@dataclass(frozen=True)
 class ShellError(RuntimeError):
-    """A line of shell ended with another status than 0: its last word on standard error."""
+    """A line of shell ended with another status than 0; the message is its last word on standard error."""
 
-    status: int
-    said: str
-
-    def __str__(self) -> str:
-        return self.said or f"exit code {self.status}"
+    def __init__(self, status: int, said: str) -> None:
+        super().__init__(said or f"exit code {status}")
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -50,18 +48,19 @@ class RemoteShell:
     lost: tuple[int, ...] = ()
     reconnect: tuple[tuple[str, ...], ...] = ()
 
-    def lines(self, line: str, wait_s: float) -> Iterator[str]:
-        """What it prints, line by line; each has to come within `wait_s` of the one before.
+    def lines(self, line: str, wait_s: float, deadline_s: float = math.inf) -> Iterator[str]:
+        """What it prints, line by line; each has to come within `wait_s` of the one before, and all in `deadline_s`.
 
         Raises:
             LostError: one does not, or the machine is lost.
             ShellError: it fails.
         """
+        end = time.monotonic() + deadline_s
         with tempfile.TemporaryFile() as errors, self._start(line, subprocess.DEVNULL, errors) as process:
             lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
             threading.Thread(target=_read, args=(process, lines), daemon=True).start()
             try:
-                while (found := lines.get(timeout=wait_s)) is not None:
+                while (found := lines.get(timeout=max(0.0, min(wait_s, end - time.monotonic())))) is not None:
                     yield found
                 self._check(process.wait(wait_s), errors)
             except (queue.Empty, subprocess.TimeoutExpired):
@@ -75,7 +74,7 @@ class RemoteShell:
         Raises:
             LostError, ShellError: see `lines`; it has `deadline_s` for all of them.
         """
-        return "".join(self.lines(line, deadline_s))
+        return "".join(self.lines(line, deadline_s, deadline_s))
 
     def send(self, folder: Path, there: str) -> None:
         """Copy what is in a folder, and what links in it lead to, into a folder there that is made for it.
@@ -97,6 +96,9 @@ class RemoteShell:
                 self._check(process.wait(deadline_s), errors)
             except subprocess.TimeoutExpired:
                 raise LostError(f"{size >> 20} MB could not be sent within {deadline_s:.0f} s") from None
+            else:
+                if pack.wait() != 0:
+                    raise ShellError(pack.returncode, f"tar could not read what was built in {folder}")
             finally:
                 _kill(process)
                 pack.kill()

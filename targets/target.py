@@ -18,6 +18,11 @@ class TargetError(ValueError):
     """The name is no target's, or the target cannot be what was asked of it."""
 
 
+def file_name(name: str) -> str:
+    """The name of a target, of characters that every file system takes."""
+    return re.sub(r"[^\w.@-]+", "_", name)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Target:
     """A machine: what code for it looks like and what it has. Frozen data; importing it loads no TVM.
@@ -60,8 +65,8 @@ class Target:
 
     @property
     def file_name(self) -> str:
-        """The name, of characters that every file system takes."""
-        return re.sub(r"[^\w.@-]+", "_", self.name)
+        """See the function."""
+        return file_name(self.name)
 
     @property
     def fingerprint(self) -> str:

@@ -6,7 +6,8 @@ import fcntl
 import json
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -197,6 +198,21 @@ class MeasurementDatabase:
             failure,
             self._clock(),
         )
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All rows that are added within it are written at its end, or none if it is interrupted.
+
+        Raises:
+            DatabaseError: they cannot be written.
+        """
+        self._execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._execute("ROLLBACK")
+            raise
+        self._execute("COMMIT")
 
     def find(self, op_key: str, context: Context) -> Measurement | None:
         """All rounds in exactly this context, and how the latest attempt failed if it did; None if there is no row.

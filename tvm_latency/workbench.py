@@ -8,11 +8,12 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from random import Random
 
-from targets.runner import Failure, Form, Job, Runner, RunnerError, Timing
+from targets.runner import WRITTEN, Failure, Job, Runner, RunnerError, Timing
 from tvm_latency.database import Context, Measurement, MeasurementDatabase, Round
 from tvm_latency.drift import LEAST_ROUNDS, steady
 from tvm_latency.onnx_graph import input_shape
@@ -26,8 +27,6 @@ Build = Callable[[Mapping[str, tuple[Ops, Path]]], Iterable[tuple[str, Path | st
 # (stage, done, total, figures)
 Progress = Callable[[str, int, int, dict[str, float]], None]
 
-# The endings of what is written for a candidate. What runs is the last: where it is, its answer is.
-WRITTEN: dict[Form, tuple[str, ...]] = {"library": (".npz", ".so"), "program": (".netbench",)}
 REFERENCE = "reference"
 # Of code and of what it must answer, beside the weights.
 ARTEFACT_BYTES = 2 << 20
@@ -107,7 +106,14 @@ class Workbench:
             due = {key: number for key, number in self._due(candidates).items() if key not in failed}
             if due:
                 self.sleep(self.settings.pause_s)
+        self._clear(candidates)
         return reused
+
+    def _clear(self, candidates: Mapping[str, Candidate]) -> None:
+        """Remove what was built for them; what others still have to measure stays."""
+        for key, candidate in candidates.items():
+            for suffix in WRITTEN[self.runner.form]:
+                self._module(key, candidate).with_suffix(suffix).unlink(missing_ok=True)
 
     def _due(self, candidates: Mapping[str, Candidate]) -> dict[str, int]:
         """How many rounds each candidate should still have; those with none are left out."""
@@ -195,8 +201,23 @@ class Workbench:
             random.shuffle(turn)
             passes.append(self._with_reference(turn, reference))
         failed, left = set[str](), {job.key: due[job.key] for job in jobs}
+        # Who has to walk for results gets all of them or, if this is interrupted, asks for the same once more.
+        rounds = self._rounds(passes) if self.runner.at_once else iter(list(self._rounds(passes)))
+        together = nullcontext() if self.runner.at_once else self.database.transaction()
+        with together:
+            self._record(rounds, candidates, left, failed)
+        return failed
+
+    def _record(
+        self,
+        rounds: Iterator[Failure | _Timed],
+        candidates: Mapping[str, Candidate],
+        left: dict[str, int],
+        failed: set[str],
+    ) -> None:
+        """Add what comes to the database, take it from the rounds that are left, and note what failed."""
         total = sum(left.values())
-        for found in self._rounds(passes):
+        for found in rounds:
             context = candidates[found.key].context
             if isinstance(found, Failure):
                 failed.add(found.key)
@@ -206,7 +227,6 @@ class Workbench:
                 left[found.key] -= 1
                 self.database.add(found.key, context, found.round)
             self.progress("measure", total - sum(left.values()), total, {})
-        return failed
 
     def _with_reference(self, jobs: Sequence[Job], reference: Job) -> list[Job]:
         """The jobs, with the reference before the first and after every few."""

@@ -55,8 +55,8 @@ def test_a_run_by_bundles_is_interrupted_everywhere_and_ends(cli: Any) -> None:
         measure(bundle)
     else:
         pytest.fail(f"not at its end after {WALKS} walks")
-    # The calibration, the baseline, the derived network and what ships.
-    assert 3 <= walk <= 8
+    # The calibration, the baseline, the fastest network, each derived network and what ships.
+    assert 5 <= walk <= 8
     manifest = json.loads((cli.folder / "away" / "deploy" / "manifest.json").read_text())
     assert manifest["latency"]["measured_how"].endswith(f"by bundle:{folder}")
     assert manifest["verification"]["against"] == f"PyTorch, on the machine by bundle:{folder}"

@@ -14,7 +14,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from pipeline import api, artefacts, calibration, measure
 from pipeline.calibration import load_calibration, save_calibration, space_options
-from pipeline.measure import MeasureError, measure_files, what_runs
+from pipeline.measure import MeasureError, measure_files, measure_networks, what_runs
 from pipeline.nets import input_shape_of
 from pipeline.places import calibration_folder
 from supernet.architecture import Choice
@@ -79,8 +79,11 @@ def test_a_slow_network_is_timed_less_and_has_the_time_it_needs(runner: type[Fak
 
 def test_a_network_that_fails_is_named(runner: type[FakeRunner], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "run", lambda self, passes: iter([Failure(passes[0][0].key, "died of SIGSEGV")]))
-    with pytest.raises(MeasureError, match="winner could not be measured on x86: died of SIGSEGV"):
+    with pytest.raises(MeasureError, match=r"winner could not be measured on x86: died of SIGSEGV\.$"):
         measure_files({"winner": Path("a.so")}, (1, 3), get_target("x86"))
+    monkeypatch.setattr(runner, "at_once", False)
+    with pytest.raises(MeasureError, match=r"SIGSEGV\. To measure it once more, remove the folder of its bundle"):
+        measure_files({"winner": Path("a")}, (1, 3), get_target("x86"))
 
 
 def test_what_is_away_is_asked_for_once(runner: type[FakeRunner], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,6 +101,15 @@ def test_an_artefact_without_what_the_runner_takes(tmp_path: Path) -> None:
         MeasureError, match=r"has no netbench, and bundle:there measures nothing else\. Compile it again"
     ):
         what_runs(tmp_path, get_target("raspberry-pi-4@bundle:there"))
+
+
+@pytest.mark.compiles
+def test_whole_networks_are_built_and_measured_here() -> None:
+    """Their names say nothing of files."""
+    space = replace(DIGITS, stages=DIGITS.stages[:1])
+    found = measure_networks({"mobilenet_v2@1.4": space.baseline, "b": space.baseline}, get_target("x86"))
+    assert set(found) == {"mobilenet_v2@1.4", "b"}
+    assert all(0 < seconds < 1 for seconds in found.values())
 
 
 def test_other_classes_evict_the_same() -> None:

@@ -110,6 +110,14 @@ def test_nothing_is_tuned_for_another_machine(onnx_file: Path) -> None:
         api.compile(str(onnx_file), "android-arm64", tune_fallback=1)
 
 
+def test_bench_is_refused_for_another_machine() -> None:
+    for target in ("android-arm64", "x86-64-v3@ssh:board"):
+        with pytest.raises(
+            TargetError, match=rf"`bench` times runtimes that are installed here, and {target} is another"
+        ):
+            api.bench(["mobilenet_v2"], target, against="")
+
+
 @pytest.mark.slow
 def test_what_nothing_here_runs_is_compiled_and_said_to_be_unverified(
     onnx_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

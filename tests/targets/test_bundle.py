@@ -48,7 +48,7 @@ def test_a_round_trip(runner: BundleRunner, tmp_path: Path, job: MakeJob) -> Non
     bundle = asked(runner, passes)
     # Whoever asks before it is back hears the same, and nothing is written anew.
     assert asked(runner, passes) == bundle
-    carried(bundle, tmp_path / "far")
+    carried(bundle, tmp_path / "far" / "bundle")
     results = list(runner.run(passes))
     assert results == [
         Timing("a", *TIMED),
@@ -60,7 +60,7 @@ def test_a_round_trip(runner: BundleRunner, tmp_path: Path, job: MakeJob) -> Non
 
 def test_another_batch_is_another_bundle(runner: BundleRunner, tmp_path: Path, job: MakeJob) -> None:
     first = asked(runner, [[job("a")]])
-    carried(first, tmp_path / "far")
+    carried(first, tmp_path / "far" / "bundle")
     second = asked(runner, [[job("b")]])
     assert first != second
     assert list(runner.run([[job("a")]])) == [Timing("a", *TIMED)]
@@ -69,7 +69,7 @@ def test_another_batch_is_another_bundle(runner: BundleRunner, tmp_path: Path, j
 @pytest.mark.parametrize("name", ["results", "machine"])
 def test_what_was_changed_on_the_way_is_refused(runner: BundleRunner, tmp_path: Path, job: MakeJob, name: str) -> None:
     bundle = asked(runner, [[job("a")]])
-    carried(bundle, tmp_path / "far")
+    carried(bundle, tmp_path / "far" / "bundle")
     (bundle / name).write_text((bundle / name).read_text() + "more\n")
     with pytest.raises(RunnerError, match=rf"{name} is not what the machine sealed. Bring results, machine and sealed"):
         list(runner.run([[job("a")]]))
@@ -78,10 +78,25 @@ def test_what_was_changed_on_the_way_is_refused(runner: BundleRunner, tmp_path: 
         list(runner.run([[job("a")]]))
 
 
+@pytest.mark.parametrize("seal", ["", "only one line"])
+def test_a_seal_that_is_cut_seals_nothing(runner: BundleRunner, tmp_path: Path, job: MakeJob, seal: str) -> None:
+    bundle = asked(runner, [[job("a")]])
+    carried(bundle, tmp_path / "far" / "bundle")
+    whole = (bundle / "sealed").read_text()
+    (bundle / "sealed").write_text(seal and whole.splitlines(keepends=True)[0])
+    with pytest.raises(RunnerError, match="is not what the machine sealed"):
+        list(runner.run([[job("a")]]))
+
+
 def test_results_that_are_not_all_there_are_refused(runner: BundleRunner, tmp_path: Path, job: MakeJob) -> None:
     """Stopped on the machine by Ctrl-C, and carried back too soon; then finished."""
-    passes = [[job("a"), job("b", f"[ -e {tmp_path}/once ] || {{ touch {tmp_path}/once; kill -INT $(cat pid); }}")]]
-    bundle, far = asked(runner, passes), tmp_path / "far"
+    passes = [
+        [
+            job("a"),
+            job("b", f"[ -e {tmp_path}/once ] || {{ touch {tmp_path}/once; kill -INT $(cat ../netlathe.pid); }}"),
+        ]
+    ]
+    bundle, far = asked(runner, passes), tmp_path / "far" / "bundle"
     shutil.copytree(bundle, far)
     subprocess.run(["sh", far / "measure.sh"], check=False, capture_output=True)
     for name in ("results", "machine", "sealed"):
@@ -95,10 +110,10 @@ def test_results_that_are_not_all_there_are_refused(runner: BundleRunner, tmp_pa
 
 
 def test_two_machines_do_not_mix(runner: BundleRunner, tmp_path: Path, job: MakeJob) -> None:
-    carried(asked(runner, [[job("a")]]), tmp_path / "far")
+    carried(asked(runner, [[job("a")]]), tmp_path / "far" / "bundle")
     list(runner.run([[job("a")]]))
     bundle = asked(runner, [[job("b")]])
-    carried(bundle, tmp_path / "other")
+    carried(bundle, tmp_path / "other" / "bundle")
     (bundle / "machine").write_text("another machine\n")
     sealed = subprocess.run(["sha256sum", "machine", "results"], cwd=bundle, check=True, capture_output=True, text=True)
     (bundle / "sealed").write_text(sealed.stdout)
@@ -108,7 +123,7 @@ def test_two_machines_do_not_mix(runner: BundleRunner, tmp_path: Path, job: Make
 
 def test_results_of_another_bundle_are_refused(runner: BundleRunner, tmp_path: Path, job: MakeJob) -> None:
     first, second = asked(runner, [[job("a")]]), asked(runner, [[job("b")]])
-    carried(first, tmp_path / "far")
+    carried(first, tmp_path / "far" / "bundle")
     for name in ("results", "machine", "sealed"):
         shutil.copy(first / name, second / name)
     with pytest.raises(RunnerError, match="Line 1 of what was measured is none of this batch"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import threading
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
 from targets.batch import Batch
@@ -137,7 +139,7 @@ sh -c "$1" """
 
 
 def test_a_candidate_that_takes_the_machine_with_it_twice_has_failed(machine: Path, here: Path, job: MakeJob) -> None:
-    jobs = [job("a"), job("killer", "kill -9 $(cat ../pid) $(cat pid)"), job("c")]
+    jobs = [job("a"), job("killer", "kill -9 $(cat ../netlathe.pid)"), job("c")]
     results = list(runner(machine).run([jobs, jobs]))
     assert [result.key for result in results] == ["a", "killer", "c", "a", "c"]
     failure = results[1]
@@ -156,7 +158,7 @@ def test_a_machine_that_is_lost_again_and_again_is_given_up(machine: Path, here:
 
 def test_a_machine_that_never_answers_is_told_within_the_deadline(machine: Path, here: Path, job: MakeJob) -> None:
     start = time.monotonic()
-    with pytest.raises(RunnerError, match=r"lost, and did not come back within 5 s: it cannot be reached \(no route\)"):
+    with pytest.raises(RunnerError, match=r"did not answer within 5 s: it cannot be reached \(no route\)"):
         list(runner(machine, link(here, "echo 'no route' >&2; exit 255")).run([[job("a")]]))
     assert time.monotonic() - start < 30
 
@@ -188,7 +190,7 @@ def test_stopping_early_ends_what_runs_here_and_removes_what_is_there(machine: P
     results = runner(machine).run([[job("a"), job("slow", "sleep 30")]])
     assert next(iter(results)) == Timing("a", SAMPLES, ANSWER)
     results.close()  # type: ignore[attr-defined]
-    assert list(machine.iterdir()) == []
+    assert {file.name for file in machine.iterdir()} <= {"netlathe.pid"}
 
 
 def test_nothing_to_run(machine: Path) -> None:
@@ -244,8 +246,12 @@ def test_a_machine_that_is_warm_or_throttled_is_waited_for(
 def test_the_script_goes_on_where_it_was_killed(machine: Path, here: Path, killed_after: int, job: MakeJob) -> None:
     """As on a machine that was carried a bundle: killed with SIGKILL and started again, each turn counts once."""
     jobs = [job(key, f"echo {key} >> {here}/ran") for key in "abcd"]
-    jobs[killed_after] = job("killer", f"[ -e {here}/once ] || {{ touch {here}/once; kill -9 $(cat pid); }}")
+    jobs[killed_after] = job(
+        "killer", f"[ -e {here}/once ] || {{ touch {here}/once; kill -9 $(cat ../netlathe.pid); }}"
+    )
     batch = Batch(tuple(jobs), 1, 5.0)
+    machine = machine / "bundle"
+    machine.mkdir()
     lay_out(batch, machine)
     first = subprocess.run(["sh", machine / "measure.sh"], capture_output=True, text=True, check=False)
     assert first.returncode == -9
@@ -261,6 +267,8 @@ def test_the_script_goes_on_where_it_was_killed(machine: Path, here: Path, kille
 
 
 def test_the_script_measures_nothing_with_a_damaged_list(machine: Path, here: Path, job: MakeJob) -> None:
+    machine = machine / "bundle"
+    machine.mkdir()
     lay_out(Batch((job("a"),), 1, 5.0), machine)
     (machine / "jobs").write_text("")
     done = subprocess.run(["sh", machine / "measure.sh"], capture_output=True, text=True, check=False)
@@ -277,3 +285,81 @@ def test_a_launcher_runs_the_programs(machine: Path, here: Path, job: MakeJob, m
     results = list(runner(machine).run([[launched]]))
     assert results == [Timing("a", SAMPLES, ANSWER)]
     assert (here / "program").read_text().startswith("./programs/")
+
+
+def test_lines_that_nobody_read_are_printed_by_their_numbers(machine: Path, here: Path, job: MakeJob) -> None:
+    """A candidate was given up, so that a number is missing, and the line after it was written but not read."""
+    folder = machine / "bundle"
+    folder.mkdir()
+    jobs = [job("a"), job("given up"), job("c"), job("d")]
+    batch = Batch(tuple(jobs), 1, 5.0)
+    lay_out(batch, folder)
+    names = [batch.programs[one.module] for one in jobs]
+    lost = f"{names[1]}"
+    subprocess.run(["sh", folder / "measure.sh", "2", lost], check=True, capture_output=True)
+    again = subprocess.run(["sh", folder / "measure.sh", "2", lost], check=True, capture_output=True, text=True)
+    assert [line.split()[0] for line in again.stdout.splitlines()] == ["3", "4"]
+    assert [found.key for found in batch.results(again.stdout.splitlines(), 2) if found] == ["c", "d"]
+    third = subprocess.run(["sh", folder / "measure.sh", "3", lost], check=True, capture_output=True, text=True)
+    assert [line.split()[0] for line in third.stdout.splitlines()] == ["4"]
+
+
+def test_what_an_earlier_script_runs_is_ended(machine: Path, here: Path, job: MakeJob) -> None:
+    """Its user has gone, and it waits for a program that takes long."""
+    for name, script in (("first", f"echo $$ > {here}/program; sleep 60"), ("second", "")):
+        (machine / name).mkdir()
+        lay_out(Batch((job(name, script),), 1, 90.0), machine / name)
+    with subprocess.Popen(["sh", machine / "first" / "measure.sh"], stdout=subprocess.DEVNULL) as first:
+        while not (here / "program").exists() or not (here / "program").read_text():
+            time.sleep(0.05)
+        subprocess.run(["sh", machine / "second" / "measure.sh"], check=True, capture_output=True)
+        assert first.wait(10) == -9
+    with contextlib.suppress(psutil.NoSuchProcess):
+        assert psutil.Process(int((here / "program").read_text())).status() == psutil.STATUS_ZOMBIE
+
+
+def test_clocks_that_rise_are_not_waited_for(machine: Path, here: Path, sys_folder: Path, job: MakeJob) -> None:
+    clocks = sys_folder / f"devices/system/cpu/cpu{min(os.sched_getaffinity(0))}/cpufreq/scaling_max_freq"
+    begin = time.monotonic()
+    results = list(runner(machine).run([[job("raises", f"echo 3000000 > {clocks}"), job("b"), job("c")]]))
+    assert len(results) == 3
+    assert time.monotonic() - begin < 10
+
+
+def test_cores_are_counted_once_and_only_if_they_are_on(
+    machine: Path, here: Path, sys_folder: Path, job: MakeJob
+) -> None:
+    """The fastest is off; the others are two threads of one core."""
+    allowed = sorted(os.sched_getaffinity(0))
+    if len(allowed) < 2:
+        pytest.skip("this process may use one CPU")
+    cpus = sys_folder / "devices/system/cpu"
+    for cpu in allowed[:2]:
+        (cpus / f"cpu{cpu}" / "topology").mkdir()
+        (cpus / f"cpu{cpu}" / "topology" / "thread_siblings_list").write_text(f"{allowed[0]},{allowed[1]}\n")
+    told = job("a", f'echo "$@" > {here}/options')
+    list(runner(machine).run([[told]]))
+    assert f"--cpu_mask={1 << allowed[0]:x}" in (here / "options").read_text().split()
+    two = RemoteRunner(RemoteShell(("sh", "-c")), str(machine), threads=len(allowed), deadline_s=5.0)
+    with pytest.raises(RunnerError, match=rf"cores to measure on, and {len(allowed)} threads were asked for"):
+        list(two.run([[told]]))
+    for cpu in allowed:
+        (cpus / f"cpu{cpu}" / "online").write_text("0\n")
+    with pytest.raises(RunnerError, match="there are 0 cores to measure on, and 1 threads were asked for"):
+        list(runner(machine).run([[told]]))
+
+
+def test_a_disk_where_nothing_can_be_executed_is_told(machine: Path, here: Path, job: MakeJob) -> None:
+    """As a stick is often mounted."""
+    (here / "bin").mkdir()
+    (here / "bin" / "chmod").write_text("#!/bin/sh\n")
+    (here / "bin" / "chmod").chmod(0o755)
+    words = link(
+        here,
+        f"""find {machine} -path '*/programs/*' -exec /bin/chmod -x {{}} + 2>/dev/null
+PATH={here}/bin:$PATH sh -c "$1" """,
+    )
+    with pytest.raises(
+        RunnerError, match=r"cannot measure: .*nothing in .* can be executed; copy the folder to a disk"
+    ):
+        list(runner(machine, words).run([[job("a")]]))

@@ -19,7 +19,7 @@ from tvm import relax
 
 from targets.registry import get_target
 from targets.rpc import RpcRunner
-from targets.runner import Failure, Job, RunnerError, Timing
+from targets.runner import Answer, Failure, Job, RunnerError, Timing
 from targets.runners import find_runner
 from targets.target import TargetError
 from targets.toolchain import find_toolchain
@@ -80,10 +80,13 @@ def wait_for(port: int) -> None:
 @pytest.fixture(scope="module")
 def doubling(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A compiled module that doubles a [4, 8] tensor."""
-    path = tmp_path_factory.mktemp("modules") / "doubling.so"
+    return compiled(tmp_path_factory.mktemp("modules") / "doubling.so", relax.op.add)
+
+
+def compiled(path: Path, op: Callable[..., relax.Expr]) -> Path:
     builder, x = relax.BlockBuilder(), relax.Var("x", relax.TensorType((4, 8), "float32"))
     with builder.function("main", [x]):
-        builder.emit_func_output(builder.emit(relax.op.add(x, x)))
+        builder.emit_func_output(builder.emit(op(x, x)))
     executable = tvm.compile(builder.get(), tvm.target.Target(TARGET.tvm_attributes()))
     executable.export_library(str(path), fcompile=find_toolchain(TARGET))
     return path
@@ -116,8 +119,12 @@ def test_libraries_are_uploaded_checked_and_timed_and_break_alone(start: Start, 
     start("tvm.exec.rpc_tracker", "--host", "127.0.0.1", "--port", tracker, "--port-end", tracker + 1)
     wait_for(tracker)
     server(start, port, "--tracker", f"127.0.0.1:{tracker}", "--key", "board")
+    (tmp_path / "other").mkdir()
+    other = compiled(tmp_path / "other" / doubling.name, relax.op.multiply)
     jobs = [
         job("good", doubling, answer(tmp_path / "right.npz", 2.0)),
+        # Of the same name, and it computes something else.
+        job("other", other, answer(tmp_path / "square.npz", 1.0)),
         job("wrong", doubling, answer(tmp_path / "wrong.npz", 3.0)),
         job("nowhere", tmp_path / "nowhere.so"),
         job("hang", library(tmp_path, "hang", "sleep(60);")),
@@ -127,10 +134,23 @@ def test_libraries_are_uploaded_checked_and_timed_and_break_alone(start: Start, 
     runner = find_runner(get_target(f"x86-64-v3@rpc:127.0.0.1:{tracker}/board"), deadline_s=2.0)
     results = list(runner.run([jobs, jobs]))
     assert time.monotonic() - begin < 90
-    assert [result.key for result in results] == ["good", "wrong", "nowhere", "hang", "last", "good", "last"]
+    assert [result.key for result in results] == [
+        "good",
+        "other",
+        "wrong",
+        "nowhere",
+        "hang",
+        "last",
+        "good",
+        "other",
+        "last",
+    ]
     reasons = {result.key: result.reason for result in results if isinstance(result, Failure)}
     assert set(reasons) == {"wrong", "nowhere", "hang"}
     assert "its output is off by 1" in reasons["wrong"]
+    first = results[0]
+    assert isinstance(first, Timing)
+    assert first.answer == Answer(0.0, True)
     assert reasons["hang"] == "took longer than 2 s"
     assert all(len(result.samples_s) == 3 for result in results if isinstance(result, Timing))
 

@@ -12,7 +12,7 @@ from targets.local import LocalRunner
 from targets.registry import get_target
 from targets.remote import RemoteRunner
 from targets.runner import RunnerError
-from targets.runners import RUNNERS, find_runner
+from targets.runners import find_runner
 from targets.target import TargetError
 
 
@@ -21,7 +21,7 @@ def test_a_target_names_its_runner_and_does_not_mix() -> None:
     assert (phone.machine, phone.runner) == ("android-arm64", "adb:R58")
     assert len({plain.fingerprint, phone.fingerprint, get_target("android-arm64@adb:R59").fingerprint}) == 3
     assert get_target("raspberry-pi-4@ssh:pi@board").runner == "ssh:pi@board"
-    assert get_target("x86@bundle:some/where").file_name == "x86@bundle_some_where"
+    assert get_target("x86@bundle:/some/where").file_name == "x86@bundle_some_where"
 
 
 def test_every_runner() -> None:
@@ -30,15 +30,14 @@ def test_every_runner() -> None:
     assert isinstance(ssh, RemoteRunner)
     assert ssh.shell.words[0] == "ssh"
     assert ssh.shell.words[-3:] == ("-p", "22", "pi@board")
-    assert find_runner(get_target("raspberry-pi-4@bundle:there")) == BundleRunner(Path("there"), 1)
-    assert find_runner(get_target("raspberry-pi-4@bundle")) == BundleRunner(Path("bundle-raspberry-pi-4"), 1)
-    assert set(RUNNERS) == {"local", "ssh", "adb", "bundle", "rpc", "emulated"}
+    here = Path.cwd()
+    assert find_runner(get_target("raspberry-pi-4@bundle:there")) == BundleRunner(here / "there", 1)
+    assert find_runner(get_target("raspberry-pi-4@bundle")) == BundleRunner(here / "bundle-raspberry-pi-4", 1)
 
 
 def test_phones_by_serial_number_or_address() -> None:
     adbutils = pytest.importorskip("adbutils")
     for name, words, again in (
-        ("adb", (), 0),
         ("adb:R58", ("-s", "R58"), 0),
         ("adb:10.0.0.7:5555", ("-s", "10.0.0.7:5555"), 2),
     ):
@@ -59,8 +58,12 @@ def test_what_is_wrong_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         RunnerError, match=r"raspberry-pi-4 is not this machine, .* --runner adb, --runner ssh:USER@HOST"
     ):
         find_runner(get_target("raspberry-pi-4"))
+    with pytest.raises(TargetError, match=r"ssh:'pi cannot be read .* Mend its quotes"):
+        find_runner(get_target("raspberry-pi-4@ssh:'pi"))
+    with pytest.raises(TargetError, match="Unknown runner 'emulated'"):
+        get_target("x86@emulated")
     with pytest.raises(RunnerError, match="raspberry-pi-4@local cannot run on this machine"):
         find_runner(get_target("raspberry-pi-4@local"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RunnerError, match=r"pip install \"netlathe\[adb\]\""):
-        find_runner(get_target("android-arm64@adb"))
+        get_target("android-arm64@adb")

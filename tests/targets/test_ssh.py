@@ -47,8 +47,10 @@ def board(tmp_path: Path) -> Iterator[RemoteRunner]:
         Path("/run/sshd").mkdir(exist_ok=True)
     daemon = subprocess.Popen([SSHD, "-D", "-e", "-f", tmp_path / "config"], stderr=(tmp_path / "log").open("w"))
     (tmp_path / "pid").write_text(str(daemon.pid))
-    while "Server listening" not in (tmp_path / "log").read_text():
-        assert daemon.poll() is None, (tmp_path / "log").read_text()
+    end = time.monotonic() + 30
+    while "Server listening" not in (said := (tmp_path / "log").read_text()):
+        assert daemon.poll() is None, said
+        assert time.monotonic() < end, said
         time.sleep(0.05)
     options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
     target = get_target(f"x86-64-v3@ssh:-p {port} -i {tmp_path}/user {options} 127.0.0.1")

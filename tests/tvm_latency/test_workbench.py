@@ -117,6 +117,37 @@ def test_all_calls_of_the_reference_are_kept(database: MeasurementDatabase) -> N
     assert rounds(database, KEYS[0])[0] == Round((1.0, 1.0), (1.0, 1.0, 4.0, 1.0, 1.0, 1.0))
 
 
+@pytest.mark.parametrize("interrupted_after", [0, 5])
+def test_what_was_carried_back_is_read_as_a_whole_or_asked_for_again(
+    database: MeasurementDatabase, interrupted_after: int
+) -> None:
+    """Otherwise the rest would be another batch, and another walk."""
+    machine = Machine(form="program", at_once=False)
+    seen: list[int] = []
+
+    def interrupt(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
+        seen.extend([done] if stage == "measure" else [])
+        if len(seen) == interrupted_after + 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        replace(bench(machine, database), progress=interrupt).measure(CANDIDATES)
+    assert database.count() == 0
+    again = Machine(form="program", at_once=False)
+    bench(again, database).measure(CANDIDATES)
+    assert [[job.module for job in jobs] for jobs in again.passes] == [
+        [job.module for job in jobs] for jobs in machine.passes
+    ]
+    assert database.count() == ROUNDS * len(KEYS)
+
+
+def test_what_was_measured_is_removed_and_what_others_have_built_stays(database: MeasurementDatabase) -> None:
+    others = database.path.with_name("others.so")
+    others.touch()
+    bench(Machine(), database).measure(CANDIDATES)
+    assert [file for file in database.path.parent.iterdir() if file.suffix in (".so", ".npz")] == [others]
+
+
 def test_programs_have_their_answer_inside(database: MeasurementDatabase) -> None:
     library, program = Machine(), Machine(form="program")
     for machine, rows in ((library, database), (program, MeasurementDatabase(database.path.with_name("other.sqlite")))):

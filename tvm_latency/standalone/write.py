@@ -75,14 +75,14 @@ def write_standalone(compiled: Compiled, folder: Path, title: str, test: SelfTes
 
 
 def write_netbench(compiled: Compiled, path: Path, test: SelfTest) -> None:
-    """Write `netbench` alone.
+    """Write `netbench` alone: the same bytes for the same network, whatever the file is called.
 
     Raises:
         StandaloneError, ToolchainError: see `write_standalone`.
     """
     toolchain = find_toolchain(compiled.target)
     with TemporaryDirectory() as name:
-        library, program = _compiled_sources(compiled, toolchain, Path(name), path.stem, test)
+        library, program = _compiled_sources(compiled, toolchain, Path(name), "candidate", test)
         toolchain.link_static([*program, *library], path)
     path.chmod(0o755)
 
