@@ -106,14 +106,11 @@ class Workbench:
             due = {key: number for key, number in self._due(candidates).items() if key not in failed}
             if due:
                 self.sleep(self.settings.pause_s)
-        self._clear(candidates)
-        return reused
-
-    def _clear(self, candidates: Mapping[str, Candidate]) -> None:
-        """Remove what was built for them; what others still have to measure stays."""
-        for key, candidate in candidates.items():
+        # What failed is run once more by the next calibration, and what others have built is theirs.
+        for job in (reference, *(job for key, job in jobs.items() if key not in failed)):
             for suffix in WRITTEN[self.runner.form]:
-                self._module(key, candidate).with_suffix(suffix).unlink(missing_ok=True)
+                job.module.with_suffix(suffix).unlink(missing_ok=True)
+        return reused
 
     def _due(self, candidates: Mapping[str, Candidate]) -> dict[str, int]:
         """How many rounds each candidate should still have; those with none are left out."""

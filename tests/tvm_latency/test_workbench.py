@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -193,7 +192,7 @@ def test_a_failure_is_a_row_has_no_further_round_and_is_tried_again(database: Me
     assert bench(again, database).measure(CANDIDATES) == len(KEYS) - 2
     assert sorted(again.measured(0)) == sorted(KEYS[:2])
     # What had been built for it is still there.
-    assert again.built == [KEYS[1]]
+    assert again.built == [REFERENCE, KEYS[1]]
 
 
 def test_what_dies_after_a_good_round_is_a_failure_until_it_works(database: MeasurementDatabase) -> None:
@@ -224,11 +223,11 @@ def test_a_disk_without_room_for_what_is_to_be_built_is_refused_before(
         bench(full, database).measure(CANDIDATES)
     assert (full.passes, database.count()) == ([], 0)
     free[0] = 1 << 30
-    bench(Machine(), database).measure(CANDIDATES)
+    with pytest.raises(KeyboardInterrupt):
+        replace(bench(Machine(), database), progress=stop_when_built).measure(CANDIDATES)
     # What is there from before takes no room.
     free[0] = 0
-    with closing(MeasurementDatabase(database.path.with_name("other.sqlite"))) as other:
-        bench(Machine(), other).measure(CANDIDATES)
+    assert bench(Machine(), database).measure(CANDIDATES) == 0
 
 
 @pytest.mark.parametrize("after", [0, 1, 2])
@@ -248,6 +247,12 @@ def test_an_interrupted_second_attempt_is_finished_by_the_next_call(database: Me
     assert [rest.measured(number) for number in range(len(rest.passes))] == [[KEYS[0]]] * (ROUNDS - after)
     assert len(rounds(database, KEYS[0])) == 2 * ROUNDS
     assert bench(Machine(), database).measure(CANDIDATES) == len(KEYS)
+
+
+def stop_when_built(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
+    """A callback that interrupts when everything is built."""
+    if stage == "measure":
+        raise KeyboardInterrupt
 
 
 def stop_after(rounds: int) -> Callable[..., None]:
