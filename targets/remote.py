@@ -58,7 +58,7 @@ class RemoteRunner:
             self._reach()
             yield from counted(self._measure(batch, there))
         except BatchError as error:
-            raise RunnerError(f"{error} Measure again; if it stays, look at {there} on the machine.") from error
+            raise RunnerError(f"{error} Does the shell there greet, or say anything else? Then measure again.") from error
         finally:
             self._forget(there)
 
@@ -77,9 +77,11 @@ class RemoteRunner:
             ) from error
 
     def _send(self, batch: Batch, there: str) -> None:
-        """Raises:
-        RunnerError: nothing can be stored there.
-        LostError: the machine is lost meanwhile.
+        """Send everything.
+
+        Raises:
+            RunnerError: nothing can be stored there.
+            LostError: the machine is lost meanwhile.
         """
         try:
             self.shell.run(f"mkdir -p {self.folder} && {FORGET.format(self.folder)} || exit {REFUSED}", CLEANING_S)
