@@ -58,7 +58,7 @@ class RemoteRunner:
             self._reach()
             yield from counted(self._measure(batch, there))
         except BatchError as error:
-            raise RunnerError(f"{error} Does the shell there greet, or say anything else? Then measure again.") from error
+            raise RunnerError(f"{error} Silence whatever else the shell there prints, and measure again.") from error
         finally:
             self._forget(there)
 
