@@ -40,9 +40,10 @@ threads=1 hottest=70000 patience=600
 launcher=${NETLATHE_LAUNCHER:-}
 sys=${NETLATHE_SYS:-/sys}
 
+touch results
 # Whoever carries the results away can tell that they are whole.
 leave() {
-  sha256sum machine results >sealed.new && mv sealed.new sealed
+  sha256sum machine results >sealed.new 2>/dev/null && mv sealed.new sealed
   rm -f "$running"
 }
 trap leave EXIT
@@ -125,7 +126,6 @@ run() {
   exec $launcher "./programs/$program" "$@" "--cpu_mask=$mask" </dev/null
 }
 
-touch results
 # A kill or a full disk may have cut the last line.
 if [ -n "$(tail -c 1 results)" ]; then sed '$d' results >cut && mv cut results; fi
 finished=$known

@@ -151,7 +151,8 @@ def test_libraries_are_uploaded_checked_and_timed_and_break_alone(start: Start, 
     first = results[0]
     assert isinstance(first, Timing)
     assert first.answer == Answer(0.0, True)
-    assert reasons["hang"] == "took longer than 2 s"
+    # It hangs while it is loaded, which ends with its session.
+    assert "session has expired" in reasons["hang"]
     assert all(len(result.samples_s) == 3 for result in results if isinstance(result, Timing))
 
 

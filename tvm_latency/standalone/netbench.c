@@ -220,7 +220,10 @@ int main(int count, char **words) {
     return WRONG_CPU;
   }
   if (s.deadline_secs) alarm((unsigned)s.deadline_secs);
-  if (s.cpu_mask && !netlathe_bind(s.cpu_mask)) return complain(OUT_OF_RESOURCES, "no CPU of the mask is there", "");
+  if (s.cpu_mask && !netlathe_bind(s.cpu_mask)) {
+    fprintf(stderr, "netbench: no CPU of the mask %llx is there.\n", (unsigned long long)s.cpu_mask);
+    return OUT_OF_RESOURCES;
+  }
   netlathe *net;
   int status = netlathe_create(&net, (int)s.num_threads, s.cpu_mask);
   if (status != NETLATHE_OK) return failed(status);
