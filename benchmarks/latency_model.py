@@ -1,10 +1,12 @@
 """How well latencies are predicted: random networks that nothing was fitted to, and the five published ones.
 
 python -m benchmarks.latency_model [--spaces imagenet,cifar] [--target x86] [--threads 1] [--second x86-64-v3]
+    [--keep DIR]
 
-Every space is calibrated from an empty database. The published networks are measured in the same passes, and none of
-them is fitted to. Then the calibration is transferred to a second target by a few networks, and judged by others that
-are measured beside them. From all that was measured follows how accuracy grows with the number of measurements.
+Every space is calibrated from an empty database. With --keep that is left in a folder; given once more, its samples
+are judged again and only what they lack is measured. The published networks are measured in the same passes, and none
+of them is fitted to. Then the calibration is transferred to a second target by a few networks, and judged by others
+that are measured beside them. From all that was measured follows how accuracy grows with the number of measurements.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -213,11 +215,12 @@ def main() -> None:
     parser.add_argument("--target", default="x86")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--second", default="x86-64-v3")
+    parser.add_argument("--keep", type=Path)
     options = parser.parse_args()
     target = get_target(options.target).with_threads(options.threads)
     second = get_target(options.second).with_threads(options.threads) if options.second else None
     tables = []
-    with TemporaryDirectory() as folder:
+    with nullcontext(options.keep) if options.keep else TemporaryDirectory() as folder:
         for name in options.spaces.split(","):
             tables.append(calibrated(preset(name), target, second, Path(folder)))
             print_space(tables[-1])

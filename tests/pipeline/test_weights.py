@@ -110,7 +110,9 @@ def test_verify_compares_with_both(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr(shipping.onnx, "load", lambda path: model)
     monkeypatch.setattr(shipping, "check_half_weights", lambda *_: seen.append("rounded"))
     config = SimpleNamespace(weights="float16")
-    context: Any = SimpleNamespace(winner=None, folder=tmp_path, data=SimpleNamespace(test=None), config=config)
+    context: Any = SimpleNamespace(
+        networks={"winner": None}, folder=tmp_path, data=SimpleNamespace(test=None), config=config
+    )
     context.place = lambda stage, target: tmp_path / stage
     found = shipping.verify(context, tmp_path, get_target("x86"))
     assert (seen, found["images"], found["top1_agreement"]) == (["rounded"], 4, 1.0)
