@@ -107,9 +107,10 @@ class Workbench:
             if due:
                 self.sleep(self.settings.pause_s)
         # What failed is run once more by the next calibration, and what others have built is theirs.
-        for job in (reference, *(job for key, job in jobs.items() if key not in failed)):
+        measured = [self._module(key, candidate) for key, candidate in candidates.items() if key not in failed]
+        for module in (reference.module, *measured):
             for suffix in WRITTEN[self.runner.form]:
-                job.module.with_suffix(suffix).unlink(missing_ok=True)
+                module.with_suffix(suffix).unlink(missing_ok=True)
         return reused
 
     def _due(self, candidates: Mapping[str, Candidate]) -> dict[str, int]:
