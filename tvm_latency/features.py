@@ -32,7 +32,7 @@ def _product(pixels: int, channels: int, reduction: int, target: Target) -> floa
 
 
 def _product_tile(pixels: int, reduction: int, channels: int, target: Target) -> Tile:
-    product = Product(pixels, reduction, channels, target.l1d_bytes)
+    product = Product.on(target, pixels, reduction, channels)
     return matmul_tile(product, target.lanes, target.vector_registers)
 
 

@@ -85,7 +85,7 @@ class _Nest:
     @staticmethod
     def _tile(target: Target, m: int, k: int, n: int) -> Tile:
         """Of a stage's product; its sums fill whole vectors, those past the last channel are not stored."""
-        return matmul_tile(Product(m, k, n, target.l1d_bytes), target.lanes, target.vector_registers, full=True)
+        return matmul_tile(Product.on(target, m, k, n), target.lanes, target.vector_registers, full=True)
 
     def function(self) -> Any:
         """func(x, [expand weights and bias], depthwise's, project's, [residual], y)."""

@@ -57,7 +57,7 @@ def pointwise(spec: Spec, target: Target) -> Kernel | None:
 def share_of(spec: ConvSpec, split: Split, target: Target) -> Product:
     """The product that one thread computes, whose tile all take."""
     m, n = split.share(spec.out_pixels, "pixels"), split.share(spec.out_channels, "channels")
-    return Product(m, spec.in_channels, n, target.l1d_bytes)
+    return Product.on(target, m, spec.in_channels, n)
 
 
 def _nothing(_: Any) -> None:

@@ -9,7 +9,9 @@ from targets.target import Target
 
 # True of every x86 core since Haswell and of the large ARM cores.
 FMA_PER_CYCLE = 2
-LOADS_PER_CYCLE = 2
+# Beside them a core loads so many vectors and broadcasts a cycle; where a broadcast is an instruction of its own, as with
+# 256-bit vectors on x86, fewer: fitted to tiles of products on a Zen 3 core, which does without the rest what others do.
+LOADS_PER_CYCLE, LOADS_PER_CYCLE_AVX2 = 2.0, 1.5
 # Bytes that come from the level-2 cache while a core could have done two multiply-adds: it does not do them meanwhile.
 # Fitted to tiles of products on a 512-bit Xeon; what a Zen 5 core gets at most is 43.
 L2_BYTES_PER_CYCLE = 64
@@ -66,6 +68,13 @@ class Product:
     k: int
     n: int
     l1d_bytes: int
+    loads_per_cycle: float = LOADS_PER_CYCLE
+
+    @classmethod
+    def on(cls, target: Target, m: int, k: int, n: int) -> Product:
+        """As a core of the target does it."""
+        avx2 = target.kind == "x86" and target.vector_bits == 256
+        return cls(m, k, n, target.l1d_bytes, LOADS_PER_CYCLE_AVX2 if avx2 else LOADS_PER_CYCLE)
 
     def strips_outermost(self, tile: Tile) -> bool:
         """Whether all weights stay in the level-1 cache, so that each strip of rows may pass all panels in turn."""
@@ -81,7 +90,7 @@ class Product:
         total = 0.0
         for rows, strips in _pieces(self.m, tile.rows):
             for vectors, panels in _pieces(-(-self.n // tile.vector), tile.columns // tile.vector):
-                step = max(max(rows * vectors, FMA_IN_FLIGHT) / FMA_PER_CYCLE, (rows + vectors) / LOADS_PER_CYCLE)
+                step = max(max(rows * vectors, FMA_IN_FLIGHT) / FMA_PER_CYCLE, (rows + vectors) / self.loads_per_cycle)
                 total += strips * panels * (self.k * step + CYCLES_PER_SUM * rows * vectors + CYCLES_PER_TILE)
         return total + self._l2_bytes(tile) / L2_BYTES_PER_CYCLE
 

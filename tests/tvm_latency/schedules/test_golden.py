@@ -42,6 +42,7 @@ SPECS: dict[str, Spec] = {
     "stem": ConvSpec(batch=1, height=32, width=32, in_channels=3, out_channels=32, kernel=(3, 3), stride=2, padding=1),
     "dense": replace(BLOCK, kernel=(3, 3), padding=1),
     "large": replace(BLOCK, height=28, width=28, in_channels=96, out_channels=96),
+    "many terms": replace(BLOCK, in_channels=288, out_channels=96),
     "half weights": replace(BLOCK, weights="float16"),
     "large, half weights": replace(BLOCK, height=28, width=28, in_channels=96, out_channels=96, weights="float16"),
     "few rows for their taps": ConvSpec(

@@ -101,6 +101,12 @@ def test_the_tile_that_moves_least_through_the_second_cache(product: Product, ro
     assert (tile.rows, tile.columns) == (rows, columns)
 
 
+def test_where_a_broadcast_is_an_instruction_a_tile_of_one_vector_loads_too_much() -> None:
+    """14 rows of one vector do 14 multiply-adds for 15 loads, 6 rows of two do 12 for 8."""
+    tile = matmul_tile(Product.on(a_target(8, 16), 196, 288, 96), 8, 16)
+    assert (tile.rows, tile.columns) == (6, 16)
+
+
 def test_weights_that_stay_in_the_first_cache_let_strips_go_outermost() -> None:
     tile = Tile(4, 96, 16)
     assert Product(12544, 16, 96, L1).strips_outermost(tile)
