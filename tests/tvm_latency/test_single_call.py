@@ -15,11 +15,12 @@ import pytest
 import tvm
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tvm import relax, topi
+from tvm import relax, tirx, topi
 
 from targets.registry import get_target
-from tvm_latency.build import KERNELS_PER_OBJECT, Compiled, compile_onnx
-from tvm_latency.lower import LoweringError, lower
+from tvm_latency import kernel_code
+from tvm_latency.build import Compiled, compile_onnx
+from tvm_latency.lower import Lowered, LoweringError, lower
 from tvm_latency.memory import ALIGNMENT
 from tvm_latency.network_plan import plan_network
 from tvm_latency.single_call import NETWORK, single_call
@@ -60,10 +61,27 @@ def compiled_both_ways(model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) 
         return one, compile_onnx(model, TARGET)
 
 
-def test_kernels_are_compiled_two_to_an_object_file(mobile_network: MakeNetwork) -> None:
+def test_every_kernel_has_an_object_file_that_the_next_network_uses_too(mobile_network: MakeNetwork) -> None:
     compiled = compile_onnx(mobile_network(17), TARGET)
-    assert len(compiled.objects) == -(-len(compiled.kernels) // KERNELS_PER_OBJECT)
-    assert all(code.startswith(b"\x7fELF") for code in compiled.objects)
+    assert len(compiled.code) == len(compiled.kernels)
+    assert all(kernel.object.startswith(b"\x7fELF") for kernel in compiled.code)
+    compiled_before = kernel_code._code.cache_info().misses
+    assert compile_onnx(mobile_network(17), TARGET).code == compiled.code
+    assert kernel_code._code.cache_info().misses == compiled_before
+
+
+def test_a_kernel_of_another_body_or_for_another_target_has_code_of_its_own(mobile_network: MakeNetwork) -> None:
+    model = mobile_network(17)
+    code = compile_onnx(model, TARGET).code
+
+    def emptied(lowered: Lowered) -> Lowered:
+        functions = dict(lowered.module.functions_items())
+        first = next(var for var in functions if var.name_hint in lowered.kernels)
+        functions[first] = functions[first].with_body(tirx.Evaluate(0))
+        return replace(lowered, module=tvm.IRModule(functions, attrs=lowered.module.attrs))
+
+    assert len(set(code) & set(compile_onnx(model, TARGET, finish=emptied).code)) == len(code) - 1
+    assert not set(code) & set(compile_onnx(model, replace(TARGET, mcpu="x86-64")).code)
 
 
 def test_a_kernel_that_cannot_be_compiled_is_a_lowering_error(
@@ -72,6 +90,7 @@ def test_a_kernel_that_cannot_be_compiled_is_a_lowering_error(
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("LLVM says no")
 
+    kernel_code._code.cache_clear()
     monkeypatch.setattr("tvm.tirx.build", fail)
     with pytest.raises(LoweringError, match="The ONNX model cannot be compiled: LLVM says no"):
         compile_onnx(mobile_network(17), TARGET)

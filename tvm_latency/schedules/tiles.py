@@ -9,8 +9,8 @@ from targets.target import Target
 
 # True of every x86 core since Haswell and of the large ARM cores.
 FMA_PER_CYCLE = 2
-# Beside them a core loads so many vectors and broadcasts a cycle; where a broadcast is an instruction of its own, as with
-# 256-bit vectors on x86, fewer: fitted to tiles of products on a Zen 3 core, which does without the rest what others do.
+# Beside them a core loads so many vectors and broadcasts a cycle; fewer where a broadcast is an instruction of its own,
+# as with 256-bit vectors on x86: fitted to tiles of products on a Zen 3 core.
 LOADS_PER_CYCLE, LOADS_PER_CYCLE_AVX2 = 2.0, 1.5
 # Bytes that come from the level-2 cache while a core could have done two multiply-adds: it does not do them meanwhile.
 # Fitted to tiles of products on a 512-bit Xeon; what a Zen 5 core gets at most is 43.

@@ -111,10 +111,7 @@ def write_sources(compiled: Compiled, folder: Path, title: str, test: SelfTest) 
         text = _TEMPLATES.get_template(template).render(_facts(compiled, plan, title, test))
         (folder / template.removesuffix(".j2")).write_text(text)
     (folder / WEIGHTS).write_bytes(plan.weights.tobytes())
-    kernels = [folder / f"kernels{number}.o" for number in range(len(compiled.objects))]
-    for file, code in zip(kernels, compiled.objects, strict=True):
-        file.write_bytes(code)
-    return [*kernels, *(folder / name for name in (*RUNTIME, "plan.c", "weights.S"))]
+    return [*compiled.write_objects(folder), *(folder / name for name in (*RUNTIME, "plan.c", "weights.S"))]
 
 
 def input_of(compiled: Compiled) -> Operand:
