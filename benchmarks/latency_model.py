@@ -5,15 +5,16 @@ python -m benchmarks.latency_model [--spaces imagenet,cifar] [--target x86] [--t
 
 Every space is calibrated from an empty database. With --keep that is left in a folder; given once more, its samples
 are judged again and only what they lack is measured. The published networks are measured in the same passes, and none
-of them is fitted to. Then the calibration is transferred to a second target by a few networks, and judged by others
-that are measured beside them. From all that was measured follows how accuracy grows with the number of measurements.
+of them is fitted to. What judges is then measured in more passes, which do not count as the calibration's time: so that
+it is not their noise that is judged. Then the calibration is transferred to a second target by a few networks, and
+judged by others there. From all that was measured follows how accuracy grows with the number of measurements.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -24,8 +25,9 @@ from typing import Any
 from benchmarks.learning import learning_curve
 from benchmarks.networks import PUBLISHED
 from benchmarks.results import save_results
-from pipeline.calibration import SpaceCalibration, calibrate_space
+from pipeline.calibration import SpaceCalibration, calibrate_space, workbench
 from pipeline.console import ProgressView
+from pipeline.measure import code_versions
 from supernet.named import named_architecture
 from supernet.presets import IMAGENET, preset
 from supernet.settings import Progress
@@ -33,11 +35,12 @@ from supernet.space import SearchSpace
 from targets.registry import get_target
 from targets.target import Target
 from tvm_latency.accuracy import Scores
-from tvm_latency.calibrate import Calibration
-from tvm_latency.database import MeasurementDatabase
+from tvm_latency.calibrate import Calibration, network_key
+from tvm_latency.database import Context, MeasurementDatabase
 from tvm_latency.fitting import Net
 from tvm_latency.latency_table import LatencyTable
 from tvm_latency.plan import FULL, TRANSFERRED, transfer_plan
+from tvm_latency.workbench import Candidate, MeasureSettings
 
 # What the model promises of random networks of its space, and of published ones.
 WITHIN_10, WITHIN_5, SPEARMAN, MAPE, NOISE_MULTIPLE, NAMED_ERROR, MINUTES = 0.99, 0.90, 0.98, 0.03, 1.5, 0.08, 12.0
@@ -45,6 +48,8 @@ WITHIN_10, WITHIN_5, SPEARMAN, MAPE, NOISE_MULTIPLE, NAMED_ERROR, MINUTES = 0.99
 OPERATORS, NETWORKS, UNSEEN = 300, 60, 60
 # And of networks on another target, from so many measurements there.
 TRANSFER_SPEARMAN = 0.97
+# What judges has so many times the rounds of what is fitted to.
+JUDGING = MeasureSettings(attempts=4, noise=0.0)
 
 
 def calibrated(space: SearchSpace, target: Target, second: Target | None, folder: Path) -> dict[str, Any]:
@@ -52,14 +57,17 @@ def calibrated(space: SearchSpace, target: Target, second: Target | None, folder
     with closing(MeasurementDatabase(folder / f"{space.name}.sqlite")) as database, ProgressView() as progress:
         start = perf_counter()
         nets = {name: named_architecture(name).op_specs() for name in PUBLISHED} if space == IMAGENET else {}
-        found = calibrate_space(space, target, database, progress, plan=FULL, beside=tuple(nets.values()))
-        seconds = perf_counter() - start
+        beside = tuple(nets.values())
+        found = calibrate_space(space, target, database, progress, plan=FULL, beside=beside)
+        seconds, measured = perf_counter() - start, found.calibration.measured
+        measure_longer([*found.calibration.test, *beside], target, database, progress)
+        found = calibrate_space(space, target, database, progress, plan=FULL, beside=beside)
         calibration, named = found.calibration, published(found.calibration, nets)
         transfer = transferred(space, calibration, second, database, progress) if second else None
     return {
         "space": space.name,
         "seconds": seconds,
-        "measured": calibration.measured,
+        "measured": measured,
         "failures": dict(calibration.failures),
         "disturbed": calibration.disturbed,
         "accuracy": asdict(calibration.accuracy),
@@ -74,14 +82,27 @@ def calibrated(space: SearchSpace, target: Target, second: Target | None, folder
     }
 
 
+def measure_longer(nets: Iterable[Net], target: Target, database: MeasurementDatabase, progress: Progress) -> None:
+    """Give networks that were measured, and that nothing is fitted to, the rounds of `JUDGING`."""
+    context = Context(target.fingerprint, *code_versions(), evict_bytes=0)
+    with workbench(target, database, progress, JUDGING) as bench:
+        bench.measure({network_key(net): Candidate(net, context) for net in nets})
+
+
 def transferred(
     space: SearchSpace, calibration: Calibration, target: Target, database: MeasurementDatabase, progress: Progress
 ) -> dict[str, Any]:
     """A calibration of another target from this one: scores on the networks that this one was judged by."""
     plan, nets = transfer_plan(TRANSFERRED), tuple(calibration.test)
-    found = calibrate_space(
-        space, target, database, progress, plan=plan, beside=nets, source=calibration.fitted
-    ).calibration
+
+    def judged() -> Calibration:
+        return calibrate_space(
+            space, target, database, progress, plan=plan, beside=nets, source=calibration.fitted
+        ).calibration
+
+    judged()
+    measure_longer(nets, target, database, progress)
+    found = judged()
     measured_s = [time.seconds for time in found.beside.values()]
 
     def scores(table: LatencyTable) -> dict[str, Any]:

@@ -88,24 +88,13 @@ def calibrate_space(
     networks = [stored_as(net.op_specs(), weights) for net in drawn]
     ops = space.op_specs()
     ops += variations(ops, plan.variations, Random(seed))
-    runner = find_runner(target)
-    # What has to be carried there is carried once, and is not measured again where it is noisy.
-    settings = MeasureSettings() if runner.at_once else MeasureSettings(attempts=1)
-    with _workspace(database) as workspace:
+    with workbench(target, database, progress, seed=seed) as bench:
         found = calibrating.calibrate(
             stored_as(ops, weights),
             networks[: plan.fit_networks],
             networks[plan.fit_networks :],
             target=target,
-            workbench=Workbench(
-                runner=runner,
-                database=database,
-                build=BuilderPool(target, runner.form, workers=len(available_cpus())),
-                workspace=workspace,
-                progress=progress,
-                settings=settings,
-                seed=seed,
-            ),
+            workbench=bench,
             versions=code_versions(),
             evict_bytes=evict_bytes(space, weights),
             heavy_networks=heavy_networks(space, plan.heavy_networks, Random(seed), weights),
@@ -119,6 +108,34 @@ def calibrate_space(
         if ops in found.test:
             held_out.append(HeldOut(net.text, found.table.network_seconds(ops), found.test[ops].seconds))
     return SpaceCalibration(found, tuple(held_out))
+
+
+@contextmanager
+def workbench(
+    target: Target,
+    database: MeasurementDatabase,
+    progress: Progress,
+    settings: MeasureSettings | None = None,
+    seed: int = 0,
+) -> Iterator[Workbench]:
+    """What measures for the target, and builds on all cores; settings: None for what suits its runner.
+
+    Raises:
+        RunnerError: nothing can be run for the target.
+    """
+    runner = find_runner(target)
+    # What has to be carried there is carried once, and is not measured again where it is noisy.
+    usual = MeasureSettings() if runner.at_once else MeasureSettings(attempts=1)
+    with _workspace(database) as workspace:
+        yield Workbench(
+            runner=runner,
+            database=database,
+            build=BuilderPool(target, runner.form, workers=len(available_cpus())),
+            workspace=workspace,
+            progress=progress,
+            settings=settings or usual,
+            seed=seed,
+        )
 
 
 @contextmanager
