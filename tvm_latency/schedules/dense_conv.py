@@ -48,7 +48,7 @@ def dense_conv(spec: Spec, target: Target) -> Kernel | None:
         return None
     planar = spec.in_channels < PLANAR_CHANNELS
     k = spec.in_channels * spec.kernel[0] * spec.kernel[1]
-    product = Product.on(target, spec.out_width, k, spec.out_channels)
+    product = Product.on(target, spec.out_width, k, spec.out_channels, by_lane=False)
     most_sums = MAX_SHORT_SUMS if planar else None
     tile = matmul_tile(product, target.lanes, target.vector_registers, even=True, most_sums=most_sums)
 

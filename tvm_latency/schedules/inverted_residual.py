@@ -75,6 +75,7 @@ class _Nest:
         self.spec = spec
         d = spec.depthwise
         self.lanes, self.channels = target.lanes, d.in_channels
+        self.together = Product.on(target, 1, 1, 1).together
         p, e = spec.project, spec.expand
         self.expand = self._tile(target, d.width, e.in_channels if e else 1, self.channels)
         self.project = self._tile(target, d.out_width, self.channels, p.out_channels)
@@ -152,8 +153,12 @@ class _Nest:
 
             def tile(channels: int) -> None:
                 sums = Sums(length, channels, self.lanes, lambda c: self.expand_bias[first + c])
-                with build.serial(e.in_channels) as i:
-                    sums.add(lambda r, c: self.x[pixel + r, i] * self.expand_panels[block, i, c])
+                sums.add_product(
+                    e.in_channels,
+                    lambda r, i: self.x[pixel + r, i],
+                    lambda i, c: self.expand_panels[block, i, c],
+                    together=self.together,
+                )
                 sums.each(lambda r, c, value: store(r, c, clipped(value, e.clip)))
 
             within(block, self.channels, self.ring_tile.columns, tile)
@@ -183,8 +188,12 @@ class _Nest:
             columns = min(self.project.columns, p.out_channels - channel)
 
             sums = Sums(length, columns, lanes, lambda c: self.project_bias[channel + c])
-            with build.serial(self.channels) as i:
-                sums.add(lambda r, c: self.middle[at + r, i] * self.project_panels[panel, i, c])
+            sums.add_product(
+                self.channels,
+                lambda r, i: self.middle[at + r, i],
+                lambda i, c: self.project_panels[panel, i, c],
+                together=self.together,
+            )
             sums.each(lambda r, c, value: store(at + r, channel + c, value))
 
         if self.paired:

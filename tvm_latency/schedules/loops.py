@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from tvm import tirx
 from tvm.s_tir import SBlock, SBlockRealize
 from tvm.script.ir_builder import tirx as build
 
@@ -13,6 +14,14 @@ from tvm_latency.schedules.parts import FLOAT
 from tvm_latency.schedules.tiles import store_vector
 
 Cell = Callable[[Any, Any], None]
+# Of a row and a term, or of a term and columns: what is multiplied.
+Factor = Callable[[Any, Any], Any]
+# What the step of a product begins with that adds so many terms from the first on.
+Before = Callable[[Any, int], None]
+
+
+def nothing(_: Any, __: int) -> None:
+    """Before a step."""
 
 
 def strips(extent: int, size: int, body: Callable[[Any, int], None], start: int = 0) -> None:
@@ -74,6 +83,12 @@ def _vectors_of(columns: int, lanes: int) -> Iterator[tuple[int, int]]:
         yield from ((first + lane, vector) for lane in range(0, rest, vector))
 
 
+def single(value: Any) -> Any:
+    """A number or a vector of them in float32."""
+    lanes = value.ty.dtype.lanes
+    return value.astype(FLOAT if lanes == 1 else f"{FLOAT}x{lanes}")
+
+
 def in_float(weights: Any, lanes: int, *index: Any) -> Any:
     """weights[index] in float32: themselves, or a copy of them where they are stored in half.
 
@@ -124,6 +139,39 @@ class Sums:
         self.rows, self.columns, self.lanes = rows, columns, lanes
         self._parts = [build.alloc_buffer([rows, lanes], FLOAT) for _ in range(-(-columns // lanes))]
         self._set(lambda _, c, __: bias(c))
+
+    def add_product(
+        self, terms: int, x: Factor, weight: Factor, *, together: int = 1, before: Before = nothing
+    ) -> None:
+        """Add the sum of x(row, term) * weight(term, column) over all terms, so many `together` out of one load of x.
+
+        for i in terms: acc[r, v] += x[r, i] * weight[i, v]
+
+        or, where a multiply-add takes a lane of a register for a factor:
+
+        for i in terms / together:
+            row[r] = x[r, i * together : (i + 1) * together]                  # registers
+            for t in unrolled(together): acc[r, v] += row[r][t] * weight[i * together + t, v]
+        """
+        steps = terms // together if together > 1 else 0
+        if steps:
+            with build.serial(steps) as step:
+                before(step * together, together)
+                self._add_lanes(step * together, together, x, weight)
+        if terms > steps * together:
+            with build.serial(terms - steps * together) as i:
+                term = i if not steps else steps * together + i
+                before(term, 1)
+                self.add(lambda r, c: x(r, term) * weight(term, c))
+
+    def _add_lanes(self, first: Any, together: int, x: Factor, weight: Factor) -> None:
+        lane = tirx.Ramp(0, 1, self.lanes)
+        for term in range(together):
+            with build.unroll(self.rows) as row:
+                factor = tirx.Shuffle([x(row, tirx.Ramp(first, 1, together))], [term] * self.lanes)
+                for number, part in enumerate(self._parts):
+                    columns = tirx.Ramp(number * self.lanes, 1, self.lanes)
+                    build.buffer_store(part, part[row, lane] + factor * weight(first + term, columns), [row, lane])
 
     def add(self, product: Callable[[Any, Any], Any]) -> None:
         """Add product(row, column) to each, those past the last channel included."""

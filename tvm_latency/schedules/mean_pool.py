@@ -22,7 +22,7 @@ def mean_pool(spec: Spec, target: Target) -> Kernel | None:
     if not isinstance(spec, PoolSpec):
         return None
     pixels = spec.height * spec.width
-    product = Product.on(target, 1, pixels, spec.channels)
+    product = Product.on(target, 1, pixels, spec.channels, by_lane=False)
     tile = matmul_tile(product, target.lanes, target.vector_registers)
     x = te.placeholder((spec.batch * pixels, spec.channels), FLOAT, "x")
     p = te.reduce_axis((0, pixels), "p")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,15 +12,22 @@ from tvm.script.ir_builder import tirx as build
 from targets.target import Target
 from tvm_latency.opspec import WEIGHT_BYTES
 from tvm_latency.schedules.kernel import ConvSpec, Kernel, Spec, bias_size
-from tvm_latency.schedules.loops import Sums, blocks, in_float, strips, vectors, whole_block
+from tvm_latency.schedules.loops import (
+    Before,
+    Factor,
+    Sums,
+    blocks,
+    in_float,
+    nothing,
+    single,
+    strips,
+    vectors,
+    whole_block,
+)
 from tvm_latency.schedules.parts import FLOAT, clipped, pack_panels
 from tvm_latency.schedules.prefetch import prefetch_weights
 from tvm_latency.schedules.threads import Split, split_of
 from tvm_latency.schedules.tiles import Product, Tile, matmul_tile
-
-Weight = Callable[[Any, Any], Any]
-# What a step of the product begins with.
-Step = Callable[[Any], None]
 
 
 def pointwise(spec: Spec, target: Target) -> Kernel | None:
@@ -60,10 +66,6 @@ def share_of(spec: ConvSpec, split: Split, target: Target) -> Product:
     return Product.on(target, m, spec.in_channels, n)
 
 
-def _nothing(_: Any) -> None:
-    pass
-
-
 class _Nest:
     """The loop nest of one product."""
 
@@ -71,6 +73,7 @@ class _Nest:
         self.spec, self.tile, self.split = spec, tile, split
         self.m, self.k, self.n = spec.out_pixels, spec.in_channels, spec.out_channels
         self.panels = tile.blocks(self.n)
+        self.together = product.together if tile.vector == product.together else 1
         self.panel_bytes = self.k * tile.columns * WEIGHT_BYTES[spec.weights]
         shares_panels = split.threads > 1 and split.axis == "channels"
         self.strips_outermost = product.strips_outermost(tile) and not shares_panels
@@ -108,12 +111,12 @@ class _Nest:
 
         def strips_of(panel: Any, columns: int) -> None:
             def stored(i: Any, c: Any) -> Any:
-                return self.weights[panel, i, c].astype(FLOAT)
+                return single(self.weights[panel, i, c])
 
-            def tile(weight: Weight, at: Any, rows: int, convert: Step = _nothing) -> None:
-                def before(i: Any) -> None:
-                    self._prefetch(panel, tirx.floordiv(at, tile_rows), i, uses)
-                    convert(i)
+            def tile(weight: Factor, at: Any, rows: int, convert: Before = nothing) -> None:
+                def before(first: Any, terms: int) -> None:
+                    self._prefetch(panel, tirx.floordiv(at, tile_rows), first, terms, uses)
+                    convert(first, terms)
 
                 self._tile(weight, panel, columns, start + at, rows, before)
 
@@ -122,11 +125,13 @@ class _Nest:
                 return
             copy = build.alloc_buffer([self.k, self.tile.columns], FLOAT)
 
-            def convert(i: Any) -> None:
-                def cell(_: Any, c: Any) -> None:
-                    build.buffer_store(copy, stored(i, c), [i, c])
+            def convert(first: Any, terms: int) -> None:
+                for i in (first + term for term in range(terms)):
 
-                vectors(1, self.tile.columns, self.tile.vector, cell)
+                    def cell(_: Any, c: Any, i: Any = i) -> None:
+                        build.buffer_store(copy, stored(i, c), [i, c])
+
+                    vectors(1, self.tile.columns, self.tile.vector, cell)
 
             def copied(i: Any, c: Any) -> Any:
                 return copy[i, c]
@@ -137,16 +142,21 @@ class _Nest:
 
         blocks(self.n, self.tile.columns, strips_of, self.split.loop("channels"))
 
-    def _prefetch(self, panel: Any, use: Any, i: Any, uses: int) -> None:
-        if self.fetches:
-            prefetch_weights(self.weights, panel, self.panel_bytes, use * self.k + i, uses * self.k, once=uses == 1)
+    def _prefetch(self, panel: Any, use: Any, first: Any, terms: int, uses: int) -> None:
+        """At the step of that strip which adds so many terms from the first on."""
+        if self.fetches and terms == self.together:
+            steps = self.k // terms
+            step = use * steps + (first if terms == 1 else tirx.floordiv(first, terms))
+            prefetch_weights(self.weights, panel, self.panel_bytes, step, uses * steps, once=uses == 1)
 
-    def _tile(self, weight: Weight, panel: Any, columns: int, at: Any, rows: int, before: Step = _nothing) -> None:
+    def _tile(self, weight: Factor, panel: Any, columns: int, at: Any, rows: int, before: Before = nothing) -> None:
         first = panel * self.tile.columns
         sums = Sums(rows, columns, self.tile.vector, lambda c: self.bias[first + c])
-        with build.serial(self.k) as i:
-            before(i)
-            sums.add(lambda r, c: self.x[at + r, i] * weight(i, c))
+
+        def x(r: Any, i: Any) -> Any:
+            return self.x[at + r, i]
+
+        sums.add_product(self.k, x, weight, together=self.together, before=before)
 
         def store(r: Any, c: Any, value: Any) -> None:
             value = value if self.residual is None else value + self.residual[at + r, first + c]

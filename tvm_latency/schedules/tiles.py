@@ -62,19 +62,25 @@ def store_vector(channels: int, lanes: int) -> int:
 
 @dataclass(frozen=True)
 class Product:
-    """A matrix product [m, k] x [k, n], as one core does it whose level-1 cache has so many bytes."""
+    """A matrix product [m, k] x [k, n], as one core does it whose level-1 cache has so many bytes.
+
+    together: how many terms of a row one load brings, as lanes of a register that multiply-adds take one by one.
+    """
 
     m: int
     k: int
     n: int
     l1d_bytes: int
     loads_per_cycle: float = LOADS_PER_CYCLE
+    together: int = 1
 
     @classmethod
-    def on(cls, target: Target, m: int, k: int, n: int) -> Product:
-        """As a core of the target does it."""
+    def on(cls, target: Target, m: int, k: int, n: int, *, by_lane: bool = True) -> Product:
+        """As a core of the target does it; by_lane: whether the loop nest takes lanes for factors where it can."""
         avx2 = target.kind == "x86" and target.vector_bits == 256
-        return cls(m, k, n, target.l1d_bytes, LOADS_PER_CYCLE_AVX2 if avx2 else LOADS_PER_CYCLE)
+        loads = LOADS_PER_CYCLE_AVX2 if avx2 else LOADS_PER_CYCLE
+        together = target.lanes if by_lane and target.kind == "arm" else 1
+        return cls(m, k, n, target.l1d_bytes, loads, together)
 
     def strips_outermost(self, tile: Tile) -> bool:
         """Whether all weights stay in the level-1 cache, so that each strip of rows may pass all panels in turn."""
@@ -90,7 +96,10 @@ class Product:
         total = 0.0
         for rows, strips in _pieces(self.m, tile.rows):
             for vectors, panels in _pieces(-(-self.n // tile.vector), tile.columns // tile.vector):
-                step = max(max(rows * vectors, FMA_IN_FLIGHT) / FMA_PER_CYCLE, (rows + vectors) / self.loads_per_cycle)
+                multiplied = max(rows * vectors, FMA_IN_FLIGHT) / FMA_PER_CYCLE
+                loaded = (rows / self.together + vectors) / self.loads_per_cycle
+                # Small ARM cores begin two instructions a cycle, whatever they do.
+                step = multiplied + loaded if self.together > 1 else max(multiplied, loaded)
                 total += strips * panels * (self.k * step + CYCLES_PER_SUM * rows * vectors + CYCLES_PER_TILE)
         return total + self._l2_bytes(tile) / L2_BYTES_PER_CYCLE
 
@@ -113,9 +122,9 @@ def matmul_tile(
 ) -> Tile:
     """The accumulator tile of a matrix product with the fewest cycles.
 
-    Accumulators, weight vectors and one broadcast must fit the registers; a single row uses each weight vector once,
-    straight from memory. The last rows may be fewer than the others, unless they have to be `even`. A vector may be
-    narrower than the machine's where channels would be left over, unless it has to be `full`.
+    Accumulators, weight vectors and one broadcast, or lanes of every row, must fit the registers; a single row uses
+    each weight vector once, straight from memory. The last rows may be fewer than the others, unless they have to be
+    `even`. A vector may be narrower than the machine's where channels would be left over, unless it has to be `full`.
 
     most_sums: vectors of accumulators, at most; None for as many as fit.
     """
@@ -127,7 +136,8 @@ def matmul_tile(
             most = most_rows(vector, registers)
             for rows in divisors(product.m, most) if even else _even_strips(product.m, most):
                 for vectors in range(1, min(MAX_VECTORS, -(-product.n // vector)) + 1):
-                    needed = rows * vectors + (vectors if rows > 1 else 0) + 1
+                    factors = rows if product.together > 1 else 1
+                    needed = rows * vectors + (vectors if rows > 1 else 0) + factors
                     if needed <= registers and rows * vectors <= (most_sums or registers):
                         yield Tile(rows, vectors * vector, vector)
             vector //= 2

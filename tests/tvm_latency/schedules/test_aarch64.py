@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -167,6 +168,30 @@ def test_threads_on_arm_share_the_work(make_case: MakeCase, tmp_path: Path) -> N
         assert kernel is not None
         assert "T.parallel(" in kernel.func.script()
     assert wrong([*THREADED], target, cross_compiler(), emulator(), tmp_path, make_case) == []
+
+
+def loops_of(assembly: str) -> list[list[str]]:
+    """The mnemonics of the innermost loops: blocks that end in a jump to their own label."""
+    loops = []
+    for label, body in re.findall(r"^(\.LBB\w+):.*((?:\n(?!\.LBB\w+:).*)*)", assembly, re.MULTILINE):
+        words = re.findall(r"^\t([a-z][\w.]*)(.*)$", body, re.MULTILINE)
+        jumps = [number for number, (name, rest) in enumerate(words) if name.startswith("b") and label in rest.split()]
+        if jumps:
+            loops.append([name for name, _ in words[: jumps[-1] + 1]])
+    return loops
+
+
+@pytest.mark.parametrize(("size", "terms", "channels"), [(14, 96, 576), (14, 576, 96), (7, 160, 960), (28, 32, 192)])
+def test_most_instructions_of_a_products_innermost_loop_multiply_and_add(size: int, terms: int, channels: int) -> None:
+    """On ARM every other one would be enough for two units, where cores begin four; small cores begin two."""
+    spec = ConvSpec(batch=1, height=size, width=size, in_channels=terms, out_channels=channels)
+    kernel = schedule_kernel(spec, CORTEX)
+    assert kernel is not None
+    functions = {kernel.name: kernel.func.with_attr("global_symbol", kernel.name)}
+    compiled = tvm.compile(tvm.IRModule(functions), target=tvm.target.Target(CORTEX.tvm_attributes()))
+    products = [loop for loop in loops_of(compiled.mod.inspect_source("asm")) if "fmla" in loop]
+    largest = max(products, key=lambda loop: loop.count("fmla"))
+    assert largest.count("fmla") / len(largest) >= 0.7
 
 
 def test_the_harness_calls_kernels_of_this_machine_too(make_case: MakeCase, tmp_path: Path) -> None:

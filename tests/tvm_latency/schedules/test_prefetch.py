@@ -28,7 +28,8 @@ from tvm_latency.schedules.tiles import Tile, matmul_tile
 pytestmark = pytest.mark.compiles
 
 V3 = replace(get_target("x86-64-v3"), l1d_bytes=32 << 10)
-MACHINES = [V3, replace(V3, threads=2), replace(V3, vector_bits=512, vector_registers=32)]
+NEON = replace(get_target("android-arm64"), l1d_bytes=32 << 10)
+MACHINES = [V3, replace(V3, threads=2), replace(V3, vector_bits=512, vector_registers=32), NEON]
 
 
 def scheduled(spec: ConvSpec, target: Target) -> Kernel:

@@ -35,15 +35,17 @@ def a_target(lanes: int, registers: int) -> Target:
     st.booleans(),
     st.booleans(),
     st.none() | st.integers(1, 32),
+    st.booleans(),
 )
 def test_a_matmul_tile_fits_the_registers_and_covers_the_output(
-    m: int, k: int, n: int, machine: tuple[int, int], even: bool, full: bool, most_sums: int | None
+    m: int, k: int, n: int, machine: tuple[int, int], even: bool, full: bool, most_sums: int | None, by_lane: bool
 ) -> None:
     lanes, registers = machine
-    product = Product(m, k, n, L1)
+    product = Product(m, k, n, L1, together=lanes if by_lane else 1)
     tile = matmul_tile(product, lanes, registers, even=even, full=full, most_sums=most_sums)
     vectors = tile.columns // tile.vector
-    assert tile.rows * vectors + (vectors if tile.rows > 1 else 0) + 1 <= registers
+    factors = tile.rows if by_lane else 1
+    assert tile.rows * vectors + (vectors if tile.rows > 1 else 0) + factors <= registers
     assert tile.rows * vectors <= (most_sums or registers)
     assert 1 <= tile.rows <= m
     assert tile.rows * tile.vector * 4 < HEAP_BYTES
