@@ -72,12 +72,14 @@ def calibrate_space(
     plan: CalibrationPlan = QUICK,
     beside: Sequence[Net] = (),
     source: Fitted | None = None,
+    settings: MeasureSettings | None = None,
 ) -> SpaceCalibration:
     """Measure every operator of the space and what is planned beside them, as far as the database does not have it.
 
     weights: how those of every operator are stored; each type has rows of its own.
     beside: networks that are only measured, in the same passes.
     source: another target's calibration of the same space, from where the operators are transferred.
+    settings: how candidates are timed; None for what suits the target's runner.
 
     Raises:
         CalibrationError: too little could be measured.
@@ -88,7 +90,7 @@ def calibrate_space(
     networks = [stored_as(net.op_specs(), weights) for net in drawn]
     ops = space.op_specs()
     ops += variations(ops, plan.variations, Random(seed))
-    with workbench(target, database, progress, seed=seed) as bench:
+    with workbench(target, database, progress, settings, seed) as bench:
         found = calibrating.calibrate(
             stored_as(ops, weights),
             networks[: plan.fit_networks],

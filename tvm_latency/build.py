@@ -110,10 +110,15 @@ def compile_onnx(
     # TVM and LLVM leave Python's lock while they work.
     with compiler_errors("compiled"), ThreadPoolExecutor(len(available_cpus())) as pool:
         module, code = kernels_apart(lowered.module, target, pool)
-        with options:
-            attributes = tvm.target.Target(target.tvm_attributes())
-            executable = tvm.compile(module, attributes, relax_pipeline="default_build", tir_pipeline="netlathe")
-        kernel_code = tuple(code)
+        try:
+            with options:
+                attributes = tvm.target.Target(target.tvm_attributes())
+                executable = tvm.compile(module, attributes, relax_pipeline="default_build", tir_pipeline="netlathe")
+            kernel_code = tuple(kernel.result() for kernel in code)
+        except BaseException:
+            # Nobody waits for what is not begun.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return Compiled(executable, kernel_code, lowered.plan, target, lowered.kernels, lowered.fallbacks)
 
 

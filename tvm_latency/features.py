@@ -26,13 +26,13 @@ def _issues(outputs: int, channels: int, reduction: int, tile: Tile, columns: in
     return outputs / tile.rows * reduction * max(tile.rows * vectors, FMA_IN_FLIGHT * groups)
 
 
-def _product(pixels: int, channels: int, reduction: int, target: Target) -> float:
-    tile = _product_tile(pixels, reduction, channels, target)
+def _product(pixels: int, channels: int, reduction: int, target: Target, *, by_lane: bool = True) -> float:
+    tile = _product_tile(pixels, reduction, channels, target, by_lane=by_lane)
     return _issues(pixels, channels, reduction, tile, tile.columns)
 
 
-def _product_tile(pixels: int, reduction: int, channels: int, target: Target) -> Tile:
-    product = Product.on(target, pixels, reduction, channels)
+def _product_tile(pixels: int, reduction: int, channels: int, target: Target, *, by_lane: bool = True) -> Tile:
+    product = Product.on(target, pixels, reduction, channels, by_lane=by_lane)
     return matmul_tile(product, target.lanes, target.vector_registers)
 
 
@@ -74,7 +74,8 @@ def _dense_issues(op: OpSpec, target: Target) -> float:
     """Of a dense convolution or a linear layer."""
     if op.kind not in ("conv", "linear"):
         return 0.0
-    return _product(_out_pixels(op), op.out_channels, op.kernel**2 * op.in_channels, target)
+    pointwise = op.kernel == 1 and op.stride == 1
+    return _product(_out_pixels(op), op.out_channels, op.kernel**2 * op.in_channels, target, by_lane=pointwise)
 
 
 def _all_issues(op: OpSpec, target: Target) -> float:

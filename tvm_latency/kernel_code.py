@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from concurrent.futures import Executor
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +21,7 @@ from tvm_latency.single_call import NETWORK, caller, code_of
 OPTIONS = {"tirx.disable_cse_tir": True}
 _KERNEL_OPTIONS = {"tirx.disable_assert": True}
 
-# What a process remembers, some 20 KiB each: a space has a few hundred.
+# What a process remembers, some 10 KiB each: a space has a few hundred.
 REMEMBERED = 2048
 
 
@@ -33,7 +33,7 @@ class KernelCode:
     scratch_bytes: int
 
 
-def kernels_apart(module: Any, target: Target, pool: Executor) -> tuple[Any, Iterable[KernelCode]]:
+def kernels_apart(module: Any, target: Target, pool: Executor) -> tuple[Any, Sequence[Future[KernelCode]]]:
     """The module with callers of its kernels in place of these, and their code, which `pool` compiles meanwhile.
 
     Where no `network` calls the kernels, the module stays as it is.
@@ -49,7 +49,7 @@ def kernels_apart(module: Any, target: Target, pool: Executor) -> tuple[Any, Ite
         pool.submit(_code, name, StructuralKey(f), target, context.opt_level, options) for name, f in kernels.items()
     ]
     replaced = {var: caller(f, var.name_hint) if var.name_hint in kernels else f for var, f in functions.items()}
-    return tvm.IRModule(replaced, attrs=module.attrs), (found.result() for found in code)
+    return tvm.IRModule(replaced, attrs=module.attrs), code
 
 
 @lru_cache(REMEMBERED)
@@ -76,4 +76,4 @@ class _Scratch:
     def run_before_pass(self, module: Any, info: Any) -> None:
         if info.name == "tirx.LowerTVMBuiltin":
             allocated = tvm.s_tir.analysis.calculate_allocated_bytes(module)
-            self.bytes = max(self.bytes, *(sum(scopes.values()) for scopes in allocated.values()))
+            self.bytes = max([self.bytes, *(sum(scopes.values()) for scopes in allocated.values())])

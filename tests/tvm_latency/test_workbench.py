@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -68,14 +69,16 @@ def database(tmp_path: Path) -> Iterator[MeasurementDatabase]:
     opened.close()
 
 
-def bench(machine: Machine, database: MeasurementDatabase, seed: int = 0) -> Workbench:
+def bench(machine: Machine, database: MeasurementDatabase, seed: int = 0, **settings: Any) -> Workbench:
     return Workbench(
         runner=machine,
         database=database,
         build=machine.build,
         workspace=database.path.parent,
         progress=lambda *_: None,
-        settings=MeasureSettings(rounds=ROUNDS, repeats=2, reference_every=EVERY, attempts=2, pause_s=2.0),
+        settings=MeasureSettings(
+            **{"rounds": ROUNDS, "repeats": 2, "reference_every": EVERY, "attempts": 2, "pause_s": 2.0, **settings}
+        ),
         seed=seed,
         sleep=machine.paused.append,
     )
@@ -96,6 +99,17 @@ def test_every_pass_has_everything_in_another_order(database: MeasurementDatabas
     assert len({tuple(order) for order in orders}) == ROUNDS
     assert rounds(database, KEYS[0]) == (Round((1.0, 1.0), (1.0,) * 4),) * ROUNDS
     assert bench(machine, database).measure(CANDIDATES) == len(KEYS)
+
+
+def test_what_judges_others_has_more_rounds_however_quiet_and_they_are_not_measured_again_for_it(
+    database: MeasurementDatabase,
+) -> None:
+    judging, *noisy = KEYS
+    uneven = [1.0, 2.0, 1.0, 2.0, 1.0, 2.0] * ROUNDS
+    bench(Machine({key: list(uneven) for key in noisy}), database, attempts=1).measure(CANDIDATES)
+    bench(Machine(), database, attempts=4, noise=-1.0).measure({judging: CANDIDATES[judging]})
+    assert bench(Machine(), database, attempts=1).measure(CANDIDATES) == len(KEYS)
+    assert [len(rounds(database, key)) for key in KEYS] == [4 * ROUNDS, *[ROUNDS] * len(noisy)]
 
 
 def test_the_reference_is_before_and_after_every_few(database: MeasurementDatabase) -> None:

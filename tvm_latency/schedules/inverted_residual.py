@@ -18,7 +18,7 @@ from tvm_latency.schedules.pairs import pack_pairs, pair_product, pair_rows, sui
 from tvm_latency.schedules.parts import FLOAT, clipped, pack_panels
 from tvm_latency.schedules.ring import Ring, pack_taps
 from tvm_latency.schedules.threads import Split, row_bands, wakes
-from tvm_latency.schedules.tiles import Product, Tile, even_strip, longest_strip, matmul_tile
+from tvm_latency.schedules.tiles import Product, Tile, even_strip, longest_strip, matmul_tile, terms_together
 
 # How often an image between kernels passes a cache: written, read, and its lines fetched to be written.
 WAYS = 3
@@ -75,7 +75,7 @@ class _Nest:
         self.spec = spec
         d = spec.depthwise
         self.lanes, self.channels = target.lanes, d.in_channels
-        self.together = Product.on(target, 1, 1, 1).together
+        self.together = terms_together(target)
         p, e = spec.project, spec.expand
         self.expand = self._tile(target, d.width, e.in_channels if e else 1, self.channels)
         self.project = self._tile(target, d.out_width, self.channels, p.out_channels)

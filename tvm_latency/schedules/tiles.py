@@ -60,6 +60,11 @@ def store_vector(channels: int, lanes: int) -> int:
     return lanes
 
 
+def terms_together(target: Target) -> int:
+    """How many terms of a row one load brings: multiply-adds take a lane of a register for a factor on ARM."""
+    return target.lanes if target.kind == "arm" else 1
+
+
 @dataclass(frozen=True)
 class Product:
     """A matrix product [m, k] x [k, n], as one core does it whose level-1 cache has so many bytes.
@@ -79,8 +84,7 @@ class Product:
         """As a core of the target does it; by_lane: whether the loop nest takes lanes for factors where it can."""
         avx2 = target.kind == "x86" and target.vector_bits == 256
         loads = LOADS_PER_CYCLE_AVX2 if avx2 else LOADS_PER_CYCLE
-        together = target.lanes if by_lane and target.kind == "arm" else 1
-        return cls(m, k, n, target.l1d_bytes, loads, together)
+        return cls(m, k, n, target.l1d_bytes, loads, terms_together(target) if by_lane else 1)
 
     def strips_outermost(self, tile: Tile) -> bool:
         """Whether all weights stay in the level-1 cache, so that each strip of rows may pass all panels in turn."""
@@ -90,8 +94,9 @@ class Product:
         """An estimate for one core.
 
         Every step of k costs, for each tile, rows x vectors multiply-adds, one load for each weight vector and one
-        broadcast for each row; the slowest of these, and the latency of the multiply-add, bounds it. What leaves the
-        level-1 cache before it is used again comes from the second, and a tile has to be filled and emptied.
+        broadcast for each row, or a share of a load; the slowest of these, and the latency of the multiply-add, bounds
+        it, or their sum where a core begins few instructions a cycle. What leaves the level-1 cache before it is used
+        again comes from the second, and a tile has to be filled and emptied.
         """
         total = 0.0
         for rows, strips in _pieces(self.m, tile.rows):
