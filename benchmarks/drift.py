@@ -1,6 +1,8 @@
 """A calibration while another process steals the core that is measured on, for half of the passes.
 
-python -m benchmarks.drift [--spaces imagenet,cifar] [--target x86]
+python -m benchmarks.drift [--spaces imagenet,cifar] [--target x86] [--keep DIR]
+
+With --keep the samples are left in a folder; given once more, they are judged again and only what they lack is measured.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -56,11 +58,10 @@ def stealing(progress: Progress) -> Iterator[Progress]:
             thief.kill()
 
 
-def calibrated(space: SearchSpace, target: Target) -> dict[str, Any]:
+def calibrated(space: SearchSpace, target: Target, folder: Path) -> dict[str, Any]:
     """What a disturbed calibration of the space says, of the machine and of networks that it was not fitted to."""
     with (
-        TemporaryDirectory() as folder,
-        closing(MeasurementDatabase(Path(folder) / "measurements.sqlite")) as database,
+        closing(MeasurementDatabase(folder / f"{space.name}.sqlite")) as database,
         ProgressView() as shown,
         stealing(shown) as progress,
     ):
@@ -89,9 +90,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--spaces", default="imagenet,cifar")
     parser.add_argument("--target", default="x86")
+    parser.add_argument("--keep", type=Path)
     options = parser.parse_args()
     target = get_target(options.target)
-    tables = [calibrated(preset(name), target) for name in options.spaces.split(",")]
+    with nullcontext(options.keep) if options.keep else TemporaryDirectory() as folder:
+        tables = [calibrated(preset(name), target, Path(folder)) for name in options.spaces.split(",")]
     print(f"written to {save_results('drift', target, {'spaces': tables})}")
     sys.exit(0 if all(all(table["promises"].values()) for table in tables) else 1)
 

@@ -29,6 +29,9 @@ POLISHES = 10
 # A reference whose mean call takes so many times as long as usual was disturbed. Its median call tells less: it may fit
 # between two turns of another process on the same core, where the mean one takes 1.4 to 2.7 times as long.
 DISTURBED = 1.1
+# And if it takes so many times as long, another process had a share of the core. Long calls met it each time, short ones
+# hardly: what ran beside each other says nothing of each other then.
+STOLEN = 1.5
 
 Numbers = NDArray[np.float64]
 
@@ -54,11 +57,11 @@ def steady(measured: Mapping[str, Sequence[Round]]) -> dict[str, Steady]:
 
     Logarithms of seconds are a sum of what the candidate takes and how slow the machine was in its group, which has the
     same turns of the reference: by Tukey's median polish (Exploratory Data Analysis, 1977, chapter 11), with the
-    reference as one of the candidates.
+    reference as one of the candidates. Rounds in which the core was shared do not count, where there are others.
     """
-    rounds = [(key, one) for key, found in measured.items() for one in found]
-    if not rounds:
+    if not any(measured.values()):
         return {}
+    rounds = [(key, one) for key, found in _undivided(measured).items() for one in found]
     numbers = {key: number for number, key in enumerate(dict.fromkeys(key for key, _ in rounds))}
     groups = {one.reference_samples_s: _fast(one.reference_samples_s) for _, one in rounds}
     group_numbers = {group: number for number, group in enumerate(groups)}
@@ -70,6 +73,23 @@ def steady(measured: Mapping[str, Sequence[Round]]) -> dict[str, Steady]:
     slowness -= np.percentile(slowness[column[: len(rounds)]], USUAL)
     level = logs - slowness[column]
     return {key: _steady(level[row == number], slowness[column[row == number]]) for key, number in numbers.items()}
+
+
+def _undivided(measured: Mapping[str, Sequence[Round]]) -> dict[str, list[Round]]:
+    """Of each candidate the rounds in which it had the core to itself; at least those three that were nearest to it."""
+    means = {one: fmean(one.reference_samples_s) for found in measured.values() for one in found}
+    most = STOLEN * _usual(means.values())
+
+    def of_candidate(found: Sequence[Round]) -> list[Round]:
+        count = sum(means[one] <= most for one in found)
+        return sorted(found, key=means.__getitem__)[: max(count, LEAST_ROUNDS)]
+
+    return {key: of_candidate(found) for key, found in measured.items()}
+
+
+def _usual(means: Iterable[float]) -> float:
+    """A quarter of them was faster: so a machine that is disturbed most of the time still counts as slowed down."""
+    return float(np.percentile([*means], USUAL))
 
 
 def _fast(samples_s: Sequence[float]) -> float:
@@ -103,10 +123,6 @@ def _steady(level: Numbers, slowness: Numbers) -> Steady:
 
 
 def disturbed(rounds: Iterable[Round]) -> tuple[bool, ...]:
-    """Whether each of the rounds of many measurements was disturbed: the reference's mean call was slow.
-
-    A quarter of them was faster than what is usual: so a machine that is disturbed most of the time still counts as
-    slowed down.
-    """
+    """Whether each of the rounds of many measurements was disturbed: the reference's mean call was slow."""
     means = np.array([fmean(one.reference_samples_s) for one in rounds])
-    return tuple(means > DISTURBED * np.percentile(means, USUAL)) if len(means) else ()
+    return tuple(means > DISTURBED * _usual(means)) if len(means) else ()

@@ -98,6 +98,26 @@ def test_slow_rounds_count_only_where_others_are_few() -> None:
     assert found.calm_rounds < LEAST_ROUNDS
 
 
+def test_rounds_in_which_the_core_was_shared_do_not_count() -> None:
+    """Another process takes every other slice of 3 ms for half of the passes: long calls take twice as long, short ones as
+    ever, and what ran beside a candidate is sometimes the ones, sometimes the others.
+    """
+    random = np.random.default_rng(0)
+    truth = dict(zip(map(str, range(24)), [10e-3, 0.1e-3] * 12))
+    rows: dict[str, list[Round]] = {key: [] for key in truth}
+    for shared in [True] * 6 + [False] * 6:
+        for group in np.split(random.permutation(24), 4):
+            calm = 1.2e-3 * (1.0 + 0.02 * random.random())
+            reference = (*(calm,) * 4, *(calm + (3e-3 if shared else 0.0),) * 4)
+            for key in map(str, group):
+                slow = random.uniform(1.8, 2.2) if shared and truth[key] > 3e-3 else 1.0
+                rows[key].append(Round((slow * truth[key],) * 8, reference))
+    found = steady(rows)
+    assert [found[key].seconds for key in truth] == pytest.approx([*truth.values()], rel=0.03)
+    # Where a candidate has no other round, those count.
+    assert steady({"0": rows["0"][:6], **{key: rows[key] for key in map(str, range(1, 24))}})["0"].seconds > 15e-3
+
+
 def _groups(slowness: list[float]) -> list[float]:
     """As many groups, which no two rounds of a candidate share."""
     return [slow * (1.0 + 1e-9 * number) for number, slow in enumerate(slowness)]
