@@ -2,7 +2,7 @@
 
 python -m benchmarks.drift [--spaces imagenet,cifar] [--target x86] [--keep DIR]
 
-With --keep the samples are left in a folder; given once more, they are judged again and only what they lack is measured.
+With --keep the samples are left in a folder; given once more, they are judged again, and what they lack is measured.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ POLISHES = 10
 # A reference whose mean call takes so many times as long as usual was disturbed. Its median call tells less: it may fit
 # between two turns of another process on the same core, where the mean one takes 1.4 to 2.7 times as long.
 DISTURBED = 1.1
-# And if it takes so many times as long, another process had a share of the core. Long calls met it each time, short ones
-# hardly: what ran beside each other says nothing of each other then.
+# And if it takes so many times as long, another process had a share of the core. Long calls met it each time, short
+# ones hardly: what ran beside each other says nothing of each other then.
 STOLEN = 1.5
 
 Numbers = NDArray[np.float64]

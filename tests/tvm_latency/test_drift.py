@@ -99,8 +99,8 @@ def test_slow_rounds_count_only_where_others_are_few() -> None:
 
 
 def test_rounds_in_which_the_core_was_shared_do_not_count() -> None:
-    """Another process takes every other slice of 3 ms for half of the passes: long calls take twice as long, short ones as
-    ever, and what ran beside a candidate is sometimes the ones, sometimes the others.
+    """Another process takes every other slice of 3 ms for half of the passes: long calls take twice as long, short ones
+    as ever, and what ran beside a candidate is sometimes the ones, sometimes the others.
     """
     random = np.random.default_rng(0)
     truth = dict(zip(map(str, range(24)), [10e-3, 0.1e-3] * 12))
