@@ -125,4 +125,4 @@ def _steady(level: Numbers, slowness: Numbers) -> Steady:
 def disturbed(rounds: Iterable[Round]) -> tuple[bool, ...]:
     """Whether each of the rounds of many measurements was disturbed: the reference's mean call was slow."""
     means = np.array([fmean(one.reference_samples_s) for one in rounds])
-    return tuple(means > DISTURBED * _usual(means)) if len(means) else ()
+    return tuple((means > DISTURBED * _usual(means)).tolist()) if len(means) else ()
