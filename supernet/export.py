@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import copy
-import logging
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import onnx
-import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from supernet.architecture import Architecture
 from supernet.files import write_atomically
 from supernet.network import ConvBN, Network
-
-OPSET = 20
+from tvm_latency.onnx_graph import network_graph
 
 
 def fold_batch_norm(network: Network) -> Network:
@@ -33,51 +31,29 @@ def fold_batch_norm(network: Network) -> Network:
 
 
 def to_onnx(network: Network, arch: Architecture, batch: int = 1) -> onnx.ModelProto:
-    """The model: input "image" float32 [batch, 3, R, R], output "logits" [batch, classes], opset 20.
+    """The model: input "image" float32 [batch, 3, R, R], output "logits" [batch, classes].
 
-    Conv, Clip, Add, ReduceMean and Gemm only. Equal weights give equal bytes.
+    Conv, Clip, Add, GlobalAveragePool, Flatten and Gemm only. Equal weights give equal bytes. It is written as
+    candidates are: PyTorch's exporter takes ten seconds to find out what an architecture says.
     """
-    folded = fold_batch_norm(network).cpu()
-    image = torch.zeros(batch, 3, arch.resolution, arch.resolution)
-    with _quiet():
-        program = torch.onnx.export(
-            folded,
-            (image,),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=["image"],
-            output_names=["logits"],
-            verbose=False,
-        )
-    model: onnx.ModelProto = cast(torch.onnx.ONNXProgram, program).model_proto
-    _strip(model)
-    onnx.checker.check_model(model, full_check=True)
-    return model
+    values = _weights_and_biases(fold_batch_norm(network).cpu())
+
+    def next_value(shape: tuple[int, ...]) -> NDArray[np.float32]:
+        value = next(values)
+        assert value.shape == shape, "a network is not that of its architecture"
+        return value
+
+    return network_graph([replace(op, batch=batch) for op in arch.op_specs()], next_value)
+
+
+def _weights_and_biases(folded: Network) -> Iterator[NDArray[np.float32]]:
+    """In the order in which they are used."""
+    for module in folded.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            for value in (module.weight, module.bias):
+                yield np.ascontiguousarray(cast(Tensor, value).detach().numpy())
 
 
 def export_onnx(network: Network, arch: Architecture, path: Path, batch: int = 1) -> None:
     """Write the model of `to_onnx` to `path`."""
     write_atomically(path, to_onnx(network, arch, batch).SerializeToString(deterministic=True))
-
-
-def _strip(model: onnx.ModelProto) -> None:
-    """Take out the exporter's notes: they hold file names of this machine and Python's stack."""
-    graph = model.graph
-    parts = (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer)
-    for part in parts:
-        part.ClearField("metadata_props")
-        part.ClearField("doc_string")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's remarks about itself off the console; errors still come through."""
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        log.setLevel(level)

@@ -15,7 +15,7 @@ PACKAGES = ("targets", "tvm_latency", "supernet", "pipeline")
 ALLOWED = {
     "targets": {"targets"},
     "tvm_latency": {"tvm_latency", "targets"},
-    "supernet": {"supernet", "tvm_latency.opspec"},
+    "supernet": {"supernet", "tvm_latency.opspec", "tvm_latency.onnx_graph"},
     "pipeline": set(PACKAGES),
 }
 

@@ -1,28 +1,43 @@
-"""OpSpecs as small ONNX graphs with random weights, so that they take the path a real network takes."""
+"""OpSpecs as ONNX graphs: candidates with random weights, and networks with those that were trained."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from tvm_latency.opspec import OpSpec
-from tvm_latency.schedules.dense_conv import PLANAR_CHANNELS
+from tvm_latency.opspec import PLANAR_CHANNELS, OpSpec
 
 OPSET = 18
+
+
+Values = Callable[[tuple[int, ...]], NDArray[np.float32]]
+"""Weights of that shape: those of a convolution OIHW, of a linear layer [out, in], and after each its bias [out]."""
+
+
+def random_values(seed: int) -> Values:
+    """He-scaled normal weights from a seed."""
+    random = np.random.default_rng(seed)
+
+    def values(shape: tuple[int, ...]) -> NDArray[np.float32]:
+        scale = math.sqrt(2.0 / max(1, math.prod(shape[1:])))
+        return (random.standard_normal(shape) * scale).astype(np.float32)
+
+    return values
 
 
 class _Graph:
     """Collects nodes and weights; `x` is the name of the tensor that the next operator reads."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, values: Values) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
-        self.random = np.random.default_rng(seed)
+        self.values = values
         self.x = "image"
         self.clip = [self._constant("zero", np.float32(0)), self._constant("six", np.float32(6))]
 
@@ -31,8 +46,7 @@ class _Graph:
         return name
 
     def _weights(self, name: str, *shape: int) -> str:
-        scale = math.sqrt(2.0 / max(1, math.prod(shape[1:])))
-        return self._constant(name, (self.random.standard_normal(shape) * scale).astype(np.float32))
+        return self._constant(name, self.values(shape))
 
     def emit(self, kind: str, *inputs: str, **attributes: Any) -> str:
         name = f"t{len(self.nodes)}"
@@ -95,8 +109,11 @@ def _reads_image(op: OpSpec) -> bool:
     return op.kind == "conv" and op.kernel > 1 and op.in_channels < PLANAR_CHANNELS
 
 
-def network_graph(ops: Sequence[OpSpec], seed: int = 0) -> onnx.ModelProto:
+def network_graph(ops: Sequence[OpSpec], values: Values | None = None) -> onnx.ModelProto:
     """The operators in sequence as a model: input `image` of `input_shape`, output `logits`.
+
+    values: asked for weights in the order of the operators, and of expand, depthwise and project within a block; None
+    for random ones, always the same.
 
     A network that ends in the middle answers NHWC, for the same reason. The model is float32; weights are stored in
     another type by compiling it so, as `tvm_latency.build.compile_ops` does.
@@ -106,7 +123,7 @@ def network_graph(ops: Sequence[OpSpec], seed: int = 0) -> onnx.ModelProto:
     """
     if other := [op.key for op in ops if op.dtype != ops[0].dtype]:
         raise ValueError(f"{other[0]} and {ops[0].key}: all weights of a network are stored in one type.")
-    graph, first, last = _Graph(seed), ops[0], ops[-1]
+    graph, first, last = _Graph(values or random_values(0)), ops[0], ops[-1]
     if first.kind != "linear" and not _reads_image(first):
         graph.emit("Transpose", perm=[0, 3, 1, 2])
     for op in ops:

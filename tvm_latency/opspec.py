@@ -14,6 +14,9 @@ WeightType = Literal["float32", "float16"]
 WEIGHT_BYTES = {"float32": 4, "float16": 2}
 # Of an activation or a bias, which are float32 however weights are stored.
 FLOAT_BYTES = 4
+# A stem reads its image as it comes: with fewer input channels than this, turning it into [pixels, channels] first
+# costs more than reading it once in planes.
+PLANAR_CHANNELS = 8
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from pipeline.bench import BenchEntry, BenchError, BenchTiming, compare_runtimes
 from pipeline.bench_child import disagreement, interleaved, work
 from pipeline.runtimes import PEERS, RUNTIMES, BenchModel, RuntimeUnavailableError, find_peers
 from supernet.presets import DIGITS
-from tvm_latency.onnx_graph import network_graph
+from tvm_latency.onnx_graph import network_graph, random_values
 
 OPS = DIGITS.baseline.op_specs()
 NOISY_OPENVINO = """
@@ -138,7 +138,7 @@ def test_the_child_has_the_variables_that_were_asked_for(
 
 def test_runtimes_that_disagree_are_an_error(model: BenchModel, tmp_path: Path) -> None:
     other = tmp_path / "other.onnx"
-    other.write_bytes(network_graph(OPS, seed=1).SerializeToString())
+    other.write_bytes(network_graph(OPS, random_values(1)).SerializeToString())
     job: dict[str, Any] = {
         "entries": [
             {"net": "n", "runtime": "onnxruntime", "model": {"onnx_file": path, "library": ""}}

@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 import torch
 
-from tvm_latency.onnx_graph import input_shape, network_graph
+from tvm_latency.onnx_graph import input_shape, network_graph, random_values
 from tvm_latency.opspec import OpSpec, stored_as
 
 STEM = OpSpec(kind="conv", height=9, width=9, in_channels=3, out_channels=8, kernel=3, stride=2)
@@ -53,8 +53,8 @@ def test_a_block_is_expand_depthwise_project_and_residual() -> None:
 
 
 def test_weights_follow_the_seed() -> None:
-    assert network_graph([BLOCK], seed=1) == network_graph([BLOCK], seed=1)
-    assert network_graph([BLOCK], seed=1) != network_graph([BLOCK], seed=2)
+    assert network_graph([BLOCK]) == network_graph([BLOCK], random_values(0)) == network_graph([BLOCK])
+    assert network_graph([BLOCK]) != network_graph([BLOCK], random_values(1))
 
 
 def test_weights_of_two_types_are_no_network() -> None:

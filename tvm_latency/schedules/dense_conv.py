@@ -8,7 +8,7 @@ from typing import Any
 from tvm import te
 
 from targets.target import Target
-from tvm_latency.opspec import WEIGHT_BYTES
+from tvm_latency.opspec import PLANAR_CHANNELS, WEIGHT_BYTES
 from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, PackedArray, Spec, bias_size
 from tvm_latency.schedules.parts import (
     FLOAT,
@@ -23,9 +23,6 @@ from tvm_latency.schedules.parts import (
 from tvm_latency.schedules.threads import Split, split_of
 from tvm_latency.schedules.tiles import Product, Tile, matmul_tile, store_vector
 
-# A stem reads its image as it comes: with fewer input channels than this, turning it into [pixels, channels] first
-# costs more than reading it once in planes.
-PLANAR_CHANNELS = 8
 # A stem's sums have 27 terms: with more vectors of them than this, filling and emptying the registers takes the time.
 MAX_SHORT_SUMS = 16
 
