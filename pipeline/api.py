@@ -18,7 +18,7 @@ from pipeline.calibration import (
     save_calibration,
     space_options,
 )
-from pipeline.config import ConfigError, RunConfig
+from pipeline.config import ALSO, ConfigError, RunConfig
 from pipeline.context import RunContext
 from pipeline.disk import require_free_space
 from pipeline.files import write_json
@@ -39,6 +39,7 @@ from supernet.settings import Progress, RecipeName
 from supernet.space_file import find_space
 from targets.registry import get_target
 from targets.target import Target
+from targets.unit import Unit
 from tvm_latency.cost_model import CostModelError
 from tvm_latency.database import MeasurementDatabase
 from tvm_latency.fitting import Fitted
@@ -93,7 +94,27 @@ def search(
 ) -> dict[str, Any]:
     """`run` up to the derived network: its text, its latencies, and as `file` the architecture.json."""
     found = run(config, out=out, resume=resume, until="derive", database=database, progress=progress, say=say)
-    return {} if not found else {**found, "file": str(Path(found["run"]) / "derive" / "architecture.json")}
+    if not found:
+        return {}
+    also = {name: _in_unit(its, get_target(name).unit) for name, its in found.pop(ALSO).items()}
+    file = Path(found["run"]) / "derive" / "architecture.json"
+    return {**_in_unit(found, get_target(config.target).unit), ALSO: also, "file": str(file)}
+
+
+def _in_unit(content: Any, unit: Unit) -> Any:
+    """Results of stages and scores as users see them: seconds become thousandths, by the unit's names."""
+    if isinstance(content, list):
+        return [_in_unit(part, unit) for part in content]
+    if not isinstance(content, dict):
+        return content
+    edge = {
+        "measured_s": unit.measured_key,
+        "seconds": unit.key,
+        **{f"{name}_s": f"{name}_{unit.key}" for name in ("predicted", "budget", "rmse")},
+    }
+    return {
+        edge.get(name, name): 1e3 * part if name in edge else _in_unit(part, unit) for name, part in content.items()
+    }
 
 
 def calibrate(
@@ -139,7 +160,7 @@ def calibrate(
         left_out = import_calibration(imported, folder, chosen, machine, weights)
         return {**kind, "imported": str(imported), "left_out": list(left_out), "folder": str(folder)}
     if export is not None:
-        check_export(export, weights)
+        check_export(export, machine, weights)
     asked = space_options(space, resolution, width)
     there = None if source is None else _source(source, machine, folder, database, weights, asked)
     plan = FULL if there is None else transfer_plan(measurements or TRANSFERRED)
@@ -147,18 +168,18 @@ def calibrate(
         if rows.recovered:
             say(rows.recovered)
         found = calibrate_space(chosen, machine, rows, progress, weights=weights, plan=plan, source=there)
-    save_calibration(found, folder)
+    save_calibration(found, folder, machine)
     if sentence := disturbance(found.calibration.disturbed):
         say(sentence)
     if export is not None:
         export_calibration(export, folder, chosen, machine, weights)
     return {
         **kind,
-        "measured": found.calibration.measured,
+        machine.unit.obtained: found.calibration.measured,
         "reused": found.calibration.reused,
         "failures": dict(found.calibration.failures),
         "disturbed": found.calibration.disturbed,
-        **asdict(found.calibration.accuracy),
+        **_in_unit(asdict(found.calibration.accuracy), machine.unit),
         "folder": str(folder),
         "plot": str(folder / ACCURACY_PLOT),
     }

@@ -20,16 +20,13 @@ from pipeline.agreement import (
     write_answer,
 )
 from pipeline.bench import CALLS, ROUNDS, BenchEntry, compare_runtimes, time_interleaved
-from pipeline.calibration import load_calibration
 from pipeline.files import read_json, write_atomically
-from pipeline.measure import MeasureError, measure_files, require_runnable, what_runs
+from pipeline.measure import MeasureError, count, measure_files, require_runnable, what_runs
 from pipeline.nets import Net, input_shape_of, resolve_net, space_of
 from pipeline.places import calibration_folder, default_database
 from pipeline.plain_c import on_the_machine, self_test, write_plain_c
-from pipeline.report import render
 from pipeline.run_folder import RESULT, RunFolderError, claim_folder
 from pipeline.runtimes import BenchModel, find_peers
-from pipeline.stages import STAGES
 from supernet.data import load_data
 from supernet.network import Network
 from supernet.settings import Progress
@@ -37,14 +34,14 @@ from supernet.space import SpaceError
 from supernet.train import load_network
 from targets.emulator import launcher
 from targets.registry import TARGETS, get_target
+from targets.runner import Timing
 from targets.runners import find_runner
 from targets.target import EMULATED, LOCAL, Target, TargetError
-from tvm_latency.cost_model import CostModelError
 from tvm_latency.fallback import FallbackSettings, tune_fallbacks
-from tvm_latency.latency_table import LatencyTableError
 from tvm_latency.loaded import LoadedNetwork
 from tvm_latency.lower import Lowered
 from tvm_latency.opspec import WeightType, stored_as
+from tvm_latency.standalone.write import NETBENCH
 
 RANDOM_IMAGES, REAL_IMAGES = 4, 100
 
@@ -72,7 +69,8 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
     """Compile, verify, measure: the content of manifest.json, with the artefact's `folder`.
 
     What is for another machine is measured there if the target says how (`android-arm64@adb`), where netbench tests
-    itself, too; and verified by one image under an emulator where one is installed.
+    itself, too; else it is verified by one image under an emulator, where one is installed. `android-arm64@emulated`
+    counts instructions there.
 
     data: verify on its test images instead of random ones.
     resolution, classes: instead of the network's own, where it has no weights yet.
@@ -87,8 +85,8 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
         VerifyError: the result differs from the reference by more than rounding explains.
     """
     machine = get_target(target).with_threads(threads)
-    here = machine.runner == LOCAL
-    if machine.runner != EMULATED:
+    here, counted = machine.runner == LOCAL, machine.name == f"{machine.machine}@{EMULATED}"
+    if machine.runner != EMULATED or counted:
         require_runnable(machine)
     if tune_fallback and not here:
         raise TargetError(f"--tune-fallback measures, and {target} is another machine. Leave it out.")
@@ -110,7 +108,7 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
     )
     images = _images(shape, data, seed)
     verification: Verification | None
-    measured_s: Sequence[float] = ()
+    timing: Timing | None = None
     if here:
         compiled = LoadedNetwork(built.library)
         if network is not None and weights == "float16":
@@ -125,12 +123,14 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
             write_answer(folder / ANSWER, reference, found.model, weights)
             answers = {found.name: folder / ANSWER}
         timing = measure_files({found.name: what_runs(folder, machine)}, shape, machine, answers)[found.name]
-        verification, measured_s = verification or on_the_machine(timing, against, machine), timing.samples_s
+        verification = verification or on_the_machine(timing, against, machine)
     elif verification is None:
         say(f"Nothing was verified: {_cannot_verify(machine)}")
+    elif counted:
+        timing = count(folder / NETBENCH, machine)
     deploy.write_reference(built.folder, images[0], reference)
     predicted_s = _predicted_s(found, machine, weights, database)
-    manifest = deploy.write_manifest(built, machine, verification, measured_s, predicted_s)
+    manifest = deploy.write_manifest(built, machine, verification, timing, predicted_s)
     return {"folder": str(built.folder), **manifest}
 
 
@@ -170,13 +170,21 @@ def _predicted_s(net: Net, target: Target, weights: WeightType, database: Path |
     """Seconds by the calibration of the network's space; None without an architecture or a calibration that holds."""
     if net.architecture is None:
         return None
+    try:
+        space = space_of(net.architecture.resolution)
+    except SpaceError:
+        return None
+    folder = calibration_folder(database or default_database(), target, space, weights)
+    if not folder.exists():
+        return None
+    from pipeline.calibration import load_calibration  # what models need takes seconds to load
+    from tvm_latency.cost_model import CostModelError
+    from tvm_latency.latency_table import LatencyTableError
+
     ops = stored_as(net.architecture.op_specs(), weights)
     try:
-        folder = calibration_folder(
-            database or default_database(), target, space_of(net.architecture.resolution), weights
-        )
         table, model = load_calibration(folder, target, weights)
-    except (SpaceError, MeasureError, CostModelError, LatencyTableError):
+    except (MeasureError, CostModelError, LatencyTableError):
         return None
     return table.completed(ops, model.predict).network_seconds(ops)
 
@@ -246,6 +254,9 @@ def report(run: Path) -> dict[str, Any]:
     Raises:
         RunFolderError: a stage has no result yet.
     """
+    from pipeline.report import render
+    from pipeline.stages import STAGES
+
     results = {}
     for stage in STAGES:
         path = run / stage / RESULT

@@ -9,11 +9,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
+
+import numpy as np
 
 from pipeline.runtimes import BenchModel
 from targets.host import available_cpus
+from targets.unit import MILLISECONDS, Unit
 
 ROUNDS, CALLS, WARMUP = 30, 10, 10
 DEADLINE_S = 600.0
@@ -47,15 +50,14 @@ class BenchTiming:
         """All calls in order."""
         return [sample for calls in self.rounds_s for sample in calls]
 
-    def summary(self) -> dict[str, Any]:
-        """What `bench --json` says about a runtime, in milliseconds."""
-        samples_ms = [1e3 * sample for sample in self.samples_s]
+    def summary(self, unit: Unit = MILLISECONDS) -> dict[str, Any]:
+        """What `bench --json` says about a runtime."""
+        samples = 1e3 * np.array(self.samples_s)
+        figures = {"median": np.median(samples), "min": samples.min(), "p90": np.percentile(samples, 90)}
         return {
             "runtime": self.runtime,
-            "median_ms": median(samples_ms),
-            "min_ms": min(samples_ms),
-            "p90_ms": quantiles(samples_ms, n=10, method="inclusive")[-1],
-            "runs": len(samples_ms),
+            **{f"{name}_{unit.key}": float(figure) for name, figure in figures.items()},
+            "runs": len(samples),
         }
 
 

@@ -20,6 +20,7 @@ from supernet.costs import PathCosts
 from supernet.settings import Progress
 from supernet.space import SearchSpace
 from targets.host import available_cpus
+from targets.runner import Runner
 from targets.runners import find_runner
 from targets.target import Target
 from tvm_latency import calibrate as calibrating
@@ -126,8 +127,6 @@ def workbench(
         RunnerError: nothing can be run for the target.
     """
     runner = find_runner(target)
-    # What has to be carried there is carried once, and is not measured again where it is noisy.
-    usual = MeasureSettings() if runner.at_once else MeasureSettings(attempts=1)
     with _workspace(database) as workspace:
         yield Workbench(
             runner=runner,
@@ -135,9 +134,16 @@ def workbench(
             build=BuilderPool(target, runner.form, workers=len(available_cpus())),
             workspace=workspace,
             progress=progress,
-            settings=settings or usual,
+            settings=settings or _usual_settings(runner),
             seed=seed,
         )
+
+
+def _usual_settings(runner: Runner) -> MeasureSettings:
+    if runner.exact:
+        return MeasureSettings(rounds=1, repeats=1, warmup=0, attempts=1)
+    # What has to be carried there is carried once, and is not measured again where it is noisy.
+    return MeasureSettings() if runner.at_once else MeasureSettings(attempts=1)
 
 
 @contextmanager
@@ -214,7 +220,7 @@ def disturbance(share: float) -> str:
     )
 
 
-def save_calibration(found: SpaceCalibration, folder: Path) -> None:
+def save_calibration(found: SpaceCalibration, folder: Path, target: Target) -> None:
     """Write the latency table and the cost model where `load_calibration` finds them, and how good they are."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / VERSIONS).unlink(missing_ok=True)
@@ -223,7 +229,7 @@ def save_calibration(found: SpaceCalibration, folder: Path) -> None:
     networks = [asdict(net) for net in found.held_out]
     accuracy = found.calibration.accuracy
     write_json(folder / ACCURACY, {**asdict(accuracy), "networks_held_out": networks})
-    predicted_against_measured(networks, accuracy.noise).write_html(folder / ACCURACY_PLOT)
+    predicted_against_measured(networks, accuracy.noise, target.unit).write_html(folder / ACCURACY_PLOT)
     # Last, so that a folder that has it is complete.
     write_json(folder / VERSIONS, {"versions": list(code_versions())})
 

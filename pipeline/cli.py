@@ -13,6 +13,7 @@ from pipeline.config import ALSO, ConfigError, RunConfig, make_config, parse_sha
 from pipeline.errors import ExitCode, exit_code, expected_errors, sentence
 from pipeline.places import RUNS
 from pipeline.run_folder import default_folder, stored_config
+from targets.unit import UNITS
 
 
 class _Commands(TyperGroup):
@@ -142,7 +143,8 @@ def sweep(
     if json:
         console.show(found, as_json=True)
         return
-    rows = [{name: point.get(name, "") for name in _POINT} for point in found["points"]]
+    shown = [name for name in _POINT if any(name in point for point in found["points"])]
+    rows = [{name: point.get(name, "") for name in shown} for point in found["points"]]
     console.show_table(f"{found['sweep']}", rows)
     for point in found["points"]:
         if "error" in point:
@@ -150,7 +152,11 @@ def sweep(
     console.result_line(f"The front is drawn in {found['plot']}")
 
 
-_POINT = ("budget", "budget_ms", "predicted_ms", "measured_ms", "supernet_top1", "top1", "on_front")
+_POINT = (
+    "budget",
+    *(name for unit in UNITS for name in (f"budget_{unit.key}", f"predicted_{unit.key}", unit.measured_key)),
+    *("supernet_top1", "top1", "on_front"),
+)
 
 
 def _run(ctx: typer.Context, until: str) -> None:
@@ -181,12 +187,11 @@ def _show(found: dict[str, Any], config: RunConfig, *, as_json: bool) -> None:
     also = found.pop(ALSO)
     console.show(found, as_json=False)
     if also:
-        numbers = [
-            name for name, value in found.items() if isinstance(value, float) and name in next(iter(also.values()))
-        ]
         rows = {config.target: found, **also}
+        # Of targets that are measured and of others that are emulated the names differ.
+        numbers = dict.fromkeys(name for row in rows.values() for name, v in row.items() if isinstance(v, float))
         console.show_table(
-            "Every target", [{"target": name, **{n: row[n] for n in numbers}} for name, row in rows.items()]
+            "Every target", [{"target": name, **{n: row.get(n, "") for n in numbers}} for name, row in rows.items()]
         )
 
 

@@ -1,4 +1,8 @@
-"""The commands that are not a run: each calls the function of the same name in `pipeline.api`, and prints."""
+"""The commands that are not a run: each calls the function of the same name in `pipeline.api`, and prints.
+
+Those of artefacts are called where `pipeline.api` has them from: without what a search needs they begin in half the
+time.
+"""
 
 # ruff: noqa: A001  (commands and options are named as users type them)
 from __future__ import annotations
@@ -11,7 +15,7 @@ import typer
 from pipeline import console, options
 from pipeline.errors import ExitCode
 
-# `pipeline.api` is imported where it is used: torch and TVM take seconds to load, and `--help` needs neither.
+# Both are imported where they are used: torch and TVM take seconds to load, and `--help` needs neither.
 
 
 def calibrate(
@@ -142,10 +146,10 @@ def compile(
     json: options.Json = False,
 ) -> None:
     """Compile a network, verify it against PyTorch, measure it, and leave the artefact in --out."""
-    from pipeline import api
+    from pipeline import artefacts
 
     with console.ProgressView() as progress:
-        found = api.compile(
+        found = artefacts.compile(
             net,
             options.at(target, runner),
             out,
@@ -173,9 +177,11 @@ def bench(
     json: options.Json = False,
 ) -> None:
     """Time networks on several runtimes in turn, in one pinned process."""
-    from pipeline import api
+    from pipeline import artefacts
 
-    found = api.bench(nets, target, against, resolution=resolution, classes=classes, threads=threads, weights=weights)
+    found = artefacts.bench(
+        nets, target, against, resolution=resolution, classes=classes, threads=threads, weights=weights
+    )
     if json:
         console.show(found, as_json=True)
         return
@@ -187,16 +193,16 @@ def bench(
 
 def report(run: options.RunFolder, json: options.Json = False) -> None:
     """Write report.html of a finished run again."""
-    from pipeline import api
+    from pipeline import artefacts
 
-    console.show(api.report(run), as_json=json)
+    console.show(artefacts.report(run), as_json=json)
 
 
 def targets(json: options.Json = False) -> None:
     """List the machines that networks can be compiled for."""
-    from pipeline import api
+    from pipeline import artefacts
 
-    found = api.targets()
+    found = artefacts.targets()
     if json:
         console.show(found, as_json=True)
         return

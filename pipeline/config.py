@@ -7,15 +7,17 @@ import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from supernet.settings import AlgorithmName, PenaltyName, RecipeName
-from targets.target import file_name
+from targets.target import Target, file_name
+from targets.unit import EMULATED_INSTRUCTIONS
 from tvm_latency.opspec import WeightType
 
-_BUDGET = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(x|ms)?", re.IGNORECASE)
+BudgetUnit = Literal["x", "ms", "minstr"]
+_BUDGET = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(x|ms|minstr)?", re.IGNORECASE)
 
 ALSO = "also"
 """The part of a result that has those of the further targets, by name."""
@@ -27,22 +29,36 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Budget:
-    """A latency to stay within: milliseconds as the user wrote them, or a share of the baseline's measured latency."""
+    """A latency to stay within: a share of the baseline's (`x`), milliseconds (`ms`), or where an emulator counts
+    millions of instructions (`minstr`).
+    """
 
     value: float
-    relative: bool
+    unit: BudgetUnit
 
     def __str__(self) -> str:
         """`0.6x`, or `3.5ms`; every digit counts, since equal texts mean the same run."""
-        return repr(self.value).removesuffix(".0") + ("x" if self.relative else "ms")
+        return repr(self.value).removesuffix(".0") + self.unit
 
-    def seconds(self, baseline_s: float) -> float:
-        """The budget in seconds, for a baseline that takes `baseline_s`."""
-        return self.value * baseline_s if self.relative else self.value / 1e3
+    def seconds(self, baseline_s: float, target: Target) -> float:
+        """The budget in seconds on the target's clock, for a baseline that takes `baseline_s`.
+
+        Raises:
+            ConfigError: the target's figures have another unit.
+        """
+        if self.unit == "x":
+            return self.value * baseline_s
+        if (self.unit == "minstr") != (target.unit == EMULATED_INSTRUCTIONS):
+            raise ConfigError(
+                f"The budget {self} is none for {target.name}, whose figures are {target.unit.name}. Write a share of "
+                "the baseline's, as in `0.6x`"
+                + (", or millions of instructions, as in `40minstr`." if self.unit == "ms" else ", or milliseconds.")
+            )
+        return self.value / 1e3
 
 
 def parse_budget(text: str) -> Budget:
-    """`0.6x` (times the baseline), `3.5ms` or `3.5` (milliseconds).
+    """`0.6x` (times the baseline), `3.5ms` or `3.5` (milliseconds), `40minstr` (millions of emulated instructions).
 
     Raises:
         ConfigError: not a number, or not above zero.
@@ -51,12 +67,13 @@ def parse_budget(text: str) -> Budget:
     if whole is None:
         raise ConfigError(
             f"The budget {text!r} is not a number. "
-            "Write `0.6x` for 0.6 times the baseline, or milliseconds as in `3.5ms`."
+            "Write `0.6x` for 0.6 times the baseline, or milliseconds as in `3.5ms`, or for a target that is emulated "
+            "`40minstr` for 40 million instructions."
         )
     value = float(whole[1])
     if not 0 < value < math.inf:
         raise ConfigError(f"The budget must be above zero, got {text!r}. Write for example `0.6x` or `3.5ms`.")
-    return Budget(value, relative=(whole[2] or "ms").lower() == "x")
+    return Budget(value, cast(BudgetUnit, (whole[2] or "ms").lower()))
 
 
 def parse_shares(text: str) -> tuple[float, ...]:

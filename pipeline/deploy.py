@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from io import BytesIO
@@ -16,7 +16,8 @@ import onnx
 from pipeline.agreement import Images, Inference, Verification
 from pipeline.files import sha256, write_atomically, write_json
 from pipeline.plain_c import PLAIN_C
-from targets.target import LOCAL, Target
+from targets.runner import Timing
+from targets.target import EMULATED, LOCAL, Target
 from tvm_latency.build import Compiled, compile_onnx
 from tvm_latency.lower import Lowered
 from tvm_latency.opspec import WeightType
@@ -80,13 +81,14 @@ def write_manifest(
     built: Build,
     target: Target,
     verification: Verification | None,
-    measured_s: Sequence[float],
+    timing: Timing | None,
     predicted_s: float | None,
 ) -> dict[str, Any]:
     """Write `manifest.json`, last of all, so that a folder that has one is complete; also its content.
 
-    verification: None where nothing here runs code for the target; measured_s: empty where nothing here times it.
+    verification: None where nothing here runs code for the target; timing: None where nothing here times it.
     """
+    unit = target.unit
     manifest = {
         "format": FORMAT,
         "target": {"name": target.name, "kind": target.kind, "fingerprint": target.fingerprint},
@@ -97,10 +99,11 @@ def write_manifest(
         "versions": versions(),
         "schedule_version": SCHEDULE_VERSION,
         "latency": {
-            "measured_ms": 1e3 * median(measured_s) if measured_s else None,
-            "measured_how": _how(len(measured_s), target) if measured_s else None,
-            "predicted_ms": None if predicted_s is None else 1e3 * predicted_s,
+            unit.measured_key: 1e3 * median(timing.samples_s) if timing else None,
+            f"{unit.obtained}_how": _how(len(timing.samples_s), target) if timing else None,
+            f"predicted_{unit.key}": None if predicted_s is None else 1e3 * predicted_s,
             "predicted_how": None if predicted_s is None else "cost model: corrected sum of operators",
+            **({"emulated_counts": dict(timing.counts)} if timing and timing.counts else {}),
         },
         "verification": asdict(verification) if verification else None,
         "kernels": list(built.kernels),
@@ -116,6 +119,8 @@ def write_manifest(
 
 
 def _how(runs: int, target: Target) -> str:
+    if target.runner == EMULATED:
+        return f"one inference under {' '.join(target.emulator)}; a count, and no time"
     via = "" if target.runner == LOCAL else f" by {target.runner}"
     return f"median of {runs} runs back to back on {target.cpu_model}{via}"
 

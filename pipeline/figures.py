@@ -9,6 +9,8 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from targets.unit import MILLISECONDS, Unit
+
 OURS, OTHER, MUTED = "#0f766e", "#c2410c", "#94a3b8"
 # Kernel size by hue, expansion by lightness; skip is grey. The architecture drawing uses the same colours.
 CHOICE_COLOURS = {
@@ -43,8 +45,10 @@ def _style(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
     return figure
 
 
-def predicted_against_measured(networks: Sequence[dict[str, Any]], noise: float) -> go.Figure:
-    """Networks that no fit has seen: predicted over measured milliseconds, with bands around equality.
+def predicted_against_measured(
+    networks: Sequence[dict[str, Any]], noise: float, unit: Unit = MILLISECONDS
+) -> go.Figure:
+    """Networks that no fit has seen: predicted over measured latency, with bands around equality.
 
     networks: each with `measured_s`, `predicted_s` and `architecture`; noise: how far two measurements of one network
     are apart, as a share of its time: a standard deviation.
@@ -52,7 +56,7 @@ def predicted_against_measured(networks: Sequence[dict[str, Any]], noise: float)
     measured = [1e3 * net["measured_s"] for net in networks]
     predicted = [1e3 * net["predicted_s"] for net in networks]
     low, high = 0.95 * min(measured + predicted), 1.05 * max(measured + predicted)
-    figure = _figure(380, xaxis_title="measured (ms)", yaxis_title="predicted (ms)")
+    figure = _figure(380, xaxis_title=f"{unit.obtained} ({unit.name})", yaxis_title=f"predicted ({unit.name})")
     for share, name in ((0.05, "within 5 %"), (2 * noise, "noise of measuring (two standard deviations)")):
         figure.add_scatter(
             x=[low, high, high, low],
@@ -73,7 +77,7 @@ def predicted_against_measured(networks: Sequence[dict[str, Any]], noise: float)
         marker={"color": OURS, "size": 9},
         name="held-out networks",
         text=[net["architecture"] for net in networks],
-        hovertemplate="%{text}<br>measured %{x:.3f} ms, predicted %{y:.3f} ms<extra></extra>",
+        hovertemplate=f"%{{text}}<br>{unit.obtained} %{{x:.3f}}, predicted %{{y:.3f}} {unit.name}<extra></extra>",
     )
     return figure
 
@@ -133,13 +137,16 @@ def search_over_time(history: Sequence[dict[str, Any]]) -> go.Figure:
     return figure
 
 
-def accuracy_and_latency(points: Sequence[dict[str, Any]]) -> go.Figure:
-    """Top-1 (%) over measured latency, one point for each network; the better corner is at the top left.
+def accuracy_and_latency(points: Sequence[dict[str, Any]], unit: Unit = MILLISECONDS) -> go.Figure:
+    """Top-1 (%) over latency, one point for each network; the better corner is at the top left.
 
     points: each with `name`, `measured_s`, `top1` (a share) and `ours` (whether it is the derived network).
     """
     figure = _figure(
-        380, xaxis_title="latency, measured (ms)", yaxis_title="top-1 on test images (%)", showlegend=False
+        380,
+        xaxis_title=f"latency, {unit.obtained} ({unit.name})",
+        yaxis_title="top-1 on test images (%)",
+        showlegend=False,
     )
     figure.add_scatter(
         x=[1e3 * point["measured_s"] for point in points],
@@ -148,7 +155,7 @@ def accuracy_and_latency(points: Sequence[dict[str, Any]]) -> go.Figure:
         text=[point["name"] for point in points],
         textposition="top center",
         marker={"size": 16, "color": [OURS if point["ours"] else OTHER for point in points]},
-        hovertemplate="%{text}<br>%{x:.3f} ms, %{y:.2f} %<extra></extra>",
+        hovertemplate=f"%{{text}}<br>%{{x:.3f}} {unit.name}, %{{y:.2f}} %<extra></extra>",
     )
     tops = [100 * point["top1"] for point in points]
     slack = max(1.0, max(tops) - min(tops))
@@ -157,22 +164,22 @@ def accuracy_and_latency(points: Sequence[dict[str, Any]]) -> go.Figure:
     return figure
 
 
-def front_of_points(points: Sequence[dict[str, Any]]) -> go.Figure:
-    """Accuracy (%) over measured latency of the networks of a sweep; those that none beats are joined.
+def front_of_points(points: Sequence[dict[str, Any]], unit: Unit = MILLISECONDS) -> go.Figure:
+    """Accuracy (%) over latency of the networks of a sweep; those that none beats are joined.
 
     points: as `pipeline.sweep.on_front` answers them; those without an accuracy are left out.
     """
     known = [p for p in points if p.get("top1", p.get("supernet_top1")) is not None]
-    found: list[dict[str, Any]] = sorted(known, key=lambda point: point["measured_ms"])
+    found: list[dict[str, Any]] = sorted(known, key=lambda point: point[unit.measured_key])
     trained = all("top1" in point for point in found)
     title = "top-1 on test images (%)" if trained else "top-1 of the shared weights on validation images (%)"
-    figure = _figure(480, xaxis_title="latency, measured (ms)", yaxis_title=title)
+    figure = _figure(480, xaxis_title=f"latency, {unit.obtained} ({unit.name})", yaxis_title=title)
     for name, chosen, mode in (
         ("every budget", found, "markers+text"),
         ("front", [point for point in found if point["on_front"]], "lines"),
     ):
         figure.add_scatter(
-            x=[point["measured_ms"] for point in chosen],
+            x=[point[unit.measured_key] for point in chosen],
             y=[100 * point.get("top1", point.get("supernet_top1", 0.0)) for point in chosen],
             mode=mode,
             text=[point["budget"] for point in chosen],
@@ -185,12 +192,12 @@ def front_of_points(points: Sequence[dict[str, Any]]) -> go.Figure:
     return figure
 
 
-def interleaved_samples(runs: Sequence[dict[str, Any]]) -> go.Figure:
-    """Quartiles and whiskers of every timed call, side by side.
+def interleaved_samples(runs: Sequence[dict[str, Any]], unit: Unit = MILLISECONDS) -> go.Figure:
+    """Quartiles and whiskers of every call, side by side.
 
     runs: each with `name` and `samples_s`.
     """
-    figure = _figure(380, yaxis_title="one inference (ms)", showlegend=False)
+    figure = _figure(380, yaxis_title=f"one inference ({unit.name})", showlegend=False)
     for run in runs:
         figure.add_box(
             y=[1e3 * sample for sample in run["samples_s"]],
@@ -202,20 +209,20 @@ def interleaved_samples(runs: Sequence[dict[str, Any]]) -> go.Figure:
     return figure
 
 
-def time_by_operator(operators: Sequence[dict[str, Any]]) -> go.Figure:
-    """Horizontal bars in running order: milliseconds of each operator of the network.
+def time_by_operator(operators: Sequence[dict[str, Any]], unit: Unit = MILLISECONDS) -> go.Figure:
+    """Horizontal bars in running order: what each operator of the network takes.
 
     operators: each with `key`, `seconds` and `source`; those that were predicted are grey.
     """
-    figure = _figure(80 + 26 * len(operators), xaxis_title="ms", showlegend=False)
+    figure = _figure(80 + 26 * len(operators), xaxis_title=unit.name, showlegend=False)
     labels = [f"{i + 1}. {operator['key']}" for i, operator in enumerate(operators)]
     figure.add_bar(
         x=[1e3 * operator["seconds"] for operator in operators],
         y=labels,
         orientation="h",
         marker_color=[OURS if operator["source"] == "measured" else MUTED for operator in operators],
-        customdata=[operator["source"] for operator in operators],
-        hovertemplate="%{y}: %{x:.4f} ms, %{customdata}<extra></extra>",
+        customdata=[unit.source(operator["source"]) for operator in operators],
+        hovertemplate=f"%{{y}}: %{{x:.4f}} {unit.name}, %{{customdata}}<extra></extra>",
     )
     figure.update_yaxes(autorange="reversed", automargin=True)
     return figure

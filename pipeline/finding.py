@@ -43,10 +43,12 @@ def setup(context: RunContext, folder: Path) -> Result:
     Raises:
         TargetError, SpaceError, DataError: there is no such target, space or data.
         RunnerError: this machine cannot run code for a target.
+        ConfigError: the budget has another unit than a target's figures.
     """
     config = context.config
     for target in context.targets:
         require_runnable(target)
+        config.parsed_budget.seconds(1.0, target)
     source = config.space or suitable_space(config.data)
     find_space(source)
     if source.endswith(SUFFIX):
@@ -100,7 +102,7 @@ def calibrate(context: RunContext, folder: Path, target: Target) -> Result:
         found = calibration.calibrate_space(
             context.space, target, database, context.progress, weights=context.config.weights
         )
-    calibration.save_calibration(found, folder)
+    calibration.save_calibration(found, folder, target)
     if sentence := calibration.disturbance(found.calibration.disturbed):
         context.say(sentence)
     return {
@@ -133,7 +135,7 @@ def baseline(context: RunContext, folder: Path) -> Result:
 def _baseline(context: RunContext, target: Target) -> Result:
     net = context.space.baseline
     measured_s = measure_networks({net.name: net}, target, context.config.weights)[net.name]
-    return {"measured_s": measured_s, "budget_s": context.config.parsed_budget.seconds(measured_s)}
+    return {"measured_s": measured_s, "budget_s": context.config.parsed_budget.seconds(measured_s, target)}
 
 
 def search(context: RunContext, folder: Path) -> Result:
@@ -227,5 +229,5 @@ def _measured(context: RunContext, net: Architecture) -> dict[str, MeasuredAndBu
     nets, found = {"network": net, "baseline": context.space.baseline}, {}
     for target in context.targets:
         times = measure_networks(nets, target, context.config.weights)
-        found[target.name] = times["network"], context.config.parsed_budget.seconds(times["baseline"])
+        found[target.name] = times["network"], context.config.parsed_budget.seconds(times["baseline"], target)
     return found

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from supernet.algorithms.interface import Ranked
 from supernet.architecture import Architecture, Choice
 from supernet.costs import Constraint, split
-from supernet.derive import BudgetError, derive, fastest, in_ms, path_of
+from supernet.derive import BudgetError, derive, fastest, in_words, path_of
 from supernet.space import SearchSpace
 
 # Room for the noise of a repeated measurement; `python -m benchmarks.demo_seeds` checks that it is enough.
@@ -131,12 +131,12 @@ def _fastest(
     if attempt.fits:
         return attempt
     over = [(budget, latency) for budget, latency in zip(budgets, attempt.latencies) if not latency.fits]
-    allowed = " and ".join(in_ms(budget, latency.budget_s) for budget, latency in over)
-    taken = " and ".join(in_ms(budget, latency.measured_s) for budget, latency in over)
-    enough = " and ".join(in_ms(budget, latency.measured_s / (1 - MARGIN)) for budget, latency in over)
+    allowed = " and ".join(in_words(budget, latency.budget_s) for budget, latency in over)
+    taken = " and ".join(in_words(budget, latency.measured_s) for budget, latency in over)
+    enough = " and ".join(in_words(budget, latency.measured_s / (1 - MARGIN)) for budget, latency in over)
     raise BudgetError(
         f"No network of space {space.name} fits {allowed}. The fastest, `{attempt.architecture.text}`, "
-        f"takes {taken}, measured: raise the budget above {enough}, which leaves {100 * MARGIN:g} % for noise."
+        f"takes {taken}, when it is run: raise the budget above {enough}, which leaves {100 * MARGIN:g} % for noise."
     )
 
 

@@ -10,6 +10,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 from supernet.architecture import Architecture
+from targets.emulated import EmulatedRunner
 from targets.runner import WRITTEN, Failure, Form, Job, Timing
 from targets.runners import find_runner
 from targets.target import Target
@@ -62,7 +63,7 @@ def measure_files(
     """Every timed run of each network, by name: back to back within a turn, in turns with each other.
 
     What slows the machine for a while so slows all of them, and their ratios hold. One call of each, which is not
-    reported, decides how many are timed; not where somebody would have to walk for it.
+    reported, decides how many are timed; not where somebody would have to walk for it. What is counted needs one.
 
     files: what runs, of the form that the target's runner takes.
     answers: of libraries; see `targets.runner.Job`.
@@ -86,7 +87,10 @@ def measure_files(
             for name, file in files.items()
         ]
 
-    if not find_runner(target).at_once:
+    runner = find_runner(target)
+    if runner.exact:
+        return _timed(jobs(repeats=1, warmup=0), target, 1, FIRST_DEADLINE_S)
+    if not runner.at_once:
         return _timed(jobs(AWAY_REPEATS, 1), target, NETWORK_ROUNDS, FIRST_DEADLINE_S)
     first = _timed(jobs(repeats=1, warmup=1), target, 1, FIRST_DEADLINE_S)
     call_s = max(sample for timing in first.values() for sample in timing.samples_s)
@@ -95,6 +99,19 @@ def measure_files(
     turn_s = (repeats + warmup) * call_s
     deadline_s = max(FIRST_DEADLINE_S, PATIENCE * turn_s)
     return _timed(jobs(repeats, warmup), target, _within(NETWORK_ROUNDS, TOTAL_S / turn_s), deadline_s)
+
+
+def count(program: Path, target: Target) -> Timing:
+    """What an emulator counts of one inference, loads, stores and cache misses too.
+
+    Raises:
+        MeasureError: the program failed.
+        RunnerError: nothing emulates the target.
+    """
+    (found,) = EmulatedRunner(target, caches=True).run([[Job(key=program.name, module=program)]])
+    if isinstance(found, Failure):
+        raise MeasureError(f"{program} could not be emulated: {found.reason}.")
+    return found
 
 
 def _within(most: int, affordable: float) -> int:

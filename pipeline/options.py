@@ -27,7 +27,7 @@ RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.")]
 Target = Annotated[str, typer.Option(help="The machine to build for: see `netlathe targets`.")]
 Runner = Annotated[
     str | None,
-    typer.Option(help="What measures there: adb, adb:SERIAL, ssh:USER@HOST, rpc:HOST:PORT or bundle:FOLDER."),
+    typer.Option(help="What measures there: adb, adb:SERIAL, ssh:USER@HOST, rpc:HOST:PORT, bundle:FOLDER, emulated."),
 ]
 TuneFallback = Annotated[
     int, typer.Option(min=0, help="Trials of TVM's MetaSchedule for each operator that has none of our kernels.")
@@ -69,7 +69,9 @@ Shares = Annotated[
     typer.Option(help="Of several targets the weighted mean keeps the budget, as in `2,1`. [default: each does]"),
 ]
 RunData = Annotated[str | None, typer.Option("--data", help="As for `train`. [default: digits]")]
-Budget = Annotated[str | None, typer.Option(help="`0.6x` the baseline's latency, or `3.5ms`. [default: 0.6x]")]
+Budget = Annotated[
+    str | None, typer.Option(help="`0.6x` the baseline's, or `3.5ms`; emulated, `40minstr`. [default: 0.6x]")
+]
 Budgets = Annotated[str, typer.Option(help="Budgets with commas between them, each as for `run`.")]
 Train = Annotated[bool, typer.Option("--train", help="Train and compile each network too.")]
 BudgetMs = Annotated[float | None, typer.Option(help="The budget in milliseconds.")]

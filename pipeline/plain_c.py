@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.agreement import CAUSES, Inference, Verification, VerifyError, require_finite
 from targets.emulator import ProgramError, launcher, run_program
 from targets.runner import Timing
-from targets.target import Target
+from targets.target import EMULATED, Target
 from targets.toolchain import ToolchainError
 from tvm_latency.build import Compiled
 from tvm_latency.opspec import WeightType
@@ -55,8 +55,14 @@ def on_the_machine(timing: Timing, against: str, target: Target) -> Verification
     """What `netbench` found of its own output where it was measured; None of what is no netbench."""
     if timing.answer is None:
         return None
-    where = f"{against}, on the machine by {target.runner}"
-    return Verification(where, 1, timing.answer.max_abs_error, float(timing.answer.same_top1))
+    return Verification(_where(against, target), 1, timing.answer.max_abs_error, float(timing.answer.same_top1))
+
+
+def _where(against: str, target: Target) -> str:
+    """What an output was compared with, and what computed it."""
+    if target.runner == EMULATED:
+        return f"{against}, emulated by {' '.join(target.emulator)}"
+    return f"{against}, on the machine by {target.runner}"
 
 
 def self_test(folder: Path, target: Target, against: str, weights: WeightType) -> Verification | None:
@@ -71,11 +77,10 @@ def self_test(folder: Path, target: Target, against: str, weights: WeightType) -
     if before is None or not (folder / NETBENCH).exists():
         return None
     try:
-        printed = run_program(
-            folder / NETBENCH, "--num_runs=1", "--min_secs=0", "--warmup_runs=0", "--json", before=before
-        )
+        printed = run_program(folder / NETBENCH, "--num_runs=0", "--warmup_runs=0", "--json", before=before)
     except ProgramError as error:
         raise VerifyError(f"The plain C form does not do what {against} does. {error} {CAUSES[weights]}") from error
     found: dict[str, Any] = json.loads(printed)
-    emulated = f", emulated by {' '.join(before)}" if before else ""
-    return Verification(against + emulated, 1, found["max_abs_error"], float(found["same_top1"]))
+    return Verification(
+        _where(against, target) if before else against, 1, found["max_abs_error"], float(found["same_top1"])
+    )

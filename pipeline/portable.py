@@ -14,6 +14,7 @@ from pipeline.files import read_json, write_json
 from pipeline.measure import code_versions
 from supernet.space import SearchSpace
 from targets.target import Target
+from targets.unit import MILLISECONDS
 from tvm_latency.cost_model import CostModel
 from tvm_latency.latency_table import Entry, LatencyTable
 from tvm_latency.opspec import WeightType, stored_as
@@ -28,16 +29,18 @@ class PortableError(ValueError):
     """The file is no calibration, or one for something else."""
 
 
-def check_export(file: Path, weights: WeightType) -> None:
+def check_export(file: Path, target: Target, weights: WeightType) -> None:
     """Refuse a file that a calibration cannot be written to, before anything is measured.
 
     Raises:
-        PortableError: another ending, weights that the official table cannot say, or no such folder.
+        PortableError: another ending, weights or figures that the official table cannot say, or no such folder.
     """
     if file.suffix not in (".json", *_YAML):
         raise PortableError(f"{file} should end with .json, or with .yaml for an official ProxylessNAS table.")
     if file.suffix in _YAML and weights != "float32":
         raise PortableError(f"{file}: the official table has no {weights} weights. Name a .json.")
+    if file.suffix in _YAML and target.unit != MILLISECONDS:
+        raise PortableError(f"{file}: the official table has milliseconds, not {target.unit.name}. Name a .json.")
     if not file.parent.is_dir():
         raise PortableError(f"{file} cannot be written: there is no folder {file.parent}.")
 
@@ -51,7 +54,7 @@ def export_calibration(file: Path, folder: Path, space: SearchSpace, target: Tar
         MeasureError: there is no calibration that holds here.
         PortableError: see `check_export`.
     """
-    check_export(file, weights)
+    check_export(file, target, weights)
     table, _ = load_calibration(folder, target, weights)
     if file.suffix in _YAML:
         ops = stored_as(space.op_specs(), weights)
@@ -109,6 +112,8 @@ def import_calibration(
 
 def _import_yaml(file: Path, folder: Path, space: SearchSpace, target: Target, weights: WeightType) -> tuple[str, ...]:
     seconds, left_out = read_proxyless_yaml(file)
+    if target.unit != MILLISECONDS:
+        raise PortableError(f"{file} holds milliseconds, and {target.name} is emulated, which counts instructions.")
     if weights != "float32":
         raise PortableError(f"{file} holds times of float32 weights, and --weights {weights} was asked for.")
     if missing := [op.key for op in space.op_specs() if op not in seconds]:

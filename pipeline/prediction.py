@@ -33,7 +33,7 @@ def predict(
     explain: bool = False,
     database: Path | None = None,
 ) -> dict[str, Any]:
-    """The latency of a network by the calibration of a space, without compiling it.
+    """The latency of a network by the calibration of a space, without compiling it; see `targets.unit` for the names.
 
     space, resolution, width: as for `calibrate`; the preset for images of the network's size unless given.
 
@@ -47,6 +47,7 @@ def predict(
         LoweringError: an .onnx file that cannot be compiled.
     """
     found, machine = resolve_net(net), get_target(target).with_threads(threads)
+    unit = machine.unit
     network, height = _operators(found, machine, weights)
     space = space or space_of(height, hint=" Name one with --space.")
     chosen = find_space(space).for_task(resolution=resolution, width=width)
@@ -58,22 +59,22 @@ def predict(
         "net": found.name,
         "target": target,
         "weights": weights,
-        "predicted_ms": 1e3 * prediction.mean_s,
-        "spread_ms": 1e3 * prediction.spread_s,
+        f"predicted_{unit.key}": 1e3 * prediction.mean_s,
+        f"spread_{unit.key}": 1e3 * prediction.spread_s,
         "operators": len(network.ops),
-        "measured_operators": sum(measured),
+        f"{unit.obtained}_operators": sum(measured),
         "macs": sum(op.macs for op in network.ops),
         "params": sum(op.params for op in network.ops),
         "unlike": _unlike(network.ops, table, model),
         "not_predicted": list(network.others),
     }
     if explain:
-        result["overflow_ms"] = 1e3 * table.overflow_seconds(network.ops)
+        result[f"overflow_{unit.key}"] = 1e3 * table.overflow_seconds(network.ops)
         result["blocks"] = [
             {
                 "operator": op.key,
-                "ms": 1e3 * table.entry(op).network_s,
-                "source": table.entry(op).source,
+                unit.key: 1e3 * table.entry(op).network_s,
+                "source": unit.source(table.entry(op).source),
                 "drivers": _drivers(model, op),
             }
             for op in network.ops

@@ -14,9 +14,18 @@ from pipeline import figures, search_section, targets_section
 from pipeline.calibration import disturbance
 from pipeline.config import ALSO
 from supernet.architecture import SKIP, Architecture
+from targets.target import unit_of
+from targets.unit import MILLISECONDS, Unit
 
 Results = Mapping[str, dict[str, Any]]
 """Stage name -> the result that the stage stored; seconds, shares, text forms of architectures."""
+
+HOW = {
+    "measured": "Timed calls alternate, so whatever the machine does meets all of them.",
+    "emulated": "Nothing was timed: what stands for latency is how many instructions an emulator counted.",
+}
+
+ALONE = {"measured": "measured alone with cold weights", "emulated": "emulated alone"}
 
 
 def render(results: Results) -> str:
@@ -34,18 +43,19 @@ def render(results: Results) -> str:
     derive, baseline, shipped, train = (results[name] for name in ("derive", "baseline", "compile", "train"))
     winner_net = Architecture.from_text(derive["architecture"], name="derived network")
     baseline_net = Architecture.from_text(baseline["architecture"], name=baseline["net"])
-    setup = results["setup"]
+    setup, unit = results["setup"], _unit(results)
     return environment.get_template("report.html.j2").render(
-        title=f"{setup['data']} on {setup['target']['name']}, budget {1e3 * shipped['budget_s']:.3g} ms",
+        title=f"{setup['data']} on {setup['target']['name']}, budget {unit.text(shipped['budget_s'], '.3g')}",
         subtitle=f"Space {setup['space']}, seed {setup['seed']}, {setup['target']['threads']} thread(s).",
         plotly_js=Markup(get_plotlyjs()),
         cards=_cards(results),
         drawings=[
-            {"name": net.name, "facts": facts, "bars": _bars(net)}
-            for net, facts in (
-                (winner_net, _facts(winner_net, shipped["winner"]["measured_s"], train["winner"]["top1"])),
-                (baseline_net, _facts(baseline_net, shipped["baseline"]["measured_s"], train["baseline"]["top1"])),
-            )
+            {
+                "name": net.name,
+                "facts": _facts(net, shipped[role]["measured_s"], train[role]["top1"], unit),
+                "bars": _bars(net),
+            }
+            for role, net in (("winner", winner_net), ("baseline", baseline_net))
         ],
         key=figures.CHOICE_COLOURS,
         sections=_sections(results),
@@ -55,19 +65,25 @@ def render(results: Results) -> str:
     )
 
 
+def _unit(results: Results) -> Unit:
+    """Of the figures of the run's own target."""
+    return unit_of(results["setup"]["target"]["runner"])
+
+
 def _cards(results: Results) -> list[dict[str, str]]:
     baseline, shipped, train, verify = (results[name] for name in ("baseline", "compile", "train", "verify"))
     measured_s, baseline_s = shipped["winner"]["measured_s"], shipped["baseline"]["measured_s"]
+    unit = _unit(results)
     return [
         {
-            "value": f"{1e3 * measured_s:.3f} ms",
-            "label": f"measured; budget {1e3 * shipped['budget_s']:.3f} ms",
+            "value": unit.text(measured_s, ".3f"),
+            "label": f"{unit.obtained}; budget {unit.text(shipped['budget_s'], '.3f')}",
         },
         {
             "value": f"{100 * train['winner']['top1']:.2f} %",
             "label": f"top-1 on test images; baseline {100 * train['baseline']['top1']:.2f} %",
         },
-        {"value": f"{baseline_s / measured_s:.2f}x", "label": f"as fast as {baseline['net']}"},
+        {"value": f"{baseline_s / measured_s:.2f}x", "label": f"{unit.gain} {baseline['net']}"},
         {
             "value": f"{verify['max_abs_error']:.1e}",
             "label": f"largest difference from PyTorch, {verify['images']} images",
@@ -75,9 +91,9 @@ def _cards(results: Results) -> list[dict[str, str]]:
     ]
 
 
-def _facts(net: Architecture, measured_s: float, top1: float) -> str:
+def _facts(net: Architecture, measured_s: float, top1: float, unit: Unit) -> str:
     return (
-        f"{1e3 * measured_s:.3f} ms measured, {100 * top1:.2f} % top-1, "
+        f"{unit.text(measured_s, '.3f')} {unit.obtained}, {100 * top1:.2f} % top-1, "
         f"{net.macs / 1e6:.1f}M MACs, {net.params / 1e6:.2f}M parameters"
     )
 
@@ -109,6 +125,7 @@ def _sections(results: Results) -> list[dict[str, Any]]:
     calibrate, baseline, search, derive, train, shipped, bench = (
         results[name] for name in ("calibrate", "baseline", "search", "derive", "train", "compile", "bench")
     )
+    unit = _unit(results)
     points = [
         {
             "name": "derived",
@@ -131,10 +148,9 @@ def _sections(results: Results) -> list[dict[str, Any]]:
         ),
         _section(
             "Accuracy and latency",
-            "Both networks had the same training and the same compiler. Timed calls alternate between the runtimes in "
-            "one pinned process, so whatever the machine does meets all of them.",
-            figures.accuracy_and_latency(points),
-            figures.interleaved_samples(bench["runs"]),
+            f"Both networks had the same training and the same compiler. {HOW[unit.obtained]}",
+            figures.accuracy_and_latency(points, unit),
+            *([figures.interleaved_samples(bench["runs"])] if unit == MILLISECONDS else []),
         ),
         _section(
             "The search",
@@ -155,13 +171,13 @@ def _sections(results: Results) -> list[dict[str, Any]]:
             f"{calibrate['latency_table']['networks']} random networks that nothing was fitted to. Their operators' "
             f"latencies added up and corrected, as the search does (drawn): {_accuracy(calibrate['latency_table'])} "
             f"The cost model alone, no operator measured: {_accuracy(calibrate['cost_model'])}",
-            figures.predicted_against_measured(calibrate["networks"], calibrate.get("noise", 0.0)),
+            figures.predicted_against_measured(calibrate["networks"], calibrate.get("noise", 0.0), unit),
         ),
         _section(
             "Where the time goes",
-            "What each operator of the derived network adds to it, as it was measured alone with cold weights and then "
-            f"corrected: {_sources(derive['operators'])}. Their sum is the prediction.",
-            figures.time_by_operator(derive["operators"]),
+            f"What each operator of the derived network adds to it, as it was {ALONE[unit.obtained]} and then "
+            f"corrected: {_sources(derive['operators'], unit)}. Their sum is the prediction.",
+            figures.time_by_operator(derive["operators"], unit),
         ),
     ]
 
@@ -174,9 +190,9 @@ def _accuracy(scores: dict[str, Any]) -> str:
     )
 
 
-def _sources(operators: Sequence[dict[str, Any]]) -> str:
+def _sources(operators: Sequence[dict[str, Any]], unit: Unit) -> str:
     predicted = sum(operator["source"] == "predicted" for operator in operators)
-    return f"{len(operators) - predicted} measured" + (f", {predicted} predicted (grey)" if predicted else "")
+    return f"{len(operators) - predicted} {unit.obtained}" + (f", {predicted} predicted (grey)" if predicted else "")
 
 
 def _section(
@@ -194,12 +210,13 @@ def _section(
 
 
 def _table(results: Results) -> dict[str, Any]:
+    unit, figures_of = _unit(results), ("median", "min", "p90")
     return {
-        "head": ["run in one process, interleaved", "median (ms)", "min (ms)", "p90 (ms)", "calls"],
+        "head": [unit.obtained, *(f"{name} ({unit.name})" for name in figures_of), "calls"],
         "rows": [
             [
                 run["name"],
-                *(f"{run[name]:.4f}" for name in ("median_ms", "min_ms", "p90_ms")),
+                *(f"{run[f'{name}_{unit.key}']:.4f}" for name in figures_of),
                 len(run["samples_s"]),
             ]
             for run in results["bench"]["runs"]
@@ -209,13 +226,14 @@ def _table(results: Results) -> dict[str, Any]:
 
 def _obtained(results: Results) -> dict[str, str]:
     calibrate, derive, shipped, verify = (results[name] for name in ("calibrate", "derive", "compile", "verify"))
+    unit = _unit(results)
     return {
-        "Latency of the network": f"measured: {1e3 * shipped['winner']['measured_s']:.4f} ms as it ships, in turns "
-        f"with the baseline; {1e3 * derive['measured_s']:.4f} ms with untrained weights, before training",
-        "Latency in the search": f"predicted: {1e3 * derive['predicted_s']:.4f} ms for the derived network, "
+        "Latency of the network": f"{unit.obtained}: {unit.text(shipped['winner']['measured_s'], '.4f')} as it ships, "
+        f"beside the baseline; {unit.text(derive['measured_s'], '.4f')} with untrained weights, before training",
+        "Latency in the search": f"predicted: {unit.text(derive['predicted_s'], '.4f')} for the derived network, "
         f"{derive['rederivations']} re-derivation(s) with a tighter budget",
-        "Blocks and networks": f"measured: {calibrate['measured']} now, {calibrate['reused']} from the database, "
-        f"{len(calibrate['failures'])} failed. {disturbance(calibrate.get('disturbed', 0.0))}",
+        "Blocks and networks": f"{unit.obtained}: {calibrate['measured']} now, {calibrate['reused']} from the "
+        f"database, {len(calibrate['failures'])} failed. {disturbance(calibrate.get('disturbed', 0.0))}",
         "Accuracy": "measured on test images that neither the weights nor the architecture were trained on",
         "Agreement with PyTorch": f"measured on {verify['images']} test images: largest difference of an output "
         f"{verify['max_abs_error']:.2e}, same top-1 for {100 * verify['top1_agreement']:.2f} %; the artefact "

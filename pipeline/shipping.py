@@ -28,8 +28,10 @@ from supernet.derive import BudgetError
 from supernet.export import export_onnx
 from supernet.network import Network
 from supernet.settings import RecipeName, TrainSettings, recipe
+from targets.runner import Timing
 from targets.runners import find_runner
 from targets.target import LOCAL, Target
+from targets.unit import MILLISECONDS, Unit
 from tvm_latency.build import Compiled
 from tvm_latency.loaded import LoadedNetwork
 
@@ -90,7 +92,8 @@ def compile(context: RunContext, folder: Path) -> Result:  # noqa: A001  (the st
             measured[target.name] = _measure(context, target, found)
         if all(took_s <= allowed_s for took_s, allowed_s in context.measured_budgets(measured)):
             return {**result, "measurements": number}
-    times = [f"{1e3 * took_s:.4g} of {1e3 * allowed_s:.4g} ms on {on}" for on, (took_s, allowed_s) in measured.items()]
+    pairs = ((target, *measured[target.name]) for target in context.targets)
+    times = [f"{1e3 * took_s:.4g} of {on.unit.text(allowed_s)} on {on.name}" for on, took_s, allowed_s in pairs]
     of_all = f", with the shares {context.config.shares}" if context.config.shares else ""
     raise BudgetError(
         f"The trained network is over the budget in each of {most} measurements ({', '.join(times)}{of_all}); before "
@@ -134,9 +137,10 @@ def _measure(context: RunContext, target: Target, result: Result) -> MeasuredAnd
     answers = {role: folder / ANSWER for role, folder in folders.items() if (folder / ANSWER).exists()}
     for role, timing in measure_files(files, (1, 3, resolution, resolution), target, answers).items():
         result[role] |= {"measured_s": median(timing.samples_s), "samples_s": timing.samples_s}
+        result[role] |= {"counts": dict(timing.counts)} if timing.counts else {}
         if found := on_the_machine(timing, "PyTorch", target):
             result[role]["verification"] = asdict(found)
-    result["budget_s"] = context.config.parsed_budget.seconds(result["baseline"]["measured_s"])
+    result["budget_s"] = context.config.parsed_budget.seconds(result["baseline"]["measured_s"], target)
     return result["winner"]["measured_s"], result["budget_s"]
 
 
@@ -192,7 +196,7 @@ def _bench_elsewhere(context: RunContext, target: Target) -> Result:
     timings = [BenchTiming(role, "netlathe", (tuple(found[role]["samples_s"]),)) for role in ("winner", "baseline")]
     ours, baseline = timings
     return {
-        "runs": [_bench_row(context, timing) for timing in timings],
+        "runs": [_bench_row(context, timing, target.unit) for timing in timings],
         "speedups": {_label(context, baseline): speedup(ours, baseline)},
     }
 
@@ -207,8 +211,8 @@ def _label(context: RunContext, timing: BenchTiming) -> str:
     return f"{timing.runtime}: {context.networks[timing.net].name}"
 
 
-def _bench_row(context: RunContext, timing: BenchTiming) -> dict[str, Any]:
-    return {"name": _label(context, timing), **timing.summary(), "samples_s": timing.samples_s}
+def _bench_row(context: RunContext, timing: BenchTiming, unit: Unit = MILLISECONDS) -> dict[str, Any]:
+    return {"name": _label(context, timing), **timing.summary(unit), "samples_s": timing.samples_s}
 
 
 def deploy(context: RunContext, folder: Path, target: Target) -> Result:
@@ -221,7 +225,7 @@ def deploy(context: RunContext, folder: Path, target: Target) -> Result:
         deployment.Build(folder, tuple(compiled["kernels"]), tuple(compiled["fallbacks"]), context.config.weights),
         target,
         Verification(**context.result("verify", target)),
-        compiled["samples_s"],
+        Timing("winner", tuple(compiled["samples_s"]), counts=compiled.get("counts", {})),
         context.result("derive", target)["predicted_s"],
     )
 
@@ -239,7 +243,7 @@ def publish(context: RunContext) -> None:
 
 
 def summarise(context: RunContext) -> Result:
-    """What `summary.json` says; latencies in milliseconds."""
+    """What `summary.json` says; latencies in milliseconds, or what an emulator counted in millions."""
     return context.for_each(partial(_summary, context))
 
 
@@ -250,13 +254,13 @@ def _summary(context: RunContext, target: Target) -> Result:
     )
     baseline, search, train = (context.results[stage] for stage in ("baseline", "search", "train"))
     measured_s, baseline_s = shipped["winner"]["measured_s"], shipped["baseline"]["measured_s"]
-    place = context.place("deploy", target).relative_to(context.folder)
+    place, unit = context.place("deploy", target).relative_to(context.folder), target.unit
     return {
         "target": target.name,
         "weights": context.config.weights,
-        "budget_ms": 1e3 * shipped["budget_s"],
-        "predicted_ms": 1e3 * derived["predicted_s"],
-        "measured_ms": 1e3 * measured_s,
+        f"budget_{unit.key}": 1e3 * shipped["budget_s"],
+        f"predicted_{unit.key}": 1e3 * derived["predicted_s"],
+        unit.measured_key: 1e3 * measured_s,
         "rederivations": context.results["derive"]["rederivations"],
         "search_seconds": search["seconds"],
         "calibrate_seconds": calibrated["seconds"],
@@ -265,10 +269,10 @@ def _summary(context: RunContext, target: Target) -> Result:
         "top1": train["winner"]["top1"],
         "baseline": {
             "net": baseline["net"],
-            "measured_ms": 1e3 * baseline_s,
+            unit.measured_key: 1e3 * baseline_s,
             "top1": train["baseline"]["top1"],
         },
-        "speedup_over_baseline": baseline_s / measured_s,
+        unit.gain_key: baseline_s / measured_s,
         "cost_model": calibrated["cost_model"],
         "verify": {name: verification[name] for name in ("max_abs_error", "top1_agreement")},
         "artefacts": {name: str(place / name) for name in (*deployed["files"], deployment.MANIFEST)},

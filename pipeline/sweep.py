@@ -21,6 +21,8 @@ from supernet.derive import BudgetError
 from supernet.sampling import SamplingError
 from supernet.search import shared_top1
 from supernet.settings import Progress
+from targets.registry import get_target
+from targets.unit import MILLISECONDS, Unit
 
 FRONT, PLOT, WARMUP = "front.json", "front.html", "warmup.checkpoint"
 
@@ -44,13 +46,14 @@ def sweep(
 
     Raises:
         ConfigError: no budget, or one that is none.
+        TargetError: there is no such target.
         RunFolderError: `out` holds anything but an earlier sweep.
         Every other error of a run.
     """
     chosen = list(dict.fromkeys(make_config(**{**config.model_dump(), "budget": b}).budget for b in budgets))
     if not chosen:
         raise ConfigError("A sweep needs budgets: `--budgets 0.4x,0.6x,0.8x`.")
-    folder = out or RUNS / f"sweep-{config.family}"
+    folder, unit = out or RUNS / f"sweep-{config.family}", get_target(config.target).unit
     ranks.refuse("sweep")
     require_free_space(folder)
     claim_folder(folder, "sweep")
@@ -59,9 +62,10 @@ def sweep(
         say(f"Budget {budget}, {number} of {len(chosen)}.")
         point = config.model_copy(update={"budget": budget})
         points.append(_point(point, folder, train, database or default_database(), progress, say))
-        write_json(folder / FRONT, {"format": "netlathe-front/1", "points": on_front(points)})
-    write_atomically(folder / PLOT, front_of_points(on_front(points)).to_html(include_plotlyjs=True).encode())
-    return {"sweep": str(folder), "plot": str(folder / PLOT), "points": on_front(points)}
+        front = on_front(points, unit)
+        write_json(folder / FRONT, {"format": "netlathe-front/1", "points": front})
+    write_atomically(folder / PLOT, front_of_points(front, unit).to_html(include_plotlyjs=True).encode())
+    return {"sweep": str(folder), "plot": str(folder / PLOT), "points": front}
 
 
 def _earlier(config: RunConfig, folder: Path, train: bool) -> list[dict[str, Any]]:
@@ -87,30 +91,32 @@ def _point(
             results = perform(opened, context, "compile" if train else "derive")
     except (BudgetError, SamplingError) as error:
         return {**row, "error": str(error)}
-    derived, searched = results["derive"], results["search"]
+    derived, searched, unit = results["derive"], results["search"], context.targets[0].unit
     last = next(epoch for epoch in reversed(searched["history"]) if not epoch["warmup"])
     row |= {
         "architecture": derived["architecture"],
-        "budget_ms": 1e3 * derived["budget_s"],
-        "predicted_ms": 1e3 * derived["predicted_s"],
-        "measured_ms": 1e3 * derived["measured_s"],
+        f"budget_{unit.key}": 1e3 * derived["budget_s"],
+        f"predicted_{unit.key}": 1e3 * derived["predicted_s"],
+        unit.measured_key: 1e3 * derived["measured_s"],
         "expected_over_budget": last["expected_over_budget"],
         "search_seconds": searched["seconds"] - searched["warmup_seconds"],
         "warmup_seconds": searched["warmup_seconds"],
     }
     also = results["compile"][ALSO] if train else derived[ALSO]
-    row[ALSO] = {
-        name: {"budget_ms": 1e3 * its["budget_s"], "measured_ms": 1e3 * (its["winner"] if train else its)["measured_s"]}
-        for name, its in also.items()
-    }
+    row[ALSO] = {other.name: _elsewhere(also[other.name], other.unit, train) for other in context.targets[1:]}
     if train:
         row |= {
             "top1": results["train"]["winner"]["top1"],
-            "measured_ms": 1e3 * results["compile"]["winner"]["measured_s"],
+            unit.measured_key: 1e3 * results["compile"]["winner"]["measured_s"],
         }
     else:
         row |= {"supernet_top1": _shared_top1(context, place)}
     return row
+
+
+def _elsewhere(its: dict[str, Any], unit: Unit, train: bool) -> dict[str, Any]:
+    measured_s = (its["winner"] if train else its)["measured_s"]
+    return {f"budget_{unit.key}": 1e3 * its["budget_s"], unit.measured_key: 1e3 * measured_s}
 
 
 def _shared_top1(context: RunContext, place: Path) -> float | None:
@@ -125,7 +131,7 @@ def _shared_top1(context: RunContext, place: Path) -> float | None:
     )
 
 
-def on_front(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def on_front(points: Sequence[dict[str, Any]], unit: Unit = MILLISECONDS) -> list[dict[str, Any]]:
     """Each point with `on_front`: whether none is as fast and more accurate, or faster and as accurate.
 
     Accuracy is `top1` on test images where networks were trained, else `supernet_top1` on validation images, with the
@@ -133,7 +139,7 @@ def on_front(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """
 
     def beats(a: dict[str, Any], b: dict[str, Any]) -> bool:
-        gain, lead = (accuracy(a) or 0.0) - (accuracy(b) or 0.0), b["measured_ms"] - a["measured_ms"]
+        gain, lead = (accuracy(a) or 0.0) - (accuracy(b) or 0.0), b[unit.measured_key] - a[unit.measured_key]
         return gain >= 0 and lead >= 0 and (gain > 0 or lead > 0)
 
     known = [point for point in points if accuracy(point) is not None]

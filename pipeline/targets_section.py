@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config import ALSO
+from targets.target import unit_of
 
-HEAD = ("target", "budget", "predicted", "measured", "baseline", "speed-up", "over ONNX Runtime", "largest difference")
+HEAD = ("target", "budget", "predicted", "derived", "baseline", "gain", "over ONNX Runtime", "largest difference")
 
 
 def text(results: Mapping[str, dict[str, Any]]) -> str:
@@ -15,7 +16,7 @@ def text(results: Mapping[str, dict[str, Any]]) -> str:
     setup = results["setup"]
     kept = f"the mean of the budgets, weighted by {setup['shares']}, is" if setup["shares"] else "every budget is"
     return (
-        "One network and one training, compiled, measured and verified for each target; latencies in milliseconds; "
+        "One network and one training, compiled, measured or emulated, and verified for each target; "
         f"{kept} kept. The rest of this page is about {setup['target']['name']}."
     )
 
@@ -30,11 +31,12 @@ def table(results: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 
 def _row(results: Mapping[str, dict[str, Any]]) -> list[str]:
     shipped, predicted_s = results["compile"], results["derive"]["predicted_s"]
+    unit = unit_of(results["setup"]["target"]["runner"])
     ours_s, baseline_s = (shipped[role]["measured_s"] for role in ("winner", "baseline"))
     against = {name.partition(":")[0]: f"{ratio:.2f}x" for name, ratio in results["bench"]["speedups"].items()}
     return [
-        *(f"{1e3 * seconds:.3f}" for seconds in (shipped["budget_s"], predicted_s, ours_s, baseline_s)),
+        *(unit.text(seconds, ".3f") for seconds in (shipped["budget_s"], predicted_s, ours_s, baseline_s)),
         f"{baseline_s / ours_s:.2f}x",
-        against.get("onnxruntime", "not installed"),
+        against.get("onnxruntime", "not compared"),
         f"{results['verify']['max_abs_error']:.1e}",
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from supernet.space import SearchSpace
@@ -91,6 +91,7 @@ class Constraint:
 
     budget: whether the limit is there to be used up, not only to be kept. Of several budgets, such as the latencies on
     several targets, the one that is furthest over counts.
+    unit: of a budget, how a thousandth of its limit's unit is called.
 
     Raises:
         CostError: the limit is not a positive finite number.
@@ -100,6 +101,7 @@ class Constraint:
     costs: PathCosts
     limit: float
     budget: bool = False
+    unit: str = "ms"
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.limit) and self.limit > 0.0):
@@ -110,9 +112,9 @@ class Constraint:
         return self.costs.of(path) <= self.limit
 
 
-def latency(costs: PathCosts, budget_s: float, target: str = "") -> Constraint:
+def latency(costs: PathCosts, budget_s: float, target: str = "", unit: str = "ms") -> Constraint:
     """A budget of seconds on a target, which needs a name where there are several."""
-    return Constraint(f"{LATENCY} on {target}" if target else LATENCY, costs, budget_s, budget=True)
+    return Constraint(f"{LATENCY} on {target}" if target else LATENCY, costs, budget_s, budget=True, unit=unit)
 
 
 def split(constraints: Sequence[Constraint]) -> tuple[list[Constraint], list[Constraint]]:
@@ -139,7 +141,7 @@ def weighted(constraints: Sequence[Constraint], shares: Sequence[float]) -> Cons
         for blocks in zip(*(constraint.costs.blocks for constraint in constraints), strict=True)
     ]
     fixed = sum(factor * constraint.costs.fixed for factor, constraint in zip(factors, constraints))
-    return Constraint(f"{LATENCY} {WEIGHTED}", PathCosts(fixed, tuple(mean)), first.limit, budget=True)
+    return replace(first, name=f"{LATENCY} {WEIGHTED}", costs=PathCosts(fixed, tuple(mean)))
 
 
 def parameters(space: SearchSpace, limit: float) -> Constraint:

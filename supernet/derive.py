@@ -165,8 +165,8 @@ def _nothing_fits(space: SearchSpace, constraints: Sequence[Constraint]) -> str:
     budgets, others = split(constraints)
     choices = fastest(space, budgets)
     path, network = path_of(space, choices), space.architecture(choices).text
-    allowed = " and ".join(in_ms(budget, budget.limit) for budget in budgets)
-    taken = " and ".join(in_ms(budget, budget.costs.of(path)) for budget in budgets)
+    allowed = " and ".join(in_words(budget, budget.limit) for budget in budgets)
+    taken = " and ".join(in_words(budget, budget.costs.of(path)) for budget in budgets)
     if not all(budget.allows(path) for budget in budgets):
         return (
             f"No network of space {space.name} fits {allowed}. The fastest, `{network}`, is predicted to take {taken}: "
@@ -181,6 +181,6 @@ def _nothing_fits(space: SearchSpace, constraints: Sequence[Constraint]) -> str:
     )
 
 
-def in_ms(budget: Constraint, seconds: float) -> str:
+def in_words(budget: Constraint, seconds: float) -> str:
     """`4 ms`, or `4 ms on x86` where the budget is that of one of several targets."""
-    return f"{1e3 * seconds:.4g} ms{budget.name.removeprefix(LATENCY)}"
+    return f"{1e3 * seconds:.4g} {budget.unit}{budget.name.removeprefix(LATENCY)}"

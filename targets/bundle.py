@@ -31,6 +31,7 @@ class BundleRunner:
     deadline_s: float = 30.0
     form: Form = "program"
     at_once: bool = False
+    exact: bool = False
 
     def run(self, passes: Sequence[Sequence[Job]]) -> Iterator[Timing | Failure]:
         """See `Runner.run`.

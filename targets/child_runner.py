@@ -19,6 +19,7 @@ class ChildRunner:
 
     form: Form = "library"
     at_once = True
+    exact = False
     # Whether each pass has a process of its own.
     afresh = True
     start_deadline_s = START_DEADLINE_S

@@ -43,6 +43,7 @@ class RemoteRunner:
     return_s: float = RETURN_S
     form: Form = "program"
     at_once: bool = True
+    exact: bool = False
 
     def run(self, passes: Sequence[Sequence[Job]]) -> Iterator[Timing | Failure]:
         """See `Runner.run`.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -51,11 +51,15 @@ class Answer:
 
 @dataclass(frozen=True)
 class Timing:
-    """Raw samples of one job's turn in seconds, one for each call, in the order of the calls."""
+    """Raw samples of one job's turn in seconds, one for each call, in the order of the calls.
+
+    counts: what an emulator counted of one call, by name.
+    """
 
     key: str
     samples_s: tuple[float, ...]
     answer: Answer | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,11 @@ class Runner(Protocol):
     @property
     def at_once(self) -> bool:
         """Whether results come while one waits; if not, every call of `run` costs somebody a walk."""
+        ...
+
+    @property
+    def exact(self) -> bool:
+        """Whether it answers the same each time, so that once is enough."""
         ...
 
     def run(self, passes: Sequence[Sequence[Job]]) -> Iterator[Timing | Failure]:

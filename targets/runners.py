@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from targets.bundle import BundleRunner
+from targets.emulated import EmulatedRunner
 from targets.local import LocalRunner
 from targets.remote import RemoteRunner
 from targets.rpc import RpcRunner
@@ -80,10 +81,7 @@ def _rpc(target: Target, address: str, deadline_s: float) -> Runner:
 
 
 def _emulated(target: Target, address: str, deadline_s: float) -> Runner:
-    raise RunnerError(
-        f"{target.name} is not this machine, and the time of an emulator says nothing of its. Say how it can be "
-        "reached: --runner adb, --runner ssh:USER@HOST, or --runner bundle:FOLDER to carry a folder there."
-    )
+    return EmulatedRunner(target, deadline_s)
 
 
 RUNNERS: dict[str, Callable[[Target, str, float], Runner]] = {
@@ -113,15 +111,16 @@ def with_runner(target: Target, runner: str) -> Target:
     What is measured so never mixes with what was measured in other ways: the fingerprint names the runner.
 
     Raises:
-        TargetError: there is no such runner.
+        TargetError: there is no such runner, or this machine would have to be emulated.
         RunnerError: no phone, or more than one, is connected, and none was named.
     """
     kind, _, address = runner.partition(":")
-    ways = [name for name in RUNNERS if name != EMULATED]
-    if kind not in ways:
-        close = difflib.get_close_matches(kind, ways)
+    if kind not in RUNNERS:
+        close = difflib.get_close_matches(kind, RUNNERS)
         meant = f"Did you mean {' or '.join(close)}? " if close else ""
-        raise TargetError(f"Unknown runner {kind!r}. {meant}There are: {', '.join(ways)}.")
+        raise TargetError(f"Unknown runner {kind!r}. {meant}There are: {', '.join(RUNNERS)}.")
+    if kind == EMULATED and target.runner == LOCAL:
+        raise TargetError(f"{target.name} is this machine, which is measured and not emulated. Leave --runner out.")
     # Under one name there is one machine, wherever the command is given.
     if kind == "adb" and not address:
         runner = f"adb:{_connected_phone()}"

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from targets.unit import EMULATED_INSTRUCTIONS, MILLISECONDS, Unit
+
 TargetKind = Literal["x86", "arm", "riscv", "cuda"]
 
 LOCAL, EMULATED = "local", "emulated"
@@ -21,6 +23,11 @@ class TargetError(ValueError):
 def file_name(name: str) -> str:
     """The name of a target, of characters that every file system takes."""
     return re.sub(r"[^\w.@-]+", "_", name)
+
+
+def unit_of(runner: str) -> Unit:
+    """What the figures of a target are that is measured so."""
+    return EMULATED_INSTRUCTIONS if runner == EMULATED else MILLISECONDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +69,11 @@ class Target:
     def machine(self) -> str:
         """The name without the runner."""
         return self.name.partition("@")[0]
+
+    @property
+    def unit(self) -> Unit:
+        """What its figures are."""
+        return unit_of(self.runner)
 
     @property
     def file_name(self) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import kendalltau, spearmanr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +38,8 @@ class Scores:
                 f"Scores need pairs, got {len(predicted_s)} predictions of {len(measured_s)} measurements."
             )
         predicted, measured = np.asarray(predicted_s), np.asarray(measured_s)
+        from scipy.stats import kendalltau, spearmanr  # which takes longer to load than most commands need to run
+
         errors = np.abs(predicted / measured - 1.0)
         ranked = len(measured) >= 3 and np.ptp(predicted) > 0 and np.ptp(measured) > 0
         return cls(

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from sklearn.ensemble import RandomForestRegressor
 
 from targets.target import Target
 from tvm_latency.features import FEATURES, features, terms
@@ -71,6 +70,8 @@ class RandomForest:
     @classmethod
     def fit(cls, networks: Sequence[Ops], measured_s: Sequence[float], target: Target, seed: int = 0) -> RandomForest:
         """Fit the logarithm of seconds; operators alone may stand among the networks."""
+        from sklearn.ensemble import RandomForestRegressor  # a second to load, and only a calibration is judged
+
         inputs = [_inputs(net, target) for net in networks]
         forest = RandomForestRegressor(TREES, random_state=seed, n_jobs=1).fit(inputs, np.log(measured_s))
         return cls(target, forest)

@@ -269,7 +269,7 @@ def test_a_compilation_gets_its_trials_and_its_database(
         given.update(options)
         return {"net": net}
 
-    monkeypatch.setattr("pipeline.api.compile", compile_nothing)
+    monkeypatch.setattr("pipeline.artefacts.compile", compile_nothing)
     words = "compile mobilenet_v2 --tune-fallback 32 --database m.sqlite --resolution 96 --classes 7"
     assert invoke(*words.split()).exit_code == ExitCode.OK
     assert (given["tune_fallback"], given["database"]) == (32, Path("m.sqlite"))

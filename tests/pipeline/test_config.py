@@ -8,17 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import Budget, ConfigError, RunConfig, make_config, parse_budget
+from targets.registry import get_target
+from targets.unit import INSTRUCTION_S
 
 
 @pytest.mark.parametrize(
     ("text", "budget"),
     [
-        ("0.6x", Budget(0.6, relative=True)),
-        (" 1X ", Budget(1.0, relative=True)),
-        ("3.5ms", Budget(3.5, relative=False)),
-        ("3.5", Budget(3.5, relative=False)),
-        (".5 ms", Budget(0.5, relative=False)),
-        ("1e-1x", Budget(0.1, relative=True)),
+        ("0.6x", Budget(0.6, "x")),
+        (" 1X ", Budget(1.0, "x")),
+        ("3.5ms", Budget(3.5, "ms")),
+        ("3.5", Budget(3.5, "ms")),
+        (".5 ms", Budget(0.5, "ms")),
+        ("1e-1x", Budget(0.1, "x")),
+        ("40minstr", Budget(40.0, "minstr")),
+        ("2.5 Minstr", Budget(2.5, "minstr")),
     ],
 )
 def test_budget_forms(text: str, budget: Budget) -> None:
@@ -45,8 +49,20 @@ def test_budget_not_above_zero(text: str) -> None:
 
 
 def test_relative_budget_takes_the_baseline() -> None:
-    assert parse_budget("0.5x").seconds(baseline_s=0.004) == 0.002
-    assert parse_budget("3ms").seconds(baseline_s=0.004) == 0.003
+    x86 = get_target("x86")
+    assert parse_budget("0.5x").seconds(0.004, x86) == 0.002
+    assert parse_budget("3ms").seconds(0.004, x86) == 0.003
+
+
+def test_a_budget_has_the_unit_of_the_target() -> None:
+    board, phone = get_target("raspberry-pi-4"), get_target("android-arm64@ssh:phone")
+    assert parse_budget("0.5x").seconds(0.04, board) == 0.02
+    assert parse_budget("40minstr").seconds(1.0, board) == pytest.approx(40e6 * INSTRUCTION_S)
+    assert parse_budget("3ms").seconds(1.0, phone) == 0.003
+    with pytest.raises(ConfigError, match=r"budget 3ms is none for raspberry-pi-4, .* as in `40minstr`"):
+        parse_budget("3ms").seconds(1.0, board)
+    with pytest.raises(ConfigError, match=r"budget 3minstr is none for android-arm64@ssh:phone, whose figures are ms"):
+        parse_budget("3minstr").seconds(1.0, phone)
 
 
 def test_config_is_canonical_and_says_what_differs() -> None:

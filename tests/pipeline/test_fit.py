@@ -173,7 +173,7 @@ def test_every_target_is_within_its_budget() -> None:
 
 def test_a_target_that_no_network_fits_is_named() -> None:
     budgets = (latency(COSTS, 1.0, "one"), latency(OTHER, 1.0, "two"))
-    with pytest.raises(BudgetError, match=r"fits 1000 ms on two\. The fastest, `r16 .*`, takes 2000 ms on two, meas"):
+    with pytest.raises(BudgetError, match=r"fits 1000 ms on two\. The fastest, `r16 .*`, takes 2000 ms on two, when"):
         check_possible(DIGITS, budgets, lambda net: [(0.5, 1.0), (2.0, 1.0)])
 
 

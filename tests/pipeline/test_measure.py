@@ -40,6 +40,7 @@ class FakeRunner:
 
     form = "library"
     at_once = True
+    exact = False
 
     def __init__(self, target: Target, deadline_s: float = 1.0) -> None:
         self.deadline_s = deadline_s
@@ -92,6 +93,15 @@ def test_what_is_away_is_asked_for_once(runner: type[FakeRunner], monkeypatch: p
     turns = measure.NETWORK_ROUNDS
     assert [job.key for job, *_ in runner.asked] == ["a", "b"] * turns
     assert {len(timing.samples_s) for timing in found.values()} == {measure.AWAY_REPEATS * turns}
+
+
+def test_what_is_the_same_each_time_is_asked_for_once(
+    runner: type[FakeRunner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "exact", True)
+    found = measure_files({"a": Path("a"), "b": Path("b")}, (1, 3), get_target("x86"))
+    assert [(job.key, job.warmup, rounds) for job, rounds, _ in runner.asked] == [("a", 0, 1), ("b", 0, 1)]
+    assert {timing.samples_s for timing in found.values()} == {(runner.call_s,)}
 
 
 def test_an_artefact_without_what_the_runner_takes(tmp_path: Path) -> None:
@@ -182,7 +192,7 @@ def calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(CostModel, "load", lambda path, target: model)
     folder = calibration_folder(tmp_path / "m.sqlite", target, "digits")
     found: Any = SimpleNamespace(table=table, model=model, accuracy=accuracy)
-    save_calibration(calibration.SpaceCalibration(found, (calibration.HeldOut("a net", 1e-3, 1.1e-3),)), folder)
+    save_calibration(calibration.SpaceCalibration(found, (calibration.HeldOut("a net", 1e-3, 1.1e-3),)), folder, target)
     return folder
 
 

@@ -10,6 +10,7 @@ import pytest
 from pipeline.figures import MUTED, OURS, time_by_operator
 from pipeline.report import render
 from supernet.presets import DIGITS
+from targets.target import EMULATED
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,13 @@ def results() -> dict[str, dict[str, Any]]:
             "data": "<digits>",
             "space": "digits",
             "seed": 0,
-            "target": {"name": "x86", "cpu_model": "A CPU", "features": ["+fma", "+avx2"], "threads": 1},
+            "target": {
+                "name": "x86",
+                "cpu_model": "A CPU",
+                "features": ["+fma", "+avx2"],
+                "threads": 1,
+                "runner": "local",
+            },
             "versions": {"netlathe": "0.1.0"},
         },
         "calibrate": {
@@ -123,6 +130,27 @@ def test_the_page_says_what_was_measured_and_what_predicted(results: dict[str, d
         "with cold weights and then corrected: 8 measured, 1 predicted (grey).",
     ):
         assert text in page, text
+
+
+def test_what_an_emulator_counted_is_never_called_time(results: dict[str, dict[str, Any]]) -> None:
+    setup = results["setup"] | {"target": {"name": "raspberry-pi-5", "threads": 1, "runner": EMULATED}}
+    counted = {"name": "netlathe: derived", "samples_s": [1e-3]}
+    counted |= {f"{figure}_emulated_minstr": 1.0 for figure in ("median", "min", "p90")}
+    page = render(results | {"setup": setup, "bench": {"runs": [counted, counted]}})
+    for text in (
+        "on raspberry-pi-5, budget 1.2 M emulated instructions",
+        "emulated; budget 1.200 M emulated instructions",
+        "fewer emulated instructions than mobilenet_v2@0.5",
+        "emulated: 1.0000 M emulated instructions as it ships",
+        "emulated: 50 now, 3 from the database",
+        "Nothing was timed",
+        "emulated alone and then corrected: 8 emulated, 1 predicted (grey).",
+        ">median (M emulated instructions)</th>",
+        "predicted (M emulated instructions)",
+    ):
+        assert text in page, text
+    shown = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    assert not re.search(r"\bms\b|[Tt]imed calls|milliseconds", shown)
 
 
 def test_predicted_operators_are_grey() -> None:

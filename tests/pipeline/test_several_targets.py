@@ -11,9 +11,10 @@ from pipeline.config import ConfigError, make_config, parse_shares
 from pipeline.context import RunContext
 from pipeline.targets_section import table, text
 from supernet.presets import DIGITS
+from targets.target import EMULATED, LOCAL
 from tvm_latency.latency_table import Entry, LatencyTable
 
-X86, V3 = "x86", "x86-64-v3"
+X86, V3, BOARD = "x86", "x86-64-v3", "raspberry-pi-5"
 
 
 @pytest.fixture
@@ -102,12 +103,14 @@ def test_the_report_has_a_row_for_each_target() -> None:
             "verify": {"max_abs_error": 1e-6},
         }
 
-    results = {stage: {**found, "also": {V3: part(2.0)[stage]}} for stage, found in part(1.0).items()}
-    results["setup"] = {"target": {"name": X86}, "shares": []}
+    results = {stage: {**found, "also": {BOARD: part(2.0)[stage]}} for stage, found in part(1.0).items()}
+    other = {"target": {"runner": EMULATED}}
+    results["setup"] = {"target": {"name": X86, "runner": LOCAL}, "shares": [], "also": {BOARD: other}}
     assert "every budget is kept. The rest of this page is about x86." in text(results)
     results["setup"]["shares"] = [2.0, 1.0]
     assert "weighted by [2.0, 1.0], is kept" in text(results)
+    counted = "M emulated instructions"
     assert table(results)["rows"] == [
-        [X86, "4.000", "2.000", "1.000", "3.000", "3.00x", "1.50x", "1.0e-06"],
-        [V3, "4.000", "2.000", "2.000", "6.000", "3.00x", "1.50x", "1.0e-06"],
+        [X86, "4.000 ms", "2.000 ms", "1.000 ms", "3.000 ms", "3.00x", "1.50x", "1.0e-06"],
+        [BOARD, *(f"{count} {counted}" for count in ("4.000", "2.000", "2.000", "6.000")), "3.00x", "1.50x", "1.0e-06"],
     ]

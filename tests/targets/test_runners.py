@@ -54,13 +54,11 @@ def test_what_is_wrong_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         get_target("android@adb")
     with pytest.raises(TargetError, match="write ssh:USER@HOST"):
         find_runner(get_target("raspberry-pi-4@ssh"))
-    with pytest.raises(
-        RunnerError, match=r"raspberry-pi-4 is not this machine, .* --runner adb, --runner ssh:USER@HOST"
-    ):
-        find_runner(get_target("raspberry-pi-4"))
     with pytest.raises(TargetError, match=r"ssh:'pi cannot be read .* Mend its quotes"):
         find_runner(get_target("raspberry-pi-4@ssh:'pi"))
-    with pytest.raises(TargetError, match="Unknown runner 'emulated'"):
+    with pytest.raises(TargetError, match=r"Unknown runner 'emulate'\. Did you mean emulated\?"):
+        get_target("raspberry-pi-4@emulate")
+    with pytest.raises(TargetError, match="x86 is this machine, which is measured and not emulated"):
         get_target("x86@emulated")
     with pytest.raises(RunnerError, match="raspberry-pi-4@local cannot run on this machine"):
         find_runner(get_target("raspberry-pi-4@local"))

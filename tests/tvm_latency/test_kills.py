@@ -40,6 +40,7 @@ class Machine:
 
     form: Form = "library"
     at_once = True
+    exact = False
 
     def run(self, passes: Sequence[Sequence[Job]]) -> Iterator[Timing | Failure]:
         failed = set[str]()

@@ -42,6 +42,7 @@ class Machine:
 
     form: Form = "library"
     at_once: bool = True
+    exact: bool = False
 
     def run(self, passes: Sequence[Sequence[Job]]) -> Iterator[Timing | Failure]:
         failed = set[str]()

@@ -20,9 +20,9 @@ static const char HELP[] =
     "%s\n"
     "usage: netbench [--num_runs=50] [--min_secs=1] [--max_secs=150] [--warmup_runs=1] [--num_threads=1]\n"
     "                [--cpu_mask=HEX] [--evict_bytes=0] [--deadline_secs=0] [--profile] [--json] [--samples]\n"
-    "Times at least num_runs inferences and at least min_secs seconds, but no longer than max_secs. evict_bytes of\n"
-    "memory pass through the caches before each; the program is killed after deadline_secs, unless that is 0; --samples\n"
-    "adds every time to --json.\n"
+    "Times at least num_runs inferences and at least min_secs seconds, but no longer than max_secs; none if num_runs is\n"
+    "0. evict_bytes of memory pass through the caches before each; the program is killed after deadline_secs, unless\n"
+    "that is 0; --samples adds every time to --json.\n"
     "Exit codes: 0 right; 1 the output is wrong; 2 an option is wrong; 3 this CPU lacks what the code needs;\n"
     "4 no memory, no thread, or no CPU of the mask; 5 a kernel failed.\n";
 
@@ -72,7 +72,6 @@ static int parse(settings *s, int count, char **words) {
     if (value && (*value == '\0' || *value == '-' || *end != '\0' || errno == ERANGE))
       return complain(USAGE, "not a number, or too large: ", words[i]);
   }
-  if (s->num_runs == 0) return complain(USAGE, "--num_runs must be 1 or more", "");
   if (s->num_threads == 0 || s->num_threads > NETLATHE_MAX_THREADS)
     return complain(USAGE, "--num_threads must be between 1 and what the network was compiled for", "");
   return 0;
@@ -126,7 +125,7 @@ static int measure(netlathe *net, const settings *s, const netlathe_evictor *evi
                    stopwatch *watch) {
   size_t count = 0, room = 0;
   double begin = now();
-  while ((count < s->num_runs || now() - begin < s->min_secs) && (count == 0 || now() - begin < s->max_secs)) {
+  while (s->num_runs > 0 && (count < s->num_runs || now() - begin < s->min_secs) && (count == 0 || now() - begin < s->max_secs)) {
     if (count == room) {
       double *more = realloc(*samples, (room = 2 * room + 64) * sizeof **samples);
       if (more == NULL) return NETLATHE_NO_MEMORY;
@@ -162,11 +161,7 @@ static void print_profile(const settings *s, const double *seconds, double sum, 
 }
 
 /* Sorts the samples. */
-static void print(const settings *s, double error, double *samples, size_t count, const double *step_seconds) {
-  printf(s->json ? "{\"net\": \"%s\", \"threads\": %lu, \"runs\": %zu, \"max_abs_error\": %.3g"
-                 : "%s\n%lu thread(s), %zu runs, largest error %.3g\n",
-         netlathe_title, s->num_threads, count, error);
-  if (s->json) printf(", \"same_top1\": %s", top1(output) == top1(netlathe_expected) ? "true" : "false");
+static void print_samples(const settings *s, double *samples, size_t count, const double *step_seconds) {
   if (s->json && s->samples) {
     printf(", \"samples_s\": [");
     for (size_t i = 0; i < count; i++) printf("%s%.9g", i ? ", " : "", samples[i]);
@@ -177,6 +172,14 @@ static void print(const settings *s, double error, double *samples, size_t count
   qsort(samples, count, sizeof *samples, ascending);
   print_times(s, samples, count, sum / (double)count);
   if (s->profile) print_profile(s, step_seconds, sum, count);
+}
+
+static void print(const settings *s, double error, double *samples, size_t count, const double *step_seconds) {
+  printf(s->json ? "{\"net\": \"%s\", \"threads\": %lu, \"runs\": %zu, \"max_abs_error\": %.3g"
+                 : "%s\n%lu thread(s), %zu runs, largest error %.3g\n",
+         netlathe_title, s->num_threads, count, error);
+  if (s->json) printf(", \"same_top1\": %s", top1(output) == top1(netlathe_expected) ? "true" : "false");
+  if (count > 0) print_samples(s, samples, count, step_seconds);
   printf(s->json ? "}\n" : "");
 }
 
