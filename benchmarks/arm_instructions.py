@@ -25,6 +25,7 @@ from targets.target import Target
 from tvm_latency.build import compile_onnx
 from tvm_latency.standalone.write import NETBENCH, SelfTest, probe_input, write_standalone
 
+DEADLINE_S = 120.0
 WHAT = ("instructions", "loads", "stores", "l1_misses", "l2_misses", "macs")
 
 
@@ -35,7 +36,7 @@ def of_one_inference(net: str, target: Target) -> dict[str, int]:
     test = SelfTest(expected, tolerance(model) * max(1.0, float(np.abs(expected).max())))
     with TemporaryDirectory() as name:
         write_standalone(compile_onnx(model, target), Path(name), net, test)
-        (found,) = EmulatedRunner(target, caches=True).run([[Job(key=net, module=Path(name) / NETBENCH)]])
+        (found,) = EmulatedRunner(target, DEADLINE_S, caches=True).run([[Job(key=net, module=Path(name) / NETBENCH)]])
     if isinstance(found, Failure):
         raise SystemExit(f"{net} on {target.name}: {found.reason}")
     return {**found.counts, "macs": macs(model)}

@@ -1,15 +1,17 @@
 #!/bin/sh
 # Makes a folder with Debian's Python for 64-bit ARM and the aarch64 wheels of other runtimes, for arm_peers.py. Needs apt,
-# dpkg and pip; nothing is installed on this machine.
+# dpkg and pip; nothing is installed, and apt keeps its lists in the folder.
 #
 # usage: sh arm_root.sh FOLDER
 set -e
-mkdir -p "$1/debs/partial" "$1/root" "$1/site"
+mkdir -p "$1/debs/partial" "$1/lists/partial" "$1/root" "$1/site"
 cd "$1"
-dpkg --add-architecture arm64 2>/dev/null || true
-apt-get update -qq
-apt-get install -y -qq --download-only -o APT::Architecture=arm64 -o Dir::State::status=/dev/null \
-  -o Dir::Cache::archives="$PWD/debs" python3.11-minimal libpython3.11-stdlib libgomp1 libstdc++6
+apt() {
+  apt-get -qq -o APT::Architecture=arm64 -o APT::Architectures=arm64 -o Dir::State::status=/dev/null \
+    -o Dir::State::lists="$PWD/lists" -o Dir::Cache::archives="$PWD/debs" "$@"
+}
+apt update
+apt install -y --download-only python3.11-minimal libpython3.11-stdlib libgomp1 libstdc++6
 for package in debs/*.deb; do dpkg -x "$package" root; done
 python3 -m pip download -q --dest wheels --only-binary=:all: --python-version 3.11 --implementation cp \
   --platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 --platform manylinux2014_aarch64 \

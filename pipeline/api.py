@@ -112,9 +112,13 @@ def _in_unit(content: Any, unit: Unit) -> Any:
         "seconds": unit.key,
         **{f"{name}_s": f"{name}_{unit.key}" for name in ("predicted", "budget", "rmse")},
     }
-    return {
-        edge.get(name, name): 1e3 * part if name in edge else _in_unit(part, unit) for name, part in content.items()
-    }
+    shown = {}
+    for name, part in content.items():
+        if name == "source":
+            shown[name] = unit.source(part)
+        else:
+            shown[edge.get(name, name)] = 1e3 * part if name in edge else _in_unit(part, unit)
+    return shown
 
 
 def calibrate(

@@ -21,7 +21,7 @@ from pipeline.agreement import (
 )
 from pipeline.bench import CALLS, ROUNDS, BenchEntry, compare_runtimes, time_interleaved
 from pipeline.files import read_json, write_atomically
-from pipeline.measure import MeasureError, count, measure_files, require_runnable, what_runs
+from pipeline.measure import MeasureError, counts_of, measure_files, require_runnable, what_runs
 from pipeline.nets import Net, input_shape_of, resolve_net, space_of
 from pipeline.places import calibration_folder, default_database
 from pipeline.plain_c import on_the_machine, self_test, write_plain_c
@@ -41,7 +41,6 @@ from tvm_latency.fallback import FallbackSettings, tune_fallbacks
 from tvm_latency.loaded import LoadedNetwork
 from tvm_latency.lower import Lowered
 from tvm_latency.opspec import WeightType, stored_as
-from tvm_latency.standalone.write import NETBENCH
 
 RANDOM_IMAGES, REAL_IMAGES = 4, 100
 
@@ -61,6 +60,7 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
     threads: int = 1,
     weights: WeightType = "float32",
     tune_fallback: int = 0,
+    count: bool = False,
     database: Path | None = None,
     progress: Progress = silent,
     say: Callable[[str], None] = print,
@@ -69,8 +69,9 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
     """Compile, verify, measure: the content of manifest.json, with the artefact's `folder`.
 
     What is for another machine is measured there if the target says how (`android-arm64@adb`), where netbench tests
-    itself, too; else it is verified by one image under an emulator, where one is installed. `android-arm64@emulated`
-    counts instructions there.
+    itself, too; else it is verified by one image under an emulator, where one is installed.
+
+    count: have the emulator count what one inference executes, which takes some times as long.
 
     data: verify on its test images instead of random ones.
     resolution, classes: instead of the network's own, where it has no weights yet.
@@ -85,8 +86,10 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
         VerifyError: the result differs from the reference by more than rounding explains.
     """
     machine = get_target(target).with_threads(threads)
-    here, counted = machine.runner == LOCAL, machine.name == f"{machine.machine}@{EMULATED}"
-    if machine.runner != EMULATED or counted:
+    here = machine.runner == LOCAL
+    if count and machine.runner != EMULATED:
+        raise TargetError(f"--count has an emulator count instructions, and {target} is measured. Leave it out.")
+    if machine.runner != EMULATED or count:
         require_runnable(machine)
     if tune_fallback and not here:
         raise TargetError(f"--tune-fallback measures, and {target} is another machine. Leave it out.")
@@ -123,11 +126,11 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
             write_answer(folder / ANSWER, reference, found.model, weights)
             answers = {found.name: folder / ANSWER}
         timing = measure_files({found.name: what_runs(folder, machine)}, shape, machine, answers)[found.name]
-        verification = verification or on_the_machine(timing, against, machine)
+        verification = on_the_machine(timing, against, machine) or verification
+    elif count:
+        timing = counts_of(what_runs(folder, machine), machine)
     elif verification is None:
         say(f"Nothing was verified: {_cannot_verify(machine)}")
-    elif counted:
-        timing = count(folder / NETBENCH, machine)
     deploy.write_reference(built.folder, images[0], reference)
     predicted_s = _predicted_s(found, machine, weights, database)
     manifest = deploy.write_manifest(built, machine, verification, timing, predicted_s)

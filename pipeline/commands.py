@@ -142,6 +142,7 @@ def compile(
     threads: options.Threads = 1,
     weights: options.Weights = "float32",
     tune_fallback: options.TuneFallback = 0,
+    count: options.Count = False,
     database: options.Database = None,
     json: options.Json = False,
 ) -> None:
@@ -159,6 +160,7 @@ def compile(
             threads=threads,
             weights=weights,
             tune_fallback=tune_fallback,
+            count=count,
             database=database,
             progress=progress,
             say=console.say,

@@ -50,9 +50,9 @@ class Budget:
             return self.value * baseline_s
         if (self.unit == "minstr") != (target.unit == EMULATED_INSTRUCTIONS):
             raise ConfigError(
-                f"The budget {self} is none for {target.name}, whose figures are {target.unit.name}. Write a share of "
-                "the baseline's, as in `0.6x`"
-                + (", or millions of instructions, as in `40minstr`." if self.unit == "ms" else ", or milliseconds.")
+                f"The budget {self} is none for {target.name}, whose figures are {target.unit.name}. Milliseconds are "
+                "for targets that are measured, `40minstr` is for those that are emulated, and a share of the "
+                "baseline's, as in `0.6x`, for all."
             )
         return self.value / 1e3
 

@@ -111,7 +111,8 @@ class RunContext:
         """What the paths of the space take on a target, and may."""
         costs = path_latency(self.space, self.table(target), self.config.weights)
         name = target.name if self.config.also else ""
-        return latency(costs, self.result("baseline", target)["budget_s"], name, target.unit.name)
+        unit = target.unit
+        return latency(costs, self.result("baseline", target)["budget_s"], name, unit.name, unit.cost)
 
     @cached_property
     def constraints(self) -> tuple[Constraint, ...]:

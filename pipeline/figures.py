@@ -119,11 +119,11 @@ def probabilities_over_time(history: Sequence[Sequence[Sequence[float]]], candid
 
 
 def search_over_time(history: Sequence[dict[str, Any]]) -> go.Figure:
-    """Expected latency as a share of the budget, and the mean entropy of a block in nats, over the epochs of a search.
+    """What is expected as a share of the budget, and the mean entropy of a block in nats, over the epochs of a search.
 
     history: rows with `epoch`, `expected_over_budget` and `entropy`.
     """
-    figure = make_subplots(1, 2, subplot_titles=["expected latency / budget", "entropy of a block (nats)"])
+    figure = make_subplots(1, 2, subplot_titles=["expected / budget", "entropy of a block (nats)"])
     epochs = [row["epoch"] for row in history]
     ratios = [row["expected_over_budget"] for row in history]
     for column, values in ((1, ratios), (2, [row["entropy"] for row in history])):
@@ -137,6 +137,11 @@ def search_over_time(history: Sequence[dict[str, Any]]) -> go.Figure:
     return figure
 
 
+def _axis(unit: Unit) -> str:
+    """`latency, measured (ms)`."""
+    return f"latency, measured ({unit.name})" if unit == MILLISECONDS else unit.name
+
+
 def accuracy_and_latency(points: Sequence[dict[str, Any]], unit: Unit = MILLISECONDS) -> go.Figure:
     """Top-1 (%) over latency, one point for each network; the better corner is at the top left.
 
@@ -144,7 +149,7 @@ def accuracy_and_latency(points: Sequence[dict[str, Any]], unit: Unit = MILLISEC
     """
     figure = _figure(
         380,
-        xaxis_title=f"latency, {unit.obtained} ({unit.name})",
+        xaxis_title=_axis(unit),
         yaxis_title="top-1 on test images (%)",
         showlegend=False,
     )
@@ -173,7 +178,7 @@ def front_of_points(points: Sequence[dict[str, Any]], unit: Unit = MILLISECONDS)
     found: list[dict[str, Any]] = sorted(known, key=lambda point: point[unit.measured_key])
     trained = all("top1" in point for point in found)
     title = "top-1 on test images (%)" if trained else "top-1 of the shared weights on validation images (%)"
-    figure = _figure(480, xaxis_title=f"latency, {unit.obtained} ({unit.name})", yaxis_title=title)
+    figure = _figure(480, xaxis_title=_axis(unit), yaxis_title=title)
     for name, chosen, mode in (
         ("every budget", found, "markers+text"),
         ("front", [point for point in found if point["on_front"]], "lines"),
@@ -192,12 +197,12 @@ def front_of_points(points: Sequence[dict[str, Any]], unit: Unit = MILLISECONDS)
     return figure
 
 
-def interleaved_samples(runs: Sequence[dict[str, Any]], unit: Unit = MILLISECONDS) -> go.Figure:
-    """Quartiles and whiskers of every call, side by side.
+def interleaved_samples(runs: Sequence[dict[str, Any]]) -> go.Figure:
+    """Quartiles and whiskers of every timed call, side by side.
 
     runs: each with `name` and `samples_s`.
     """
-    figure = _figure(380, yaxis_title=f"one inference ({unit.name})", showlegend=False)
+    figure = _figure(380, yaxis_title="one inference (ms)", showlegend=False)
     for run in runs:
         figure.add_box(
             y=[1e3 * sample for sample in run["samples_s"]],

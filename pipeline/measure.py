@@ -101,7 +101,7 @@ def measure_files(
     return _timed(jobs(repeats, warmup), target, _within(NETWORK_ROUNDS, TOTAL_S / turn_s), deadline_s)
 
 
-def count(program: Path, target: Target) -> Timing:
+def counts_of(program: Path, target: Target) -> Timing:
     """What an emulator counts of one inference, loads, stores and cache misses too.
 
     Raises:

@@ -27,7 +27,10 @@ RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.")]
 Target = Annotated[str, typer.Option(help="The machine to build for: see `netlathe targets`.")]
 Runner = Annotated[
     str | None,
-    typer.Option(help="What measures there: adb, adb:SERIAL, ssh:USER@HOST, rpc:HOST:PORT, bundle:FOLDER, emulated."),
+    typer.Option(help="What measures there: adb, adb:SERIAL, ssh:USER@HOST, rpc:HOST:PORT or bundle:FOLDER."),
+]
+Count = Annotated[
+    bool, typer.Option("--count", help="Count instructions, loads, stores and cache misses under an emulator.")
 ]
 TuneFallback = Annotated[
     int, typer.Option(min=0, help="Trials of TVM's MetaSchedule for each operator that has none of our kernels.")

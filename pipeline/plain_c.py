@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +55,13 @@ def on_the_machine(timing: Timing, against: str, target: Target) -> Verification
     """What `netbench` found of its own output where it was measured; None of what is no netbench."""
     if timing.answer is None:
         return None
-    return Verification(_where(against, target), 1, timing.answer.max_abs_error, float(timing.answer.same_top1))
+    emulated = target.runner == EMULATED
+    where = _emulated_by(target.emulator) if emulated else f", on the machine by {target.runner}"
+    return Verification(against + where, 1, timing.answer.max_abs_error, float(timing.answer.same_top1))
 
 
-def _where(against: str, target: Target) -> str:
-    """What an output was compared with, and what computed it."""
-    if target.runner == EMULATED:
-        return f"{against}, emulated by {' '.join(target.emulator)}"
-    return f"{against}, on the machine by {target.runner}"
+def _emulated_by(words: Sequence[str]) -> str:
+    return f", emulated by {' '.join(words)}"
 
 
 def self_test(folder: Path, target: Target, against: str, weights: WeightType) -> Verification | None:
@@ -81,6 +80,5 @@ def self_test(folder: Path, target: Target, against: str, weights: WeightType) -
     except ProgramError as error:
         raise VerifyError(f"The plain C form does not do what {against} does. {error} {CAUSES[weights]}") from error
     found: dict[str, Any] = json.loads(printed)
-    return Verification(
-        _where(against, target) if before else against, 1, found["max_abs_error"], float(found["same_top1"])
-    )
+    where = _emulated_by(before) if before else ""
+    return Verification(against + where, 1, found["max_abs_error"], float(found["same_top1"]))

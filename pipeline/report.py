@@ -22,9 +22,10 @@ Results = Mapping[str, dict[str, Any]]
 
 HOW = {
     "measured": "Timed calls alternate, so whatever the machine does meets all of them.",
-    "emulated": "Nothing was timed: what stands for latency is how many instructions an emulator counted.",
+    "emulated": "Nothing was timed: an emulator counted how many instructions one inference executes.",
 }
 
+GOES = {"measured": "Where the time goes", "emulated": "Where the instructions go"}
 ALONE = {"measured": "measured alone with cold weights", "emulated": "emulated alone"}
 
 
@@ -147,7 +148,7 @@ def _sections(results: Results) -> list[dict[str, Any]]:
             else []
         ),
         _section(
-            "Accuracy and latency",
+            f"Accuracy and {unit.noun}",
             f"Both networks had the same training and the same compiler. {HOW[unit.obtained]}",
             figures.accuracy_and_latency(points, unit),
             *([figures.interleaved_samples(bench["runs"])] if unit == MILLISECONDS else []),
@@ -168,13 +169,14 @@ def _sections(results: Results) -> list[dict[str, Any]]:
         ),
         _section(
             "Can the predictions be trusted?",
-            f"{calibrate['latency_table']['networks']} random networks that nothing was fitted to. Their operators' "
-            f"latencies added up and corrected, as the search does (drawn): {_accuracy(calibrate['latency_table'])} "
+            f"{calibrate['latency_table']['networks']} random networks that nothing was fitted to. What their "
+            "operators take, added up and corrected as the search does (drawn): "
+            f"{_accuracy(calibrate['latency_table'])} "
             f"The cost model alone, no operator measured: {_accuracy(calibrate['cost_model'])}",
             figures.predicted_against_measured(calibrate["networks"], calibrate.get("noise", 0.0), unit),
         ),
         _section(
-            "Where the time goes",
+            GOES[unit.obtained],
             f"What each operator of the derived network adds to it, as it was {ALONE[unit.obtained]} and then "
             f"corrected: {_sources(derive['operators'], unit)}. Their sum is the prediction.",
             figures.time_by_operator(derive["operators"], unit),
@@ -227,10 +229,11 @@ def _table(results: Results) -> dict[str, Any]:
 def _obtained(results: Results) -> dict[str, str]:
     calibrate, derive, shipped, verify = (results[name] for name in ("calibrate", "derive", "compile", "verify"))
     unit = _unit(results)
+    noun = unit.noun.capitalize()
     return {
-        "Latency of the network": f"{unit.obtained}: {unit.text(shipped['winner']['measured_s'], '.4f')} as it ships, "
+        f"{noun} of the network": f"{unit.obtained}: {unit.text(shipped['winner']['measured_s'], '.4f')} as it ships, "
         f"beside the baseline; {unit.text(derive['measured_s'], '.4f')} with untrained weights, before training",
-        "Latency in the search": f"predicted: {unit.text(derive['predicted_s'], '.4f')} for the derived network, "
+        f"{noun} in the search": f"predicted: {unit.text(derive['predicted_s'], '.4f')} for the derived network, "
         f"{derive['rederivations']} re-derivation(s) with a tighter budget",
         "Blocks and networks": f"{unit.obtained}: {calibrate['measured']} now, {calibrate['reused']} from the "
         f"database, {len(calibrate['failures'])} failed. {disturbance(calibrate.get('disturbed', 0.0))}",

@@ -9,16 +9,16 @@ from pipeline import figures
 from supernet.architecture import Architecture
 
 LEARNT = (
-    "Expected latency over the budget, and how undecided the search was (mean entropy of a block's candidates), over "
+    "What is expected over the budget, and how undecided the search was (mean entropy of a block's candidates), over "
     "the epochs. Below that the probability of each candidate, block by block: the derived network is the most "
     "probable one that fits the budget. What is less likely than a threshold is given up with its weights; the table "
     "says when, and by how much each choice was ahead of the next at the end."
 )
 RANKED = (
     "{count} networks were evaluated after the weights had learnt; the derived network is the best of those that fit "
-    "the budget, or the likeliest by their shares where none does. Shown are shares among the best: latency over the "
-    "budget and mean entropy by them, over epochs and generations; below that the share of each candidate, block by "
-    "block. The table says by how much each choice was ahead of the next at the end."
+    "the budget, or the likeliest by their shares where none does. Shown are shares among the best: what they take "
+    "over the budget and mean entropy by them, over epochs and generations; below that the share of each candidate, "
+    "block by block. The table says by how much each choice was ahead of the next at the end."
 )
 
 

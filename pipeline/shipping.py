@@ -83,8 +83,9 @@ def compile(context: RunContext, folder: Path) -> Result:  # noqa: A001  (the st
         BudgetError: the trained network is measured over the budget, however often.
     """
     result = context.for_each(partial(_built, context))
-    # A bundle would be read as often, and say the same.
-    most = MEASUREMENTS if all(find_runner(target).at_once for target in context.targets) else 1
+    # A bundle would be read as often, and say the same, and so would an emulator.
+    runners = [find_runner(target) for target in context.targets]
+    most = MEASUREMENTS if all(runner.at_once and not runner.exact for runner in runners) else 1
     for number in range(1, most + 1):
         measured: dict[str, MeasuredAndBudget] = {}
         for target in context.targets:

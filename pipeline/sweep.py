@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline import ranks
 from pipeline.artefacts import silent
-from pipeline.config import ALSO, ConfigError, RunConfig, make_config
+from pipeline.config import ALSO, ConfigError, RunConfig, make_config, parse_budget
 from pipeline.context import RunContext
 from pipeline.disk import require_free_space
 from pipeline.figures import front_of_points
@@ -45,7 +45,7 @@ def sweep(
     budgets it adds them to the front.
 
     Raises:
-        ConfigError: no budget, or one that is none.
+        ConfigError: no budget, or one that is none, or none for a target.
         TargetError: there is no such target.
         RunFolderError: `out` holds anything but an earlier sweep.
         Every other error of a run.
@@ -53,6 +53,9 @@ def sweep(
     chosen = list(dict.fromkeys(make_config(**{**config.model_dump(), "budget": b}).budget for b in budgets))
     if not chosen:
         raise ConfigError("A sweep needs budgets: `--budgets 0.4x,0.6x,0.8x`.")
+    for target in map(get_target, config.targets):
+        for budget in chosen:
+            parse_budget(budget).seconds(1.0, target)
     folder, unit = out or RUNS / f"sweep-{config.family}", get_target(config.target).unit
     ranks.refuse("sweep")
     require_free_space(folder)

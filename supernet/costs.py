@@ -91,7 +91,7 @@ class Constraint:
 
     budget: whether the limit is there to be used up, not only to be kept. Of several budgets, such as the latencies on
     several targets, the one that is furthest over counts.
-    unit: of a budget, how a thousandth of its limit's unit is called.
+    unit: of a budget, how a thousandth of its limit's unit is called; where: on which target, if there are several.
 
     Raises:
         CostError: the limit is not a positive finite number.
@@ -102,6 +102,7 @@ class Constraint:
     limit: float
     budget: bool = False
     unit: str = "ms"
+    where: str = ""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.limit) and self.limit > 0.0):
@@ -112,9 +113,10 @@ class Constraint:
         return self.costs.of(path) <= self.limit
 
 
-def latency(costs: PathCosts, budget_s: float, target: str = "", unit: str = "ms") -> Constraint:
+def latency(costs: PathCosts, budget_s: float, target: str = "", unit: str = "ms", name: str = LATENCY) -> Constraint:
     """A budget of seconds on a target, which needs a name where there are several."""
-    return Constraint(f"{LATENCY} on {target}" if target else LATENCY, costs, budget_s, budget=True, unit=unit)
+    where = f" on {target}" if target else ""
+    return Constraint(f"{name}{where}", costs, budget_s, budget=True, unit=unit, where=where)
 
 
 def split(constraints: Sequence[Constraint]) -> tuple[list[Constraint], list[Constraint]]:
@@ -141,7 +143,8 @@ def weighted(constraints: Sequence[Constraint], shares: Sequence[float]) -> Cons
         for blocks in zip(*(constraint.costs.blocks for constraint in constraints), strict=True)
     ]
     fixed = sum(factor * constraint.costs.fixed for factor, constraint in zip(factors, constraints))
-    return replace(first, name=f"{LATENCY} {WEIGHTED}", costs=PathCosts(fixed, tuple(mean)))
+    name, where = first.name.removesuffix(first.where), f" {WEIGHTED}"
+    return replace(first, name=f"{name}{where}", where=where, costs=PathCosts(fixed, tuple(mean)))
 
 
 def parameters(space: SearchSpace, limit: float) -> Constraint:

@@ -13,7 +13,7 @@ from scipy.sparse import block_diag, csr_array, hstack
 
 from supernet.algorithms.interface import Ranked
 from supernet.architecture import Choice
-from supernet.costs import LATENCY, Constraint, split
+from supernet.costs import Constraint, split
 from supernet.space import SearchSpace
 
 # HiGHS keeps a constraint up to 1e-7 of its size. Where it finds a network a hair over a limit, it searches again with
@@ -183,4 +183,4 @@ def _nothing_fits(space: SearchSpace, constraints: Sequence[Constraint]) -> str:
 
 def in_words(budget: Constraint, seconds: float) -> str:
     """`4 ms`, or `4 ms on x86` where the budget is that of one of several targets."""
-    return f"{1e3 * seconds:.4g} {budget.unit}{budget.name.removeprefix(LATENCY)}"
+    return f"{1e3 * seconds:.4g} {budget.unit}{budget.where}"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -27,6 +29,11 @@ _SECOND_API = 9
 _COUNTS, _ANSWER = TypeAdapter(dict[str, int]), TypeAdapter(Answer)
 
 
+@lru_cache
+def _takes_plugins(emulator: str) -> bool:
+    return "-plugin" in subprocess.run([emulator, "--help"], capture_output=True, text=True, check=False).stdout
+
+
 class EmulatedRunner:
     """Counts the instructions of one call of each program, on all cores at once: a count does not care who runs beside.
 
@@ -36,7 +43,8 @@ class EmulatedRunner:
     caches: loads, stores and cache misses are counted too, which takes some times as long.
 
     Raises:
-        RunnerError: the emulator is missing, or several threads are asked for, whose waiting would count.
+        RunnerError: the emulator is missing or has no plugins, or several threads are asked for, whose waiting would
+            count.
     """
 
     form: Form = "program"
@@ -55,6 +63,12 @@ class EmulatedRunner:
                 f"{target.name} is not this machine. Say how it can be reached: --runner adb, --runner ssh:USER@HOST, "
                 "or --runner bundle:FOLDER to carry a folder there. Without it an emulator would count what programs "
                 f"execute, and {lacks}."
+            )
+        if not _takes_plugins(before[0]):
+            raise RunnerError(
+                f"{shutil.which(before[0])} was built without plugins, as static ones are (Debian 13's), and cannot "
+                "count instructions. Put one that has them on the PATH first: its --help lists -plugin. Or say how the "
+                "machine can be reached: --runner adb, --runner ssh:USER@HOST."
             )
         if target.threads > 1:
             raise RunnerError(

@@ -111,16 +111,17 @@ def with_runner(target: Target, runner: str) -> Target:
     What is measured so never mixes with what was measured in other ways: the fingerprint names the runner.
 
     Raises:
-        TargetError: there is no such runner, or this machine would have to be emulated.
+        TargetError: there is no such runner.
         RunnerError: no phone, or more than one, is connected, and none was named.
     """
     kind, _, address = runner.partition(":")
-    if kind not in RUNNERS:
-        close = difflib.get_close_matches(kind, RUNNERS)
+    ways = [name for name in RUNNERS if name != EMULATED]
+    if kind not in ways:
+        close = difflib.get_close_matches(kind, ways)
         meant = f"Did you mean {' or '.join(close)}? " if close else ""
-        raise TargetError(f"Unknown runner {kind!r}. {meant}There are: {', '.join(RUNNERS)}.")
-    if kind == EMULATED and target.runner == LOCAL:
-        raise TargetError(f"{target.name} is this machine, which is measured and not emulated. Leave --runner out.")
+        raise TargetError(
+            f"Unknown runner {kind!r}. {meant}There are: {', '.join(ways)}. A board without one is emulated."
+        )
     # Under one name there is one machine, wherever the command is given.
     if kind == "adb" and not address:
         runner = f"adb:{_connected_phone()}"

@@ -14,7 +14,8 @@ class Unit:
     """How thousandths of a second on a target's clock are called at the edge.
 
     name: in sentences and tables; key: at the end of a name in JSON, as in `budget_ms`; measured_key: in JSON, of what
-    is no prediction; obtained: how that was; gain, gain_key: of one network over another, in words and in JSON.
+    is no prediction; obtained: how that was; gain, gain_key: of one network over another, in words and in JSON;
+    noun: what there is so much of; cost: in the names of what a search says, in seconds of that clock.
     """
 
     name: str
@@ -23,6 +24,8 @@ class Unit:
     obtained: str
     gain: str
     gain_key: str
+    noun: str
+    cost: str
 
     def source(self, source: str) -> str:
         """How a figure of a latency table was obtained, which calls everything `measured` that is not `predicted`."""
@@ -40,6 +43,8 @@ MILLISECONDS = Unit(
     obtained="measured",
     gain="as fast as",
     gain_key="speedup_over_baseline",
+    noun="latency",
+    cost="latency",
 )
 EMULATED_INSTRUCTIONS = Unit(
     name="M emulated instructions",
@@ -48,5 +53,7 @@ EMULATED_INSTRUCTIONS = Unit(
     obtained="emulated",
     gain="fewer emulated instructions than",
     gain_key="emulated_gain_over_baseline",
+    noun="emulated instructions",
+    cost="emulated_seconds",
 )
 UNITS = (MILLISECONDS, EMULATED_INSTRUCTIONS)

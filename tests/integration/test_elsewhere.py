@@ -97,8 +97,10 @@ def names(content: Any) -> set[str]:
 def test_a_run_without_a_machine_counts_and_times_nothing(cli: Any) -> None:
     pytest.importorskip("ziglang")
     target = ("--space", "tiny", "--target", "raspberry-pi-5")
-    refused = cli.start("run", *target, "--budget", "5ms", "--out", "no")
-    assert "budget 5ms is none for raspberry-pi-5" in " ".join(refused.communicate(timeout=600)[1].split())
+    with cli.start("run", *target, "--budget", "5ms", "--out", "no") as refused:
+        _, said = refused.communicate(timeout=600)
+    assert refused.returncode == ExitCode.USAGE
+    assert "budget 5ms is none for raspberry-pi-5" in " ".join(said.split())
     found = json.loads(cli("run", *target, "--budget", "0.7x", "--out", "counted", "--json"))
     assert 0 < found["emulated_minstr"] <= found["budget_emulated_minstr"]
     assert found["emulated_gain_over_baseline"] >= 1 / 0.7

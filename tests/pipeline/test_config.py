@@ -59,7 +59,7 @@ def test_a_budget_has_the_unit_of_the_target() -> None:
     assert parse_budget("0.5x").seconds(0.04, board) == 0.02
     assert parse_budget("40minstr").seconds(1.0, board) == pytest.approx(40e6 * INSTRUCTION_S)
     assert parse_budget("3ms").seconds(1.0, phone) == 0.003
-    with pytest.raises(ConfigError, match=r"budget 3ms is none for raspberry-pi-4, .* as in `40minstr`"):
+    with pytest.raises(ConfigError, match=r"budget 3ms is none for raspberry-pi-4, .* `40minstr` is for those"):
         parse_budget("3ms").seconds(1.0, board)
     with pytest.raises(ConfigError, match=r"budget 3minstr is none for android-arm64@ssh:phone, whose figures are ms"):
         parse_budget("3minstr").seconds(1.0, phone)

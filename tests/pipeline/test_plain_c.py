@@ -47,6 +47,11 @@ def test_it_is_written_and_tests_itself(compiled: Compiled, tmp_path: Path) -> N
     assert found is not None
     assert (found.against, found.images, found.top1_agreement) == ("the ONNX reference", 1, 1.0)
     assert found.max_abs_error <= 1e-4
+    # A phone's, that an emulator runs here, was not on the phone.
+    phone = replace(TARGET, name="phone", runner="adb:1", emulator=("env",))
+    found = self_test(tmp_path, phone, "PyTorch", "float32")
+    assert found is not None
+    assert found.against == "PyTorch, emulated by env"
     # Nothing runs it where its emulator is missing.
     assert self_test(tmp_path, replace(TARGET, runner="emulated", emulator=("nowhere",)), "itself", "float32") is None
 
@@ -103,6 +108,11 @@ def parse_net() -> Callable[[Path], Path]:
         return folder / "small.onnx"
 
     return save
+
+
+def test_only_an_emulator_counts(onnx_file: Path) -> None:
+    with pytest.raises(TargetError, match="--count has an emulator count instructions, and x86 is measured"):
+        api.compile(str(onnx_file), "x86", count=True)
 
 
 def test_nothing_is_tuned_for_another_machine(onnx_file: Path) -> None:

@@ -149,8 +149,11 @@ def test_what_an_emulator_counted_is_never_called_time(results: dict[str, dict[s
         "predicted (M emulated instructions)",
     ):
         assert text in page, text
-    shown = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
-    assert not re.search(r"\bms\b|[Tt]imed calls|milliseconds", shown)
+    # Plotly's own code, the longest script, says whatever it likes; our figures are in the others.
+    scripts = re.findall(r"<script.*?</script>", page, flags=re.DOTALL)
+    ours = page.replace(max(scripts, key=len), "")
+    assert "emulated instructions" in re.sub(r"<script.*?</script>", "", ours, flags=re.DOTALL)
+    assert re.findall(r"\bms\b|[Tt]imed calls|[Mm]illisecond|[Ll]atenc|[Ww]here the time", ours) == []
 
 
 def test_predicted_operators_are_grey() -> None:

@@ -106,6 +106,13 @@ def swept(config: RunConfig, budgets: list[str], out: Path | None, said: list[st
     return sweep(config, budgets, out=out, progress=lambda *_: None, say=said.append, **more)
 
 
+def test_a_budget_that_is_none_for_a_target_is_refused_before_any_run(performed: Performed, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="budget 5ms is none for raspberry-pi-5"):
+        swept(RunConfig(also=(OTHER,)), ["0.5x", "5ms"], tmp_path / "out", [])
+    assert performed.done == []
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_run_for_each_budget_from_one_warm_up(performed: Performed, tmp_path: Path) -> None:
     said: list[str] = []
     found = swept(RunConfig(also=(OTHER,)), ["0.5x", " 0.50x", "0.8x"], tmp_path / "out", said)

@@ -110,7 +110,7 @@ def test_what_crashes_hangs_or_says_nothing_fails_alone(
         assert reason in failure.reason
 
 
-def test_what_cannot_be_counted_is_refused() -> None:
+def test_what_cannot_be_counted_is_refused(tmp_path: Path) -> None:
     missing = replace(BOARD, emulator=("no-such-emulator",))
     with pytest.raises(
         RunnerError, match=r"--runner adb, .* no-such-emulator is not installed \(`apt install qemu-user"
@@ -118,5 +118,13 @@ def test_what_cannot_be_counted_is_refused() -> None:
         EmulatedRunner(missing)
     with pytest.raises(RunnerError, match="an emulator would count what programs execute, and there is none"):
         EmulatedRunner(replace(BOARD, emulator=()))
+    plain = tmp_path / "qemu"
+    plain.write_text("#!/bin/sh\necho usage\n")
+    plain.chmod(0o755)
+    with pytest.raises(RunnerError, match=r"qemu was built without plugins, .* its --help lists -plugin"):
+        EmulatedRunner(replace(BOARD, emulator=(str(plain),)))
+    plain = tmp_path / "qemu-with"
+    plain.write_text("#!/bin/sh\necho -plugin\n")
+    plain.chmod(0o755)
     with pytest.raises(RunnerError, match=r"what threads do while they wait would count\. Ask for one thread"):
-        EmulatedRunner(replace(BOARD, emulator=("sh",)).with_threads(2))
+        EmulatedRunner(replace(BOARD, emulator=(str(plain),)).with_threads(2))
