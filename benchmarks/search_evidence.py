@@ -5,17 +5,17 @@ python -m benchmarks.search_evidence --data DATA [--scale small|gpu] [--seeds 1]
 DATA is CIFAR-10 or whatever else has images of 32 pixels. Everything is trained with one recipe, compiled and measured
 in turns. What is done is kept in --out, so a run that was stopped goes on; a row stands for each trained network.
 `small` takes hours on two cores; `gpu` trains the full-sized space on the GPU that is there and measures on the CPU.
-`small` trains two networks at a time, on half of the cores each; searches and measurements run alone. What a search
-costs is therefore counted in seconds of one core.
+`small` searches and trains two networks at a time, on half of the cores each; only measurements run alone. What a
+search costs is therefore counted in seconds of one core.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
 from multiprocessing import get_context
@@ -27,7 +27,8 @@ from typing import Any
 import torch
 
 from benchmarks.evidence_memory import memory_by_candidates
-from benchmarks.evidence_report import print_report, verdicts
+from benchmarks.evidence_report import Row, print_report, verdicts
+from benchmarks.evidence_scales import SCALES
 from benchmarks.results import save_results
 from pipeline.artefacts import silent
 from pipeline.calibration import calibrate_space, path_latency
@@ -37,15 +38,12 @@ from pipeline.finding import USED
 from pipeline.fit import derive_within
 from pipeline.measure import measure_networks
 from supernet.architecture import Architecture
-from supernet.costs import PathCosts, latency
+from supernet.costs import Constraint, latency
 from supernet.data import ImageData, load_data
 from supernet.derive import choices_of
-from supernet.named import mobilenet_v2
-from supernet.presets import CIFAR
 from supernet.sampling import RandomPaths
-from supernet.search import search
-from supernet.settings import Progress, Recipe, SearchSettings, TrainSettings
-from supernet.space import SearchSpace, Stage
+from supernet.search import SearchResult, search
+from supernet.settings import Progress
 from supernet.train import train
 from targets.host import available_cpus
 from targets.registry import get_target
@@ -56,66 +54,9 @@ BUDGETS = (0.4, 0.6, 0.8)
 RANDOM_NETWORKS = 5
 # Random networks cost at least so much of the budget that they are compared at; cheaper ones would be no rivals.
 AT_LEAST = 0.95
-# MobileNetV2 for images of 32 pixels halves them where the space beside it does: who sees more pixels sees more.
-EARLY = partial(mobilenet_v2, resolution=32, classes=10, stem_stride=2, strides=(1, 1, 2, 2, 1, 1, 1))
-LATE = partial(mobilenet_v2, resolution=32, classes=10, stem_stride=1, strides=(1, 1, 2, 2, 1, 2, 1))
 
-
-@dataclass(frozen=True)
-class Scale:
-    """What is trained: a space, MobileNetV2 at these widths beside it, and the recipe of all.
-
-    workers: how many networks are trained at a time, each in a process of its own.
-    """
-
-    space: SearchSpace
-    mobilenet: Callable[[float], Architecture]
-    widths: tuple[float, ...]
-    recipe: Recipe
-    workers: int
-
-
-SMALL = Scale(
-    # 16 pixels after the stem, half the widths: a few million multiply-accumulates.
-    replace(
-        CIFAR,
-        name="cifar-small",
-        stem_channels=16,
-        stem_stride=2,
-        first_channels=8,
-        stages=(Stage(16, 2, 1), Stage(24, 3, 2), Stage(48, 3, 2), Stage(96, 3, 1)),
-        head_channels=640,
-        baseline=EARLY(0.5),
-    ),
-    EARLY,
-    (0.25, 0.35, 0.5, 0.75, 1.0),
-    Recipe(
-        SearchSettings(
-            algorithm="two-path",
-            warmup_epochs=3,
-            epochs=6,
-            batch_size=128,
-            warmup_lr=0.1,
-            lr=0.05,
-            weight_steps_per_alpha_step=2,
-        ),
-        TrainSettings(epochs=12, batch_size=128, lr=0.2, warmup_epochs=1, dropout=0.1),
-    ),
-    workers=2,
-)
-GPU = Scale(
-    CIFAR,
-    LATE,
-    (0.35, 0.5, 0.75, 1.0, 1.4),
-    Recipe(
-        SearchSettings(
-            warmup_epochs=15, epochs=35, batch_size=256, warmup_lr=0.2, lr=0.1, weight_steps_per_alpha_step=2
-        ),
-        TrainSettings(epochs=100, batch_size=256, lr=0.2, warmup_epochs=5, dropout=0.2),
-    ),
-    workers=1,
-)
-SCALES = {"small": SMALL, "gpu": GPU}
+_Same = tuple[str, str, int, Path]
+"""What makes an `Evidence` in another process the same one."""
 
 
 class Evidence:
@@ -124,6 +65,7 @@ class Evidence:
     def __init__(self, name: str, source: str, seed: int, root: Path, view: Progress = silent) -> None:
         self.name, self.source, self.seed, self.root, self.view = name, source, seed, root, view
         self.scale, self.target = SCALES[name], get_target("x86")
+        self.threads = max(1, len(available_cpus()) // self.scale.workers)
         self.data: ImageData = load_data(source, self.scale.space.resolution, seed)
         # What was found with another scale, recipe, data or machine is not taken for this one's.
         scale, machine = self.scale, self.target.fingerprint
@@ -141,92 +83,108 @@ class Evidence:
             write_json(file, work())
         return read_json(file) or {}
 
-    def costs(self) -> PathCosts:
-        """The latencies of the space's paths; what the database has is not measured again."""
+    def limits(self) -> dict[float, list[Constraint]]:
+        """By their share of the baseline the budgets, by one calibration: what the database has is not measured again.
+
+        Raises:
+            MeasureError: the baseline could not be run.
+        """
+        space = self.scale.space
         with closing(MeasurementDatabase(self.database)) as database:
-            found = calibrate_space(self.scale.space, self.target, database, self.view)
-        return path_latency(self.scale.space, found.calibration.table)
+            found = calibrate_space(space, self.target, database, self.view)
+        baseline_s = found.baseline_s or self.measured({})["baseline"]
+        costs = path_latency(space, found.calibration.table)
+        return {share: [latency(costs, share * baseline_s)] for share in BUDGETS}
 
     def measured(self, nets: dict[str, Architecture]) -> dict[str, float]:
         """Seconds of networks and of the baseline, in turns."""
         return measure_networks({**nets, "baseline": self.scale.space.baseline}, self.target)
 
-    def searched(self, share: float, costs: PathCosts, budget_s: float) -> dict[str, Any]:
-        """Search under a budget, derive by measuring."""
+    def search(self, share: float, limits: Sequence[Constraint]) -> SearchResult:
+        """Search within limits; one that was made already is only read."""
         space, settings = self.scale.space, replace(self.scale.recipe.search, seed=self.seed)
-        limits = [latency(costs, budget_s)]
-        checkpoint = self.folder / f"search-{share}.checkpoint"
-        found = search(
-            space,
-            self.data,
-            limits,
-            settings,
-            checkpoint,
-            self.view,
-            warmup=self.folder / "warmup.checkpoint",
-            notice=say,
-        )
+        checkpoint, warmup = self.folder / f"search-{share}.checkpoint", self.folder / "warmup.checkpoint"
+        return search(space, self.data, limits, settings, checkpoint, self.view, warmup=warmup, notice=say)
+
+    def searched(self, share: float, limits: Sequence[Constraint]) -> dict[str, Any]:
+        """The network of a search, derived by measuring."""
+        found = self.search(share, limits)
 
         def measure(net: Architecture) -> list[tuple[float, float]]:
             times = self.measured({"network": net})
             return [(times["network"], share * times["baseline"])]
 
-        attempts = derive_within(space, found.probabilities, limits, measure, found.ranking, USED)
+        attempts = derive_within(self.scale.space, found.probabilities, limits, measure, found.ranking, USED)
         return {
             "architecture": attempts[-1].architecture.text,
             "rederivations": len(attempts) - 1,
-            "core_seconds": found.seconds * torch.get_num_threads(),
+            "core_seconds": found.seconds * self.threads,
             "warmup_seconds": found.warmup_seconds,
             "expected_over_budget": found.history[-1]["expected_over_budget"],
             "history": [{k: v for k, v in row.items() if k != "probabilities"} for row in found.history],
         }
 
-    def networks(self) -> Iterator[dict[str, Any]]:
-        """Every network to be trained: its role, budget and text."""
-        costs = self.costs()
-        baseline_s = self.kept("baseline", lambda: {"seconds": self.measured({})["baseline"]})["seconds"]
-        for width in self.scale.widths:
-            yield {
-                "role": "mobilenet",
-                "name": f"mobilenet_v2@{width}",
-                "architecture": self.scale.mobilenet(width).text,
-            }
-        for share in BUDGETS:
+    def mobilenets(self) -> list[Row]:
+        """MobileNetV2 at every width, the widest first: it takes longest."""
+        widths = sorted(self.scale.widths, reverse=True)
+        nets = [(f"mobilenet_v2@{width}", self.scale.mobilenet(width).text) for width in widths]
+        return [{"role": "mobilenet", "name": name, "architecture": text} for name, text in nets]
+
+    def rivals(self, limits: Mapping[float, Sequence[Constraint]]) -> Iterator[Row]:
+        """The network searched for each budget, and random ones that use it."""
+        space = self.scale.space
+        for share, within in limits.items():
             name = f"searched-{share}"
-            row = self.kept(name, partial(self.searched, share, costs, share * baseline_s))
+            row = self.kept(name, partial(self.searched, share, within))
             yield {"role": "searched", "budget": share, "name": name, **row}
-            paths = RandomPaths([latency(costs, share * baseline_s)], AT_LEAST)
+            paths = RandomPaths(within, AT_LEAST)
             generator = torch.Generator().manual_seed(Random(f"{self.seed} {share}").getrandbits(32))
             for number in range(RANDOM_NETWORKS):
-                net = self.scale.space.architecture(choices_of(self.scale.space, paths.draw(generator)))
+                net = space.architecture(choices_of(space, paths.draw(generator)))
                 yield {"role": "random", "budget": share, "name": f"random-{share}-{number}", "architecture": net.text}
 
-    def trained(self, row: dict[str, Any]) -> dict[str, Any]:
+    def trained(self, row: Row) -> Row:
         """The row with its top-1, and the seconds of the training; kept."""
         return self.kept(f"trained-{row['name']}", partial(self._train, row))
 
-    def _train(self, row: dict[str, Any]) -> dict[str, Any]:
+    def _train(self, row: Row) -> Row:
         arch = Architecture.from_text(row["architecture"])
         settings = replace(self.scale.recipe.train, seed=self.seed)
         found = train(arch, self.data, settings, self.folder / f"{row['name']}.checkpoint", self.view, notice=say)
         print(f"{row['name']}: top-1 {found.top1:.2%}", flush=True)
-        core_seconds = found.seconds * torch.get_num_threads()
+        core_seconds = found.seconds * self.threads
         return {**row, "top1": found.top1, "train_core_seconds": core_seconds, "macs": arch.macs, "params": arch.params}
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Every network, trained, then all of them measured in turns."""
-        workers = self.scale.workers
-        threads = max(1, len(available_cpus()) // workers)
-        again = partial(_trained, (self.name, self.source, self.seed, self.root))
-        with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
-            rows = [{"seed": self.seed, **row} for row in pool.map(again, list(self.networks()))]
+    def rows(self) -> list[Row]:
+        """Every network, trained, then all of them measured in turns. What measures has the machine for itself."""
+        limits = self.limits()
+        again = (self.name, self.source, self.seed, self.root)
+        with ProcessPoolExecutor(
+            self.scale.workers, get_context("spawn"), torch.set_num_threads, (self.threads,)
+        ) as pool:
+            # The first search leaves the warm-up to the others; MobileNetV2 is trained beside it.
+            first, *others = (partial(_search, again, share, within) for share, within in limits.items())
+            started = pool.submit(first)
+            mobilenets = pool.map(partial(_train, again), self.mobilenets())
+            started.result()
+            for future in [pool.submit(other) for other in others]:
+                future.result()
+            rows = list(mobilenets)
+            rows += pool.map(partial(_train, again), list(self.rivals(limits)))
         nets = {row["name"]: Architecture.from_text(row["architecture"]) for row in rows}
         times = self.kept("measured", lambda: self.measured(nets))
-        return [{**row, "measured_s": times[row["name"]], "baseline_s": times["baseline"]} for row in rows]
+        return [
+            {"seed": self.seed, **row, "measured_s": times[row["name"]], "baseline_s": times["baseline"]}
+            for row in rows
+        ]
 
 
-def _trained(evidence: tuple[str, str, int, Path], row: dict[str, Any]) -> dict[str, Any]:
+def _search(evidence: _Same, share: float, limits: Sequence[Constraint]) -> None:
     """In a process of its own: small networks use one core each better than many together."""
+    Evidence(*evidence).search(share, limits)
+
+
+def _train(evidence: _Same, row: Row) -> Row:
     return Evidence(*evidence).trained(row)
 
 

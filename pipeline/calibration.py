@@ -56,10 +56,15 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class SpaceCalibration:
-    """A calibration, and prediction beside measurement for each network it was judged by."""
+    """A calibration, prediction beside measurement for each network it was judged by, and the space's baseline.
+
+    baseline_s: what the baseline takes at the speed of the machine that everything was measured at, so that a share of
+        it and what the search predicts are of one kind; None where it was not, or could not be, measured.
+    """
 
     calibration: Calibration
     held_out: tuple[HeldOut, ...]
+    baseline_s: float | None
 
 
 def calibrate_space(
@@ -78,7 +83,7 @@ def calibrate_space(
     """Measure every operator of the space and what is planned beside them, as far as the database does not have it.
 
     weights: how those of every operator are stored; each type has rows of its own.
-    beside: networks that are only measured, in the same passes.
+    beside: networks that are only measured, in the same passes, as the space's baseline is if there is no source.
     source: another target's calibration of the same space, from where the operators are transferred.
     settings: how candidates are timed; None for what suits the target's runner.
 
@@ -89,6 +94,7 @@ def calibrate_space(
     random = Random(seed)
     drawn = dict.fromkeys(space.random_architecture(random) for _ in range(plan.fit_networks + plan.test_networks))
     networks = [stored_as(net.op_specs(), weights) for net in drawn]
+    baseline = stored_as(space.baseline.op_specs(), weights)
     ops = space.op_specs()
     ops += variations(ops, plan.variations, Random(seed))
     with workbench(target, database, progress, settings, seed) as bench:
@@ -102,7 +108,8 @@ def calibrate_space(
             evict_bytes=evict_bytes(space, weights),
             heavy_networks=heavy_networks(space, plan.heavy_networks, Random(seed), weights),
             heaviest_bytes=heaviest_bytes(space, weights),
-            beside=beside,
+            # A search never follows a transfer, so that needs no baseline.
+            beside=[*beside, *([] if source else [baseline])],
             source=source,
             seed=seed,
         )
@@ -110,7 +117,8 @@ def calibrate_space(
     for net, ops in list(zip(drawn, networks))[plan.fit_networks :]:
         if ops in found.test:
             held_out.append(HeldOut(net.text, found.table.network_seconds(ops), found.test[ops].seconds))
-    return SpaceCalibration(found, tuple(held_out))
+    measured = found.beside.get(baseline)
+    return SpaceCalibration(found, tuple(held_out), measured and measured.seconds)
 
 
 @contextmanager

@@ -69,8 +69,8 @@ def test_a_run_by_bundles_is_interrupted_everywhere_and_ends(cli: Any) -> None:
             assert (bundle / "results").read_text().startswith("".join(done)), "what was measured is kept"
     else:
         pytest.fail(f"not at its end after {WALKS} walks")
-    # The calibration, the baseline, the fastest network, each derived network and what ships.
-    assert 5 <= walk <= 8
+    # The calibration, the fastest network, each derived network and what ships.
+    assert 4 <= walk <= 7
     manifest = json.loads((cli.folder / "away" / "deploy" / "manifest.json").read_text())
     assert manifest["latency"]["measured_how"].endswith(f"by bundle:{folder}")
     assert manifest["verification"]["against"] == f"PyTorch, on the machine by bundle:{folder}"

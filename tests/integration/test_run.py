@@ -141,8 +141,7 @@ KILLS = (
 
 
 def test_killed_and_resumed_equals_never_stopped(finished: Path, cli: Any) -> None:
-    # Latencies are measurements, so the calibration is taken over; the rest must then be the same to the last bit. The
-    # baseline is measured again, which changes nothing: the budget is in milliseconds.
+    # Latencies are measurements, so the calibration is taken over; the rest must then be the same to the last bit.
     stopped = cli.folder / "stopped"
     shutil.copytree(finished, stopped, ignore=shutil.ignore_patterns("manifest.json"))
     manifest = read(finished / "manifest.json")
@@ -167,18 +166,18 @@ def test_killed_and_resumed_equals_never_stopped(finished: Path, cli: Any) -> No
 
 def test_a_killed_calibration_measures_nothing_twice(cli: Any) -> None:
     arguments = ("calibrate", "--space", "tiny", "--threads", "1", "--database", "killed/m.sqlite")
-    # 29 operators, 6 networks and a heavy one, twelve rounds of each.
-    cli.kill_after("measure 108/432", *arguments)
+    # 29 operators, 6 networks, a heavy one and the baseline, twelve rounds of each.
+    cli.kill_after("measure 108/444", *arguments)
     database = cli.folder / "killed" / "m.sqlite"
     with sqlite3.connect(database) as connection:
         before = connection.execute("SELECT id, op_key, samples_s FROM measurement").fetchall()
-    assert 108 <= len(before) < 432
+    assert 108 <= len(before) < 444
     found = json.loads(cli(*arguments, "--json"))
     with sqlite3.connect(database) as connection:
         after = connection.execute("SELECT id, op_key, samples_s FROM measurement").fetchall()
     assert after[: len(before)] == before
     rounds = Counter(key for _, key, _ in after)
-    assert len(rounds) == found["reused"] + found["measured"] == 36
+    assert len(rounds) == found["reused"] + found["measured"] == 37
     # As many again of what was noisy.
     assert set(rounds.values()) <= {12, 24}
     assert not list((cli.folder / "killed" / "artefacts").glob("[!.]*"))
@@ -188,7 +187,7 @@ def test_a_corrupt_database_and_checkpoint_are_moved_aside(finished: Path, cli: 
     broken = cli.folder / "broken"
     broken.mkdir()
     (broken / "m.sqlite").write_bytes(b"SQLite format 3\x00" + b"garbage" * 500)
-    said = cli.kill_after("build 1/36", "calibrate", "--space", "tiny", "--database", "broken/m.sqlite")
+    said = cli.kill_after("build 1/37", "calibrate", "--space", "tiny", "--database", "broken/m.sqlite")
     assert "m.sqlite is damaged" in said
     assert "it was moved to broken/m.sqlite.corrupt-1 and an empty one started" in said
     assert (broken / "m.sqlite.corrupt-1").read_bytes().startswith(b"SQLite format 3\x00garbage")
@@ -208,6 +207,8 @@ def test_an_impossible_budget_names_the_fastest_network_before_any_search(finish
     with cli.start("run", "--space", "tiny", "--budget", "0.01x", "--out", "impossible") as process:
         _, said = process.communicate(timeout=600)
     assert process.returncode == ExitCode.BUDGET
-    assert re.search(r"No network of space tiny fits .* ms\. The fastest, `r16 .*`, takes .* ms, when it is run: ", said)
+    assert re.search(
+        r"No network of space tiny fits .* ms\. The fastest, `r16 .*`, takes .* ms, when it is run: ", said
+    )
     assert "Traceback" not in said
     assert not (cli.folder / "impossible" / "search").exists()

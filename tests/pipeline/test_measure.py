@@ -192,7 +192,8 @@ def calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(CostModel, "load", lambda path, target: model)
     folder = calibration_folder(tmp_path / "m.sqlite", target, "digits")
     found: Any = SimpleNamespace(table=table, model=model, accuracy=accuracy)
-    save_calibration(calibration.SpaceCalibration(found, (calibration.HeldOut("a net", 1e-3, 1.1e-3),)), folder, target)
+    held_out = (calibration.HeldOut("a net", 1e-3, 1.1e-3),)
+    save_calibration(calibration.SpaceCalibration(found, held_out, baseline_s=None), folder, target)
     return folder
 
 
