@@ -118,7 +118,7 @@ def calibrate_space(
         if ops in found.test:
             held_out.append(HeldOut(net.text, found.table.network_seconds(ops), found.test[ops].seconds))
     measured = found.beside.get(baseline)
-    return SpaceCalibration(found, tuple(held_out), measured and measured.seconds)
+    return SpaceCalibration(found, tuple(held_out), measured.seconds if measured else None)
 
 
 @contextmanager
