@@ -1,4 +1,4 @@
-"""The code of kernels: one object file each, compiled side by side, and remembered."""
+"""The code of kernels: one object file each, compiled side by side, and remembered, on disk too."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import blake2b
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import tvm
+from joblib import Memory
+from platformdirs import user_cache_path
 from tvm_ffi import StructuralKey
 
 from targets.target import Target
@@ -23,6 +27,8 @@ _KERNEL_OPTIONS = {"tirx.disable_assert": True}
 
 # What a process remembers, some 10 KiB each: a space has a few hundred.
 REMEMBERED = 2048
+# What all processes of a user do, of what was used last.
+KEPT_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -56,14 +62,38 @@ def kernels_apart(module: Any, target: Target, pool: Executor) -> tuple[Any, Seq
 def _code(
     name: str, kernel: StructuralKey, target: Target, opt_level: int, options: tuple[tuple[str, Any], ...]
 ) -> KernelCode:
-    """Compile a kernel. Remembered: the networks of a space share most of theirs."""
+    """Compile a kernel, unless this or an earlier process did: the networks of a space share most of theirs."""
+    function = kernel.key.with_attr("global_symbol", code_of(name))
+    digest = blake2b(tvm.ir.save_json(function).encode()).hexdigest()
+    work = (target.tvm_attributes(), opt_level, dict(options), digest, version("apache-tvm"), function)
+    try:
+        memory = Memory(user_cache_path("netlathe", appauthor=False), verbose=0)
+    except OSError:
+        # Nowhere to keep anything: no reason not to compile.
+        return KernelCode(*_compile(*work))
+    known = memory.cache(_compile, ignore=["function"])
+    if not known.check_call_in_cache(*work):
+        _make_room(memory.location)
+    return KernelCode(*known(*work))
+
+
+@lru_cache
+def _make_room(folder: Path) -> None:
+    """Forget what was not used for longest; once in a process that has something to add."""
+    Memory(folder, verbose=0).reduce_size(KEPT_BYTES)
+
+
+def _compile(
+    attributes: dict[str, Any], opt_level: int, options: dict[str, Any], digest: str, tvm_version: str, function: Any
+) -> tuple[bytes, int]:
+    """The object file of a function, and the most bytes that a call allocates. All else but `function` tells apart."""
     scratch = _Scratch()
-    context = tvm.transform.PassContext(opt_level, instruments=[scratch], config=dict(options))
-    module = tvm.IRModule({code_of(name): kernel.key.with_attr("global_symbol", code_of(name))})
+    context = tvm.transform.PassContext(opt_level, instruments=[scratch], config=options)
+    module = tvm.IRModule({function.attrs["global_symbol"]: function})
     with TemporaryDirectory() as folder, context:
         file = Path(folder) / "kernel.o"
-        tvm.tirx.build(module, tvm.target.Target(target.tvm_attributes()), pipeline="default").write_to_file(str(file))
-        return KernelCode(file.read_bytes(), scratch.bytes)
+        tvm.tirx.build(module, tvm.target.Target(attributes), pipeline="default").write_to_file(str(file))
+        return file.read_bytes(), scratch.bytes
 
 
 @tvm.instrument.pass_instrument
