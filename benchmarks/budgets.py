@@ -39,8 +39,8 @@ def judged(config: RunConfig, folder: Path, database: Path) -> dict[str, Any]:
     except BudgetError as error:
         write_json(folder / FAILED, {"met": False, "rederivations": None, "error": str(error)})
         return judged(config, folder, database)
-    search, compiled, bench = (
-        read_json(folder / stage / "result.json") or {} for stage in ("search", "compile", "bench")
+    calibration, search, compiled, bench = (
+        read_json(folder / stage / "result.json") or {} for stage in ("calibrate", "search", "compile", "bench")
     )
     (speedup,) = (times for name, times in bench["speedups"].items() if name.startswith("netlathe: "))
     benched = 1.0 / speedup
@@ -50,6 +50,8 @@ def judged(config: RunConfig, folder: Path, database: Path) -> dict[str, Any]:
         "times_baseline_in_bench": benched,
         "expected_over_budget": search["history"][-1]["expected_over_budget"],
         "measurements": compiled["measurements"],
+        "disturbed": calibration["disturbed"],
+        "searched_for_ms": 1e3 * config.parsed_budget.value * calibration["baseline_s"],
         **{figure: found[figure] for figure in FIGURES},
     }
 

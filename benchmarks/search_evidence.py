@@ -36,19 +36,19 @@ from pipeline.console import ProgressView, say
 from pipeline.files import read_json, write_json
 from pipeline.finding import USED
 from pipeline.fit import derive_within
-from pipeline.measure import measure_networks
+from pipeline.measure import code_versions, measure_networks
 from supernet.architecture import Architecture
 from supernet.costs import Constraint, latency
 from supernet.data import ImageData, load_data
 from supernet.derive import choices_of
 from supernet.sampling import RandomPaths
-from supernet.search import SearchResult, search
+from supernet.search import search
 from supernet.settings import Progress
 from supernet.train import train
 from targets.host import available_cpus
 from targets.registry import get_target
 from tvm_latency.database import MeasurementDatabase
-from tvm_latency.schedules import SCHEDULE_VERSION
+from tvm_latency.latency_table import LatencyTable
 
 BUDGETS = (0.4, 0.6, 0.8)
 RANDOM_NETWORKS = 5
@@ -70,7 +70,7 @@ class Evidence:
         # What was found with another scale, recipe, data or machine is not taken for this one's.
         scale, machine = self.scale, self.target.fingerprint
         rivals = [scale.mobilenet(width) for width in scale.widths]
-        facts = (scale.space, rivals, scale.recipe, BUDGETS, self.data.digest, SCHEDULE_VERSION, machine)
+        facts = (scale.space, rivals, scale.recipe, BUDGETS, self.data.digest, code_versions(), machine)
         owner = blake2b(repr(facts).encode(), digest_size=4).hexdigest()
         self.folder = root / f"{self.scale.space.name}-{owner}-seed-{seed}"
         self.database = root / "measurements.sqlite"
@@ -84,45 +84,57 @@ class Evidence:
         return read_json(file) or {}
 
     def limits(self) -> dict[float, list[Constraint]]:
-        """By their share of the baseline the budgets, by one calibration: what the database has is not measured again.
+        """The budgets by their share of the baseline, from one calibration, which is not made again.
 
         Raises:
-            MeasureError: the baseline could not be run.
+            RuntimeError: the baseline could not be run.
         """
-        space = self.scale.space
+        space, table = self.scale.space, self.folder / "latency_table.json"
         with closing(MeasurementDatabase(self.database)) as database:
-            found = calibrate_space(space, self.target, database, self.view)
-        baseline_s = found.baseline_s or self.measured({})["baseline"]
-        costs = path_latency(space, found.calibration.table)
+
+            def calibrated() -> dict[str, Any]:
+                found = calibrate_space(space, self.target, database, self.view)
+                if found.baseline_s is None:
+                    raise RuntimeError(f"The baseline could not be measured: {found.calibration.failures}")
+                found.calibration.table.save(table)
+                return {"seconds": found.baseline_s, "disturbed": found.calibration.disturbed}
+
+            baseline_s = self.kept("baseline", calibrated)["seconds"]
+        costs = path_latency(space, LatencyTable.load(table))
         return {share: [latency(costs, share * baseline_s)] for share in BUDGETS}
 
     def measured(self, nets: dict[str, Architecture]) -> dict[str, float]:
         """Seconds of networks and of the baseline, in turns."""
         return measure_networks({**nets, "baseline": self.scale.space.baseline}, self.target)
 
-    def search(self, share: float, limits: Sequence[Constraint]) -> SearchResult:
-        """Search within limits; one that was made already is only read."""
+    def searched(self, share: float, limits: Sequence[Constraint]) -> Row:
+        """The probabilities that a search ended with, and what it cost; kept."""
+        return self.kept(f"search-{share}", partial(self._search, share, limits))
+
+    def _search(self, share: float, limits: Sequence[Constraint]) -> Row:
         space, settings = self.scale.space, replace(self.scale.recipe.search, seed=self.seed)
         checkpoint, warmup = self.folder / f"search-{share}.checkpoint", self.folder / "warmup.checkpoint"
-        return search(space, self.data, limits, settings, checkpoint, self.view, warmup=warmup, notice=say)
+        found = search(space, self.data, limits, settings, checkpoint, self.view, warmup=warmup, notice=say)
+        expected = found.history[-1]["expected_over_budget"]
+        print(f"search for {share}x: {found.seconds:.0f} s, expected {expected:.3f} of the budget", flush=True)
+        return {
+            "core_seconds": found.seconds * self.threads,
+            "warmup_seconds": found.warmup_seconds,
+            "expected_over_budget": expected,
+            "probabilities": found.probabilities,
+            "history": [{k: v for k, v in row.items() if k != "probabilities"} for row in found.history],
+        }
 
-    def searched(self, share: float, limits: Sequence[Constraint]) -> dict[str, Any]:
+    def derived(self, share: float, limits: Sequence[Constraint]) -> Row:
         """The network of a search, derived by measuring."""
-        found = self.search(share, limits)
 
         def measure(net: Architecture) -> list[tuple[float, float]]:
             times = self.measured({"network": net})
             return [(times["network"], share * times["baseline"])]
 
-        attempts = derive_within(self.scale.space, found.probabilities, limits, measure, found.ranking, USED)
-        return {
-            "architecture": attempts[-1].architecture.text,
-            "rederivations": len(attempts) - 1,
-            "core_seconds": found.seconds * self.threads,
-            "warmup_seconds": found.warmup_seconds,
-            "expected_over_budget": found.history[-1]["expected_over_budget"],
-            "history": [{k: v for k, v in row.items() if k != "probabilities"} for row in found.history],
-        }
+        found = self.searched(share, limits)
+        attempts = derive_within(self.scale.space, found["probabilities"], limits, measure, used=USED)
+        return {**found, "architecture": attempts[-1].architecture.text, "rederivations": len(attempts) - 1}
 
     def mobilenets(self) -> list[Row]:
         """MobileNetV2 at every width, the widest first: it takes longest."""
@@ -135,7 +147,7 @@ class Evidence:
         space = self.scale.space
         for share, within in limits.items():
             name = f"searched-{share}"
-            row = self.kept(name, partial(self.searched, share, within))
+            row = self.kept(name, partial(self.derived, share, within))
             yield {"role": "searched", "budget": share, "name": name, **row}
             paths = RandomPaths(within, AT_LEAST)
             generator = torch.Generator().manual_seed(Random(f"{self.seed} {share}").getrandbits(32))
@@ -162,15 +174,20 @@ class Evidence:
         with ProcessPoolExecutor(
             self.scale.workers, get_context("spawn"), torch.set_num_threads, (self.threads,)
         ) as pool:
-            # The first search leaves the warm-up to the others; MobileNetV2 is trained beside it.
-            first, *others = (partial(_search, again, share, within) for share, within in limits.items())
-            started = pool.submit(first)
-            mobilenets = pool.map(partial(_train, again), self.mobilenets())
-            started.result()
-            for future in [pool.submit(other) for other in others]:
-                future.result()
-            rows = list(mobilenets)
-            rows += pool.map(partial(_train, again), list(self.rivals(limits)))
+            try:
+                # The first search leaves the warm-up to the others; MobileNetV2 is trained beside it.
+                first, *others = (partial(_search, again, share, within) for share, within in limits.items())
+                started = pool.submit(first)
+                mobilenets = pool.map(partial(_train, again), self.mobilenets())
+                started.result()
+                for future in [pool.submit(other) for other in others]:
+                    future.result()
+                rows = list(mobilenets)
+                rows += pool.map(partial(_train, again), list(self.rivals(limits)))
+            except BaseException:
+                # What has not begun would take hours before anybody heard of it.
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
         nets = {row["name"]: Architecture.from_text(row["architecture"]) for row in rows}
         times = self.kept("measured", lambda: self.measured(nets))
         return [
@@ -181,7 +198,7 @@ class Evidence:
 
 def _search(evidence: _Same, share: float, limits: Sequence[Constraint]) -> None:
     """In a process of its own: small networks use one core each better than many together."""
-    Evidence(*evidence).search(share, limits)
+    Evidence(*evidence).searched(share, limits)
 
 
 def _train(evidence: _Same, row: Row) -> Row:

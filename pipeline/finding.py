@@ -122,6 +122,8 @@ def calibrate(context: RunContext, folder: Path, target: Target) -> Result:
 def baseline(context: RunContext, folder: Path) -> Result:
     """Take what the baseline needed in the calibration, from which a relative budget gets its seconds.
 
+    Where the calibration has none, which it says, the baseline is measured now.
+
     Raises:
         MeasureError: it could not be run.
         BudgetError: no network of the space keeps the budgets and the other limits.
@@ -136,7 +138,7 @@ def baseline(context: RunContext, folder: Path) -> Result:
 def _baseline(context: RunContext, target: Target) -> Result:
     net, measured_s = context.space.baseline, context.result("calibrate", target).get("baseline_s")
     if measured_s is None:
-        # It could not be run; once more, to say why.
+        context.say("The calibration has no measurement of the baseline, so it is measured by itself.")
         measured_s = measure_networks({net.name: net}, target, context.config.weights)[net.name]
     return {"measured_s": measured_s, "budget_s": context.config.parsed_budget.seconds(measured_s, target)}
 

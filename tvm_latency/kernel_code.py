@@ -13,11 +13,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import tvm
-from joblib import Memory
 from platformdirs import user_cache_path
 from tvm_ffi import StructuralKey
 
 from targets.target import Target
+from tvm_latency.code_store import kept
 from tvm_latency.single_call import NETWORK, caller, code_of
 
 # TVM's options for all code, and for kernels: LLVM finds common subexpressions itself, and TVM's search takes a tenth
@@ -29,6 +29,8 @@ _KERNEL_OPTIONS = {"tirx.disable_assert": True}
 REMEMBERED = 2048
 # What all processes of a user do, of what was used last.
 KEPT_BYTES = 256 * 2**20
+# What is done here decides the code too.
+_THIS_CODE = blake2b(Path(__file__).read_bytes()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,15 @@ class KernelCode:
 
     object: bytes
     scratch_bytes: int
+
+    def to_bytes(self) -> bytes:
+        """For a file."""
+        return self.scratch_bytes.to_bytes(8, "little") + self.object
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> KernelCode:
+        """What `to_bytes` made."""
+        return cls(content[8:], int.from_bytes(content[:8], "little"))
 
 
 def kernels_apart(module: Any, target: Target, pool: Executor) -> tuple[Any, Sequence[Future[KernelCode]]]:
@@ -62,38 +73,29 @@ def kernels_apart(module: Any, target: Target, pool: Executor) -> tuple[Any, Seq
 def _code(
     name: str, kernel: StructuralKey, target: Target, opt_level: int, options: tuple[tuple[str, Any], ...]
 ) -> KernelCode:
-    """Compile a kernel, unless this or an earlier process did: the networks of a space share most of theirs."""
+    """Compile a kernel, unless this or an earlier process did: the networks of a space share most of theirs.
+
+    Raises:
+        Whatever TVM raises: see `tvm_latency.lower.compiler_errors`.
+    """
     function = kernel.key.with_attr("global_symbol", code_of(name))
-    digest = blake2b(tvm.ir.save_json(function).encode()).hexdigest()
-    work = (target.tvm_attributes(), opt_level, dict(options), digest, version("apache-tvm"), function)
-    try:
-        memory = Memory(user_cache_path("netlathe", appauthor=False), verbose=0)
-    except OSError:
-        # Nowhere to keep anything: no reason not to compile.
-        return KernelCode(*_compile(*work))
-    known = memory.cache(_compile, ignore=["function"])
-    if not known.check_call_in_cache(*work):
-        _make_room(memory.location)
-    return KernelCode(*known(*work))
+    attributes = target.tvm_attributes()
+    facts = (_THIS_CODE, version("apache-tvm"), sorted(attributes.items()), opt_level, options)
+    digest = blake2b(f"{facts} {tvm.ir.save_json(function)}".encode(), digest_size=20).hexdigest()
+    folder = user_cache_path("netlathe", appauthor=False) / "kernels"
+    return KernelCode.from_bytes(
+        kept(folder, digest, lambda: _compile(function, attributes, opt_level, dict(options)).to_bytes(), KEPT_BYTES)
+    )
 
 
-@lru_cache
-def _make_room(folder: Path) -> None:
-    """Forget what was not used for longest; once in a process that has something to add."""
-    Memory(folder, verbose=0).reduce_size(KEPT_BYTES)
-
-
-def _compile(
-    attributes: dict[str, Any], opt_level: int, options: dict[str, Any], digest: str, tvm_version: str, function: Any
-) -> tuple[bytes, int]:
-    """The object file of a function, and the most bytes that a call allocates. All else but `function` tells apart."""
+def _compile(function: Any, attributes: dict[str, Any], opt_level: int, options: dict[str, Any]) -> KernelCode:
     scratch = _Scratch()
     context = tvm.transform.PassContext(opt_level, instruments=[scratch], config=options)
     module = tvm.IRModule({function.attrs["global_symbol"]: function})
     with TemporaryDirectory() as folder, context:
         file = Path(folder) / "kernel.o"
         tvm.tirx.build(module, tvm.target.Target(attributes), pipeline="default").write_to_file(str(file))
-        return file.read_bytes(), scratch.bytes
+        return KernelCode(file.read_bytes(), scratch.bytes)
 
 
 @tvm.instrument.pass_instrument

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from pipeline import finding
 from pipeline.config import ConfigError, make_config, parse_shares
 from pipeline.context import RunContext
 from pipeline.targets_section import table, text
 from supernet.presets import DIGITS
-from targets.target import EMULATED, LOCAL
+from targets.target import EMULATED, LOCAL, Target
 from tvm_latency.latency_table import Entry, LatencyTable
 
 X86, V3, BOARD = "x86", "x86-64-v3", "raspberry-pi-5"
@@ -28,7 +29,7 @@ def context(tmp_path: Path) -> Any:
         run.results["baseline"] = {"budget_s": 1e-3, "also": {V3: {"budget_s": 4e-3}}}
         for target, times_s in zip(run.targets, (lambda i: 1e-5, lambda i: 1e-6 * (i + 1))):
             entries = {op.key: Entry(times_s(i), 0.0, "measured", times_s(i)) for i, op in enumerate(DIGITS.op_specs())}
-            run.place("calibrate", target).mkdir(parents=True)
+            run.place("calibrate", target).mkdir(parents=True, exist_ok=True)
             made = LatencyTable(target_name=target.name, fingerprint="here", entries=entries)
             made.save(run.place("calibrate", target) / "latency_table.json")
         return run
@@ -47,6 +48,36 @@ def test_every_target_has_a_budget_of_its_own(context: Any) -> None:
     assert first.costs.of(path) != second.costs.of(path)
     measured = {V3: (3e-3, 4e-3), X86: (2e-3, 1e-3)}
     assert run.measured_budgets(measured) == [(2e-3, 1e-3), (3e-3, 4e-3)]
+
+
+def test_a_relative_budget_is_a_share_of_what_the_calibration_measured(
+    context: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s, checked = {X86: 9e-3, V3: 8e-3}, []
+
+    def measure(nets: Any, target: Target, weights: str) -> dict[str, float]:
+        assert (list(nets), weights) == ([DIGITS.baseline.name], "float32")
+        return {DIGITS.baseline.name: now_s.pop(target.name)}
+
+    monkeypatch.setattr(finding, "measure_networks", measure)
+    monkeypatch.setattr(finding, "check_possible", lambda space, limits, measure: checked.append(limits))
+    said: list[str] = []
+    run = context(budget="0.5x")
+    run.say = said.append
+    run.results["calibrate"] = {"baseline_s": 2e-3, "also": {V3: {"baseline_s": 6e-3}}}
+    found = finding.baseline(run, tmp_path)
+    assert (found["measured_s"], found["budget_s"]) == (2e-3, 1e-3)
+    assert found["also"] == {V3: {"measured_s": 6e-3, "budget_s": 3e-3}}
+    assert [constraint.limit for constraint in checked[0]] == [1e-3, 3e-3]
+    assert (len(now_s), said) == (2, [])
+
+    # One that failed there, and one of a run folder from before the calibration had it.
+    run = context(budget="0.5x")
+    run.say = said.append
+    run.results["calibrate"] = {"baseline_s": None, "also": {V3: {}}}
+    found = finding.baseline(run, tmp_path)
+    assert (found["budget_s"], found["also"][V3]["budget_s"]) == (4.5e-3, 4e-3)
+    assert said == ["The calibration has no measurement of the baseline, so it is measured by itself."] * 2
 
 
 def test_the_weighted_mean_of_shares_is_one_budget(context: Any) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,14 +15,11 @@ import pytest
 import tvm
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tvm import relax, tirx, topi
+from tvm import relax, topi
 
 from targets.registry import get_target
-from targets.target import Target
-from tvm_latency import kernel_code
 from tvm_latency.build import Compiled, compile_onnx
-from tvm_latency.kernel_code import KernelCode
-from tvm_latency.lower import Lowered, LoweringError, lower
+from tvm_latency.lower import lower
 from tvm_latency.memory import ALIGNMENT
 from tvm_latency.network_plan import plan_network
 from tvm_latency.single_call import NETWORK, single_call
@@ -62,87 +58,6 @@ def compiled_both_ways(model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) 
     with monkeypatch.context() as patch:
         patch.setattr("tvm_latency.lower.plan_network", lambda module: None)
         return one, compile_onnx(model, TARGET)
-
-
-def test_every_kernel_has_an_object_file_that_the_next_network_uses_too(mobile_network: MakeNetwork) -> None:
-    compiled = compile_onnx(mobile_network(17), TARGET)
-    assert len(compiled.code) == len(compiled.kernels)
-    assert all(kernel.object.startswith(b"\x7fELF") for kernel in compiled.code)
-    before = kernel_code._code.cache_info()
-    other = compile_onnx(mobile_network(18), TARGET)
-    after = kernel_code._code.cache_info()
-    assert after.hits - before.hits == len(set(compiled.code) & set(other.code)) > 0
-    assert after.misses - before.misses == len(set(other.code) - set(compiled.code)) > 0
-
-
-def test_a_kernel_of_another_body_or_for_another_target_has_code_of_its_own(mobile_network: MakeNetwork) -> None:
-    model = mobile_network(17)
-    code = compile_onnx(model, TARGET).code
-
-    def emptied(lowered: Lowered) -> Lowered:
-        functions = dict(lowered.module.functions_items())
-        first = next(var for var in functions if var.name_hint in lowered.kernels)
-        functions[first] = functions[first].with_body(tirx.Evaluate(0))
-        return replace(lowered, module=tvm.IRModule(functions, attrs=lowered.module.attrs))
-
-    assert len(set(code) & set(compile_onnx(model, TARGET, finish=emptied).code)) == len(code) - 1
-    assert not set(code) & set(compile_onnx(model, replace(TARGET, mcpu="x86-64")).code)
-
-
-@pytest.fixture
-def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where kernels are kept, in a process that remembers none and finds none."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    kernel_code._code.cache_clear()
-    yield tmp_path
-    kernel_code._code.cache_clear()
-
-
-@pytest.mark.usefixtures("kept")
-def test_a_kernel_that_cannot_be_compiled_is_a_lowering_error(
-    mobile_network: MakeNetwork, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: Any, **__: Any) -> None:
-        raise RuntimeError("LLVM says no")
-
-    monkeypatch.setattr("tvm.tirx.build", fail)
-    with pytest.raises(LoweringError, match="The ONNX model cannot be compiled: LLVM says no"):
-        compile_onnx(mobile_network(17), TARGET)
-
-
-def test_another_process_need_not_compile_what_one_did(
-    mobile_network: MakeNetwork, kept: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compiled: list[str] = []
-
-    def build(module: Any, *arguments: Any, tirx_build: Any = tvm.tirx.build, **options: Any) -> Any:
-        compiled.extend(name for name in functions(module) if name.endswith(kernel_code.code_of("")))
-        return tirx_build(module, *arguments, **options)
-
-    def code(target: Target = TARGET) -> tuple[KernelCode, ...]:
-        kernel_code._code.cache_clear()
-        compiled.clear()
-        return compile_onnx(mobile_network(17), target).code
-
-    monkeypatch.setattr("tvm.tirx.build", build)
-    first = code()
-    assert len(compiled) == len(first)
-    assert code() == first
-    assert not compiled
-    code(replace(TARGET, mcpu="x86-64"))
-    assert len(compiled) == len(first)
-    for file in kept.rglob("output.pkl"):
-        file.write_bytes(b"half a file")
-    assert code() == first
-    assert len(compiled) == len(first)
-
-
-def test_where_nothing_can_be_kept_kernels_are_compiled(
-    mobile_network: MakeNetwork, kept: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (kept / "a file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(kept / "a file"))
-    assert compile_onnx(mobile_network(17), TARGET).code
 
 
 def assert_same_bits(first: Arrays, second: Arrays) -> None:
@@ -339,7 +254,6 @@ def test_two_threads_answer_the_same(mobile_network: MakeNetwork, monkeypatch: p
 MISALIGNED = """
 import numpy as np, onnx, sys, tvm, tvm_ffi
 from targets.registry import get_target
-from targets.target import Target
 from tvm_latency.build import compile_onnx
 
 main = compile_onnx(onnx.load(sys.argv[1]), get_target("x86")).load()
