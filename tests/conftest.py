@@ -8,8 +8,9 @@ from hypothesis import settings
 from platformdirs import user_cache_path
 
 # Hypothesis tries the same examples on every run, unless `--hypothesis-profile=thorough` asks for more, and others.
-settings.register_profile("steady", derandomize=True)
-settings.register_profile("thorough", max_examples=1000)
+# How long one takes is the machine's affair.
+settings.register_profile("steady", derandomize=True, deadline=None)
+settings.register_profile("thorough", max_examples=1000, deadline=None)
 settings.load_profile("steady")
 
 

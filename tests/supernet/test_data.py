@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -119,7 +119,6 @@ def test_digits_test_split_is_the_same_in_every_release(digits: ImageData) -> No
     assert digits.test.rows[:8].tolist() == [21, 24, 28, 34, 35, 37, 39, 42]
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 255), min_size=12, max_size=12))
 def test_normalise_is_the_documented_formula(values: list[int]) -> None:
     images = torch.tensor(values, dtype=torch.uint8).reshape(1, 3, 2, 2)

@@ -22,7 +22,7 @@ def test_parameters_are_those_that_the_architecture_counts(name: str) -> None:
     assert sum(parameter.numel() for parameter in network.parameters()) == arch.params
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     size=st.integers(1, 9),
     in_channels=st.integers(1, 6),

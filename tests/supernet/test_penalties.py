@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from supernet.costs import PathCosts
@@ -34,7 +34,6 @@ def test_settings_have_a_penalty_for_each_name() -> None:
 
 
 @pytest.mark.parametrize("name", list(FORMS))
-@settings(deadline=None)
 @given(
     limit=SECONDS,
     scale=SECONDS,

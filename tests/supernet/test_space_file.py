@@ -149,7 +149,7 @@ def as_toml(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else str(value)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(described=descriptions(), seed=st.integers(0, 2**32))
 def test_any_valid_file_is_a_space(write: Any, described: dict[str, Any], seed: int) -> None:
     space = load_space(write("\n".join(f"{key} = {as_toml(value)}" for key, value in described.items())))

@@ -213,7 +213,7 @@ def emitted(program: Program, output: int, x: np.ndarray) -> tuple[Any, np.ndarr
     return builder.get(), arrays[output % len(arrays)]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(st.tuples(st.sampled_from(list(STEPS)), st.integers(0, 99), st.integers(0, 99)), min_size=1, max_size=12),
     st.integers(0, 99),

@@ -157,7 +157,7 @@ def test_a_depthwise_kernel_fetches_the_taps_of_its_next_channels(size: int, tap
         assert max(lines) < start + block_bytes + size + LINE_BYTES
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(products(), st.sampled_from(MACHINES))
 def test_every_line_of_the_next_panel_is_fetched_while_one_is_used(spec: ConvSpec, target: Target) -> None:
     kernel = scheduled(spec, target)

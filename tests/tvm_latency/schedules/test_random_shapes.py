@@ -231,7 +231,6 @@ def test_a_kernel_of_any_shape_is_right(
     @settings(
         settings(),
         max_examples=(SHAPES // SHAPES_AT_ONCE + 3) * settings().max_examples // 100,
-        deadline=None,
         suppress_health_check=list(HealthCheck),
     )
     @given(

@@ -74,7 +74,7 @@ def scheduled(spec: ConvSpec, target: Target) -> Kernel:
     return kernel
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 @pytest.mark.parametrize("kind", ["pointwise", "depthwise", "dense_conv"])
 @given(data=st.data())
 def test_half_weights_are_computed_with_in_float32(
