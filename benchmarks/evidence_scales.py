@@ -45,18 +45,19 @@ SMALL = Scale(
     ),
     EARLY,
     (0.25, 0.35, 0.5, 0.75),
-    # Few epochs of all images: four hours in all.
+    # Few epochs of all images: three hours in all. A core trains a third more images a second in batches of 32 than of
+    # 128, which its caches do not hold.
     Recipe(
         SearchSettings(
             algorithm="two-path",
             warmup_epochs=1,
             epochs=2,
-            batch_size=128,
-            warmup_lr=0.1,
-            lr=0.05,
+            batch_size=32,
+            warmup_lr=0.05,
+            lr=0.025,
             weight_steps_per_alpha_step=3,
         ),
-        TrainSettings(epochs=6, batch_size=128, lr=0.2, warmup_epochs=1, dropout=0.1),
+        TrainSettings(epochs=6, batch_size=32, lr=0.05, warmup_epochs=1, dropout=0.1),
     ),
     workers=2,
 )
