@@ -39,8 +39,9 @@ def judged(config: RunConfig, folder: Path, database: Path) -> dict[str, Any]:
     except BudgetError as error:
         write_json(folder / FAILED, {"met": False, "rederivations": None, "error": str(error)})
         return judged(config, folder, database)
-    calibration, search, compiled, bench = (
-        read_json(folder / stage / "result.json") or {} for stage in ("calibrate", "search", "compile", "bench")
+    calibration, baseline, search, compiled, bench = (
+        read_json(folder / stage / "result.json") or {}
+        for stage in ("calibrate", "baseline", "search", "compile", "bench")
     )
     (speedup,) = (times for name, times in bench["speedups"].items() if name.startswith("netlathe: "))
     benched = 1.0 / speedup
@@ -51,7 +52,7 @@ def judged(config: RunConfig, folder: Path, database: Path) -> dict[str, Any]:
         "expected_over_budget": search["history"][-1]["expected_over_budget"],
         "measurements": compiled["measurements"],
         "disturbed": calibration["disturbed"],
-        "searched_for_ms": 1e3 * config.parsed_budget.value * calibration["baseline_s"],
+        "searched_for_ms": 1e3 * baseline["budget_s"],
         **{figure: found[figure] for figure in FIGURES},
     }
 

@@ -45,8 +45,7 @@ SMALL = Scale(
     ),
     EARLY,
     (0.25, 0.35, 0.5, 0.75),
-    # Few epochs of all images: three hours in all. A core trains a third more images a second in batches of 32 than of
-    # 128, which its caches do not hold.
+    # Few epochs of all images, to be done in hours; small batches, which pass a core faster than large ones do.
     Recipe(
         SearchSettings(
             algorithm="two-path",

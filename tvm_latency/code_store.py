@@ -26,13 +26,11 @@ def kept(folder: Path, key: str, make: Callable[[], bytes], most_bytes: int) -> 
     key: fit for a file's name, and different wherever the bytes may differ.
     """
     file = folder / key
-    try:
+    with suppress(OSError):
         content = file.read_bytes()
         if content[:_DIGEST] == _digest(content[_DIGEST:]):
             os.utime(file)
             return content[_DIGEST:]
-    except OSError:
-        pass
     made = make()
     with suppress(OSError):
         _write(file, _digest(made) + made)
