@@ -10,14 +10,7 @@ from typing import Any
 
 from pipeline import ranks
 from pipeline.artefacts import bench, compile, report, silent, targets  # noqa: A004
-from pipeline.calibration import (
-    ACCURACY_PLOT,
-    calibrate_space,
-    disturbance,
-    load_calibration,
-    save_calibration,
-    space_options,
-)
+from pipeline.calibration import calibrate_space, disturbance
 from pipeline.config import ALSO, ConfigError, RunConfig
 from pipeline.context import RunContext
 from pipeline.disk import require_free_space
@@ -28,6 +21,7 @@ from pipeline.places import RUNS, calibration_folder, default_database
 from pipeline.portable import check_export, export_calibration, import_calibration
 from pipeline.prediction import predict
 from pipeline.run_folder import Run, claim_folder, default_folder
+from pipeline.saved_calibration import ACCURACY_PLOT, load_calibration, save_calibration, space_options
 from pipeline.shipping import train_settings
 from pipeline.stages import follow, perform
 from pipeline.sweep import sweep

@@ -180,7 +180,7 @@ def _predicted_s(net: Net, target: Target, weights: WeightType, database: Path |
     folder = calibration_folder(database or default_database(), target, space, weights)
     if not folder.exists():
         return None
-    from pipeline.calibration import load_calibration  # what models need takes seconds to load
+    from pipeline.saved_calibration import load_calibration  # what models need takes seconds to load
     from tvm_latency.cost_model import CostModelError
     from tvm_latency.latency_table import LatencyTableError
 

@@ -1,4 +1,4 @@
-"""Calibration of a search space on a target: measured, judged, saved and found again."""
+"""Calibration of a search space on a target: planned, measured and judged."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ import fcntl
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from shlex import quote
 from tempfile import TemporaryDirectory
-from typing import Any
 
-from pipeline.figures import predicted_against_measured
-from pipeline.files import read_json, write_json
-from pipeline.measure import MeasureError, code_versions
+from pipeline.measure import code_versions
 from supernet.costs import PathCosts
 from supernet.settings import Progress
 from supernet.space import SearchSpace
@@ -24,10 +20,8 @@ from targets.runner import Runner
 from targets.runners import find_runner
 from targets.target import Target
 from tvm_latency import calibrate as calibrating
-from tvm_latency.accuracy import Scores
 from tvm_latency.builders import BuilderPool
 from tvm_latency.calibrate import Calibration
-from tvm_latency.cost_model import CostModel
 from tvm_latency.database import MeasurementDatabase
 from tvm_latency.fitting import Fitted, Net
 from tvm_latency.latency_table import LatencyTable
@@ -35,14 +29,12 @@ from tvm_latency.opspec import WeightType, network_weight_bytes, stored_as
 from tvm_latency.plan import QUICK, WIDEST, CalibrationPlan, variations
 from tvm_latency.workbench import MeasureSettings, Workbench
 
-LATENCY_TABLE, MODEL, VERSIONS = "latency_table.json", "cost_model.json", "versions.json"
 # A heavy network has so many times the weights of the heaviest of its space; as long as none has, widths grow so.
 HEAVIER, WIDER = 1.1, 1.005
 # What an interrupted calibration has built is kept for a week.
 KEPT_S = 7 * 86400
 # More disturbed rounds than this are worth a sentence.
 WORTH_SAYING = 0.05
-ACCURACY, ACCURACY_PLOT = "accuracy.json", "accuracy.html"
 
 
 @dataclass(frozen=True)
@@ -226,69 +218,3 @@ def disturbance(share: float) -> str:
         f"The machine was disturbed: in {share:.0%} of the rounds the reference took longer than usual. They count "
         "only where too few others are left, those that it slowed least."
     )
-
-
-def save_calibration(found: SpaceCalibration, folder: Path, target: Target) -> None:
-    """Write the latency table and the cost model where `load_calibration` finds them, and how good they are."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / VERSIONS).unlink(missing_ok=True)
-    found.calibration.table.save(folder / LATENCY_TABLE)
-    found.calibration.model.save(folder / MODEL)
-    networks = [asdict(net) for net in found.held_out]
-    accuracy = found.calibration.accuracy
-    write_json(folder / ACCURACY, {**asdict(accuracy), "networks_held_out": networks})
-    predicted_against_measured(networks, accuracy.noise, target.unit).write_html(folder / ACCURACY_PLOT)
-    # Last, so that a folder that has it is complete.
-    write_json(folder / VERSIONS, {"versions": list(code_versions())})
-
-
-def space_options(space: str, resolution: int | None = None, width: float = 1.0) -> str:
-    """What names a space on the command line: `--space cifar --resolution 48 --width 0.5`."""
-    of_task = {"resolution": resolution, "width": None if width == 1.0 else width}
-    return " ".join([f"--space {quote(space)}", *(f"--{k} {v!r}" for k, v in of_task.items() if v is not None)])
-
-
-def load_calibration(
-    folder: Path, target: Target, weights: WeightType = "float32", asked: str = ""
-) -> tuple[LatencyTable, CostModel]:
-    """What `save_calibration` wrote for weights that are stored so.
-
-    asked: the `space_options` that name the space, for a message that says what to type; a preset's unless given.
-
-    Raises:
-        MeasureError: nothing was calibrated for this target, or on another machine, or with other versions.
-        LatencyTableError, CostModelError: a file is damaged.
-    """
-    options = "" if weights == "float32" else f" --weights {weights}"
-    asked = asked or space_options(folder.name)
-    command = f"`netlathe calibrate --target {quote(target.name)} {asked} --threads {target.threads}{options}`"
-    saved = read_json(folder / VERSIONS) if (folder / VERSIONS).exists() else None
-    if saved is None:
-        raise MeasureError(
-            f"Target {target.name} has no calibration for space {folder.name} with {target.threads} thread(s) and "
-            f"{weights} weights. "
-            f"Run {command} first."
-        )
-    there, here = saved.get("versions"), list(code_versions())
-    if there != here:
-        raise MeasureError(
-            f"The calibration in {folder} was made with other versions of schedules and TVM ({there}; here {here}). "
-            f"Calibrate again: {command}."
-        )
-    table = LatencyTable.load(folder / LATENCY_TABLE)
-    if table.fingerprint != target.fingerprint:
-        raise MeasureError(
-            f"The calibration in {folder} was made on {table.fingerprint}; this is {target.fingerprint}. "
-            f"Calibrate again: {command}."
-        )
-    return table, CostModel.load(folder / MODEL, target)
-
-
-def accuracy_summary(scores: Scores) -> dict[str, Any]:
-    """Shares and rank correlation on networks that no fit has seen, as in the `cost_model` part of summary.json."""
-    return {
-        "within_5pct": scores.within_5pct,
-        "within_10pct": scores.within_10pct,
-        "spearman": scores.spearman,
-        "networks": scores.count,
-    }

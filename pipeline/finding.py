@@ -10,7 +10,7 @@ from math import ceil
 from pathlib import Path
 from time import perf_counter
 
-from pipeline import calibration
+from pipeline.calibration import calibrate_space, disturbance
 from pipeline.config import RunConfig
 from pipeline.context import MeasuredAndBudget, Result, RunContext
 from pipeline.deploy import versions
@@ -18,6 +18,7 @@ from pipeline.events import with_events
 from pipeline.files import write_atomically, write_json
 from pipeline.fit import check_possible, derive_within
 from pipeline.measure import measure_networks, require_runnable
+from pipeline.saved_calibration import accuracy_summary, save_calibration
 from supernet import search as searching
 from supernet.algorithms.interface import Ranked
 from supernet.architecture import Architecture
@@ -99,11 +100,9 @@ def calibrate(context: RunContext, folder: Path, target: Target) -> Result:
     with closing(MeasurementDatabase(context.database)) as database:
         if database.recovered:
             context.say(database.recovered)
-        found = calibration.calibrate_space(
-            context.space, target, database, context.progress, weights=context.config.weights
-        )
-    calibration.save_calibration(found, folder, target)
-    if sentence := calibration.disturbance(found.calibration.disturbed):
+        found = calibrate_space(context.space, target, database, context.progress, weights=context.config.weights)
+    save_calibration(found, folder, target)
+    if sentence := disturbance(found.calibration.disturbed):
         context.say(sentence)
     return {
         "seconds": perf_counter() - started,
@@ -114,8 +113,8 @@ def calibrate(context: RunContext, folder: Path, target: Target) -> Result:
         "noise": found.calibration.accuracy.noise,
         "baseline_s": found.baseline_s,
         "networks": [asdict(net) for net in found.held_out],
-        "cost_model": calibration.accuracy_summary(found.calibration.accuracy.model),
-        "latency_table": calibration.accuracy_summary(found.calibration.accuracy.networks),
+        "cost_model": accuracy_summary(found.calibration.accuracy.model),
+        "latency_table": accuracy_summary(found.calibration.accuracy.networks),
     }
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pipeline.calibration import ACCURACY, ACCURACY_PLOT, LATENCY_TABLE, MODEL, VERSIONS, load_calibration
 from pipeline.deploy import versions
 from pipeline.files import read_json, write_json
 from pipeline.measure import code_versions
+from pipeline.saved_calibration import ACCURACY, ACCURACY_PLOT, LATENCY_TABLE, MODEL, VERSIONS, load_calibration
 from supernet.space import SearchSpace
 from targets.target import Target
 from targets.unit import MILLISECONDS

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.calibration import load_calibration, space_options
 from pipeline.nets import Net, input_shape_of, resolve_net, space_of
 from pipeline.places import calibration_folder, default_database
+from pipeline.saved_calibration import load_calibration, space_options
 from supernet.space_file import find_space
 from targets.registry import get_target
 from targets.target import Target

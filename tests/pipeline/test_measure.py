@@ -13,10 +13,10 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from pipeline import api, artefacts, calibration, measure
-from pipeline.calibration import load_calibration, save_calibration, space_options
 from pipeline.measure import MeasureError, measure_files, measure_networks, what_runs
 from pipeline.nets import input_shape_of
 from pipeline.places import calibration_folder
+from pipeline.saved_calibration import load_calibration, save_calibration, space_options
 from supernet.architecture import Choice
 from supernet.presets import CIFAR, DIGITS, IMAGENET
 from supernet.space import SearchSpace

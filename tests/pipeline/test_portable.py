@@ -12,19 +12,12 @@ import pytest
 import yaml
 
 from pipeline import api
-from pipeline.calibration import (
-    ACCURACY,
-    ACCURACY_PLOT,
-    LATENCY_TABLE,
-    MODEL,
-    VERSIONS,
-    code_versions,
-    load_calibration,
-)
 from pipeline.config import ConfigError
 from pipeline.files import read_json, write_json
+from pipeline.measure import code_versions
 from pipeline.places import calibration_folder
 from pipeline.portable import PortableError, export_calibration
+from pipeline.saved_calibration import ACCURACY, ACCURACY_PLOT, LATENCY_TABLE, MODEL, VERSIONS, load_calibration
 from supernet.presets import DIGITS
 from targets.registry import get_target
 from tvm_latency.cost_model import CostModelError

@@ -13,9 +13,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from pipeline import api
-from pipeline.calibration import VERSIONS, code_versions, heaviest_bytes, heavy_networks
+from pipeline.calibration import heaviest_bytes, heavy_networks
 from pipeline.files import write_json
+from pipeline.measure import code_versions
 from pipeline.places import calibration_folder
+from pipeline.saved_calibration import VERSIONS
 from supernet.presets import DIGITS
 from supernet.space import SpaceError
 from targets.registry import get_target
