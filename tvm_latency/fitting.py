@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from math import hypot
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from tvm_latency.drift import Steady
 from tvm_latency.latency_table import Entry, LatencyTable
 from tvm_latency.opspec import OpSpec
 from tvm_latency.overflow import Overflow
+
+# No sum of operators is known better, as a share.
+LEAST_SPREAD = 1e-3
 
 Net = tuple[OpSpec, ...]
 
@@ -73,10 +77,14 @@ def fit(measured: Measured, target: Target, others: Iterable[OpSpec] = (), seed:
 
 
 def _overflow(table: LatencyTable, measured: Measured) -> Overflow:
-    nets, seconds = list(measured.heavy), np.array([found.seconds for found in measured.heavy.values()])
     none = Overflow(measured.heaviest_bytes)
-    missing_s = seconds - [table.network_seconds(net) for net in nets]
-    return Overflow.fit(measured.heaviest_bytes, [none.bytes_of(net) for net in nets], missing_s, seconds)
+    excess = [none.bytes_of(net) for net in measured.heavy]
+    missing_s = [found.seconds - table.network_seconds(net) for net, found in measured.heavy.items()]
+    # Both the measurement and the sum of the operators may be off.
+    uncertain_s = [
+        hypot(found.spread_s, max(table.spread, LEAST_SPREAD) * found.seconds) for found in measured.heavy.values()
+    ]
+    return Overflow.fit(measured.heaviest_bytes, excess, missing_s, uncertain_s)
 
 
 def baselines(measured: Measured, alone: LatencyTable, target: Target, seed: int = 0) -> dict[str, NetworkPredictor]:

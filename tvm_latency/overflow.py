@@ -57,19 +57,22 @@ class Overflow:
 
     @classmethod
     def fit(
-        cls, above_bytes: float, excess_bytes: Sequence[float], missing_s: ArrayLike, network_s: ArrayLike
+        cls, above_bytes: float, excess_bytes: Sequence[float], missing_s: ArrayLike, uncertain_s: ArrayLike
     ) -> Overflow:
-        """The least absolute relative error over networks; the cost is 0 if none has more weights.
+        """The least absolute error over networks, each in units of how uncertain it is; 0 if none has more weights.
+
+        What leaves the caches is slowed by whoever else uses them: heavy networks are noisier than others, and some
+        than the rest.
 
         excess_bytes: of each network, beyond `above_bytes`; missing_s: what the sum of its operators lacks;
-        network_s: what it takes.
+        uncertain_s: by how much that may be off, a standard deviation above 0.
         """
         excess = np.asarray(excess_bytes, dtype=float)
         beyond = excess > 0
         if not beyond.any():
             return cls(above_bytes)
         rates = np.asarray(missing_s)[beyond] / excess[beyond]
-        weights = excess[beyond] / np.asarray(network_s)[beyond]
+        weights = excess[beyond] / np.asarray(uncertain_s)[beyond]
         rate = max(0.0, _weighted_median(rates, weights))
         spread = MAD_OF_NORMAL * _weighted_median(np.abs(rates - rate), weights)
         return cls(above_bytes, rate, spread, above_bytes + float(excess.max()))

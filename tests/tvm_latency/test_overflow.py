@@ -27,19 +27,19 @@ def test_a_cost_that_is_the_same_everywhere_is_found(rate: float, excess: list[f
     assert (found.above_bytes, found.most_bytes) == (1e6, 1e6 + max(excess))
 
 
-def test_it_has_the_least_absolute_relative_error_and_one_outlier_does_not_move_it() -> None:
+def test_it_has_the_least_error_by_what_is_uncertain_and_one_outlier_does_not_move_it() -> None:
     random = Random(0)
     excess = [random.uniform(1e6, 2e7) for _ in range(8)]
-    network_s = [1e-3 * (1 + n % 3) for n in range(8)]
+    uncertain_s = [1e-3 * (1 + n % 3) for n in range(8)]
     missing = [5e-11 * x * random.uniform(0.8, 1.2) for x in excess]
     missing[3] += 1.0
-    found = Overflow.fit(0.0, excess, missing, network_s)
+    found = Overflow.fit(0.0, excess, missing, uncertain_s)
 
     def error(rate: float) -> float:
-        return sum(abs(rate * x - miss) / s for x, miss, s in zip(excess, missing, network_s))
+        return sum(abs(rate * x - miss) / s for x, miss, s in zip(excess, missing, uncertain_s))
 
     assert error(found.seconds_per_byte) <= min(error(1e-13 * i) for i in range(1000)) * (1 + 1e-12)
-    # Where long and short networks disagree, the share of each counts and not its seconds.
+    # Where a network that is surely so and two that are not disagree, the one counts.
     assert Overflow.fit(0.0, [1.0, 1.0, 1.0], [1.0, 5.0, 6.0], [1.0, 9.0, 9.0]).seconds_per_byte == 1.0
     assert 0.02 < found.spread_s_per_byte / found.seconds_per_byte < 0.4
 
