@@ -18,7 +18,7 @@ from pipeline.events import with_events
 from pipeline.files import write_atomically, write_json
 from pipeline.fit import check_possible, derive_within
 from pipeline.measure import measure_networks, require_runnable
-from pipeline.saved_calibration import accuracy_summary, save_calibration
+from pipeline.saved_calibration import save_calibration
 from supernet import search as searching
 from supernet.algorithms.interface import Ranked
 from supernet.architecture import Architecture
@@ -27,6 +27,7 @@ from supernet.sources import DIGITS, open_source
 from supernet.space import SearchSpace
 from supernet.space_file import SUFFIX, find_space
 from targets.target import Target
+from tvm_latency.accuracy import Scores
 from tvm_latency.database import MeasurementDatabase
 from tvm_latency.opspec import stored_as
 from tvm_latency.schedules import SCHEDULE_VERSION
@@ -113,8 +114,18 @@ def calibrate(context: RunContext, folder: Path, target: Target) -> Result:
         "noise": found.calibration.accuracy.noise,
         "baseline_s": found.baseline_s,
         "networks": [asdict(net) for net in found.held_out],
-        "cost_model": accuracy_summary(found.calibration.accuracy.model),
-        "latency_table": accuracy_summary(found.calibration.accuracy.networks),
+        "cost_model": _accuracy(found.calibration.accuracy.model),
+        "latency_table": _accuracy(found.calibration.accuracy.networks),
+    }
+
+
+def _accuracy(scores: Scores) -> Result:
+    """Shares and rank correlation on networks that no fit has seen, as in the `cost_model` part of summary.json."""
+    return {
+        "within_5pct": scores.within_5pct,
+        "within_10pct": scores.within_10pct,
+        "spearman": scores.spearman,
+        "networks": scores.count,
     }
 
 

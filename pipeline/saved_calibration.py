@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
-from typing import Any
 
 from pipeline.calibration import SpaceCalibration
 from pipeline.figures import predicted_against_measured
 from pipeline.files import read_json, write_json
 from pipeline.measure import MeasureError, code_versions
 from targets.target import Target
-from tvm_latency.accuracy import Scores
 from tvm_latency.cost_model import CostModel
 from tvm_latency.latency_table import LatencyTable
 from tvm_latency.opspec import WeightType
@@ -75,13 +73,3 @@ def load_calibration(
             f"Calibrate again: {command}."
         )
     return table, CostModel.load(folder / MODEL, target)
-
-
-def accuracy_summary(scores: Scores) -> dict[str, Any]:
-    """Shares and rank correlation on networks that no fit has seen, as in the `cost_model` part of summary.json."""
-    return {
-        "within_5pct": scores.within_5pct,
-        "within_10pct": scores.within_10pct,
-        "spearman": scores.spearman,
-        "networks": scores.count,
-    }

@@ -101,8 +101,9 @@ class LatencyTable:
         seconds = self.network_seconds(ops)
         guessed = [entry for entry in map(self.entry, ops) if entry.source == "predicted"]
         spreads = (entry.spread_s * entry.network_s / entry.seconds for entry in guessed)
-        overflow_s = self.overflow.spread_s_per_byte * self.overflow.bytes_of(ops)
-        return Prediction(seconds, hypot(self.spread * seconds, overflow_s, *spreads))
+        heavier = self.overflow.bytes_of(ops)
+        overflow_s = (self.overflow.spread_s_per_byte * heavier, self.overflow.share * seconds if heavier else 0.0)
+        return Prediction(seconds, hypot(self.spread * seconds, *overflow_s, *spreads))
 
     def completed(self, ops: Iterable[OpSpec], predict: Callable[[OpSpec], Entry]) -> LatencyTable:
         """This table with a predicted entry for each of `ops` that it lacks."""

@@ -9,18 +9,17 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
-from scipy.optimize import linprog
 
-from tvm_latency.drift import MAD_OF_NORMAL
 from tvm_latency.opspec import OpSpec, network_weight_bytes
 
 # As far beyond what was measured a network may be, as a share of it.
 SLACK = 0.02
-# What the cost model may miss of wider operators, a standard deviation as a share of a network's time.
-SHARE_SPREAD = 0.1
+# What the cost model usually misses of wider operators, as a share of a network's time.
+USUAL_SHARE = 0.1
 
 Array = NDArray[np.float64]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -31,13 +30,16 @@ class Overflow:
     fewer it finds there. As long as networks have as many as those of the space, their correction holds what that
     costs, and a network is the sum of its operators. Beyond, this is added.
 
-    most_bytes: of weights, in any network that it was fitted to.
+    most_bytes: of weights, in any network that it was fitted to. share: of the time of these, what their sums lacked
+        whatever their bytes. They have operators wider than any that was measured, of which the cost model misses that;
+        a network with as many bytes may have such or not, so it is no part of what it takes, only of its spread.
     """
 
     above_bytes: NonNegative = 0.0
     seconds_per_byte: NonNegative = 0.0
     spread_s_per_byte: NonNegative = 0.0
     most_bytes: NonNegative = 0.0
+    share: Finite = 0.0
 
     def bytes_of(self, ops: Sequence[OpSpec]) -> float:
         """Of the network's weights, the bytes beyond."""
@@ -69,43 +71,40 @@ class Overflow:
     ) -> Overflow:
         """What a byte takes, from networks that have more weights and wider operators; 0 if none has more weights.
 
-        missing = share * network + rate * excess, neither below 0, with the least absolute error in units of what is
-        uncertain. The share is what the cost model misses of operators wider than any it has seen, which is no matter
-        of bytes: without it a heavy network of ordinary operators would be charged for them. It is weakly held to 0.
+        missing = share * network + rate * excess for a rate of at least 0, with the least absolute error in units of
+        what is uncertain, and of `USUAL_SHARE` for the share, which one network alone says nothing of. The spread is
+        what the rate changes by where one of the networks is left out (the jackknife); all of it for two and fewer.
 
         excess_bytes: of each network, beyond `above_bytes`; missing_s: what the sum of its operators lacks;
-        network_s: what it takes; uncertain_s: by how much what it lacks may be off, a standard deviation above 0. What
-        leaves the caches is slowed by whoever else uses them, so some heavy networks are far noisier than others.
+        network_s: what it takes; uncertain_s: by how much its rounds scatter and sums of operators are off, above 0.
+        What leaves the caches is slowed by whoever else uses them, so some heavy networks are far noisier than others.
         """
         excess = np.asarray(excess_bytes, dtype=float)
         beyond = excess > 0
         if not beyond.any():
             return cls(above_bytes)
-        excess, missing, network, uncertain = (
-            np.asarray(values, dtype=float)[beyond] for values in (excess, missing_s, network_s, uncertain_s)
-        )
-        share, rate = _least_absolute(network / uncertain, excess / uncertain, missing / uncertain)
-        off = np.abs((missing - share * network) / excess - rate)
-        spread = MAD_OF_NORMAL * _weighted_median(off, excess / uncertain)
-        return cls(above_bytes, rate, spread, above_bytes + float(excess.max()))
+        lines = np.stack([network_s, excess, missing_s], axis=1)[beyond] / np.asarray(uncertain_s)[beyond, None]
+        share, rate = _least_absolute(lines)
+        count = len(lines)
+        without = np.array([_least_absolute(np.delete(lines, left_out, axis=0))[1] for left_out in range(count)])
+        spread = float(np.sqrt(count - 1) * without.std()) if count > 2 else rate
+        return cls(above_bytes, rate, spread, above_bytes + float(excess.max()), share)
 
 
-def _least_absolute(network: Array, excess: Array, missing: Array) -> tuple[float, float]:
-    """(share, rate), at least 0: the least sum of |share network + rate excess - missing| and of share / SHARE_SPREAD."""
-    # A unit of the rate is what would make all of the largest excess.
-    unit = max(float(np.max(np.abs(missing) / excess)), np.finfo(float).tiny)
-    count = len(missing)
-    over_and_under = np.hstack([np.eye(count), -np.eye(count)])
-    scale = np.abs(missing).max() or 1.0
-    found = linprog(
-        [1 / SHARE_SPREAD, 0.0, *[1.0] * (2 * count)],
-        A_eq=np.hstack([np.stack([network, unit * excess], axis=1), -over_and_under]) / scale,
-        b_eq=missing / scale,
-    )
-    return float(found.x[0]), float(unit * found.x[1])
+def _least_absolute(lines: Array) -> tuple[float, float]:
+    """The share and the rate for which |share| / USUAL_SHARE + the sum of |a share + b rate - c| over lines is least.
 
-
-def _weighted_median(values: Array, weights: Array) -> float:
-    order = np.argsort(values)
-    passed = np.cumsum(weights[order])
-    return float(values[order][np.searchsorted(passed, passed[-1] / 2)])
+    That is where two of the lines meet, those of share = 0 and rate = 0 among them.
+    """
+    every = np.vstack([lines, [1 / USUAL_SHARE, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    first, second = (every[index].T for index in np.triu_indices(len(every), 1))
+    (a, b, c), (d, e, f) = first, second
+    determinant = a * e - b * d
+    meet = determinant != 0
+    share, rate = ((c * e - b * f)[meet] / determinant[meet], (a * f - c * d)[meet] / determinant[meet])
+    possible = rate >= 0
+    found = np.stack([share, rate])[:, possible]
+    weighted = every[:-1]
+    cost = np.abs(weighted[:, :2] @ found - weighted[:, 2:]).sum(axis=0)
+    best_share, best_rate = found[:, cost.argmin()] + 0.0
+    return float(best_share), float(best_rate)
