@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
+from targets.target import DType
 from tvm_latency.opspec import WeightType
 
 Images = NDArray[np.float32]
@@ -28,11 +29,7 @@ LEAST_TOLERANCE = 1e-4
 FLOAT16_ROUNDING = 2.0**-11
 _WITH_WEIGHTS = ("Conv", "Gemm", "MatMul")
 
-CAUSES: dict[WeightType, str] = {
-    "float32": "This is a bug of a kernel: please report the model and the target.",
-    "float16": "The network does not stand weights stored as float16: compile it with --weights float32. If that "
-    "fails too, it is a bug of a kernel: please report the model and the target.",
-}
+BUG = "This is a bug of a kernel: please report the model and the target."
 
 
 class VerifyError(RuntimeError):
@@ -52,7 +49,18 @@ class Verification:
     top1_agreement: float
 
 
-def tolerance(model: onnx.ModelProto, weights: WeightType = "float32") -> float:
+def cause_of_difference(weights: WeightType, dtype: DType) -> str:
+    """What a difference beyond rounding comes from, in a network whose weights are stored and multiplied so."""
+    if weights == dtype == "float32":
+        return BUG
+    half, instead = ("arithmetic in", "--dtype") if dtype == "float16" else ("weights stored as", "--weights")
+    return (
+        f"The network does not stand {half} float16: compile it with {instead} float32. If that fails too, it is a bug "
+        "of a kernel: please report the model and the target."
+    )
+
+
+def tolerance(model: onnx.ModelProto, weights: WeightType = "float32", dtype: DType = "float32") -> float:
     """The share of the largest output by which rounding may move an output: float32's eps times the longest sum.
 
     A convolution adds up as many products as one output channel has weights; of a matrix, which may stand either way,
@@ -65,15 +73,19 @@ def tolerance(model: onnx.ModelProto, weights: WeightType = "float32") -> float:
     means and residual additions pass shares on, so those of the layers add up as their squares do. Of outputs that are
     off by a standard deviation, one in 16,000 is off by four. A network that leaves the bound has layers whose products
     cancel; much of its answer lies in bits that float16 does not have, and `compare` says so.
+
+    Arithmetic in float16 rounds what a layer answers, too, and a sum of K products each time that one is added. After k
+    of them it is off its end by nothing that is known, so its size grows as sqrt(k / K): the K roundings together are
+    one of u sqrt(K / 2). The share of all is 4 u sqrt((2 L + sum of K / 2) / 3).
     """
     constants = (attribute.t for node in model.graph.node if node.op_type == "Constant" for attribute in node.attribute)
     shapes = [tuple(tensor.dims) for tensor in (*model.graph.initializer, *constants)]
-    longest = max((max(shape) if len(shape) == 2 else prod(shape[1:]) for shape in shapes if len(shape) > 1), default=0)
-    sums = max(LEAST_TOLERANCE, float(np.finfo(np.float32).eps) * longest)
-    if weights == "float32":
-        return sums
+    lengths = [max(shape) if len(shape) == 2 else prod(shape[1:]) for shape in shapes if len(shape) > 1]
+    sums = max(LEAST_TOLERANCE, float(np.finfo(np.float32).eps) * max(lengths, default=0))
     layers = sum(node.op_type in _WITH_WEIGHTS for node in model.graph.node)
-    return sums + 4 * FLOAT16_ROUNDING * sqrt(layers / 3)
+    if dtype == "float16":
+        return sums + 4 * FLOAT16_ROUNDING * sqrt((2 * layers + sum(lengths) / 2) / 3)
+    return sums + (4 * FLOAT16_ROUNDING * sqrt(layers / 3) if weights == "float16" else 0.0)
 
 
 def compare(
@@ -82,9 +94,9 @@ def compare(
     images: Iterable[Images],
     against: str,
     tolerance: float,
-    weights: WeightType = "float32",
+    cause: str = BUG,
 ) -> Verification:
-    """Run both on every image. `weights` is how the compiled network stores its own; the reference's are float32.
+    """Run both on every image; `cause` says what a difference comes from.
 
     Raises:
         VerifyError: no images, an output of another shape or one that is not finite, outputs that differ by more than
@@ -108,12 +120,12 @@ def compare(
     if not worst <= allowed:
         raise VerifyError(
             f"The compiled network differs from {against} by up to {worst:.3g}; rounding explains at most "
-            f"{allowed:.2g}. {CAUSES[weights]}"
+            f"{allowed:.2g}. {cause}"
         )
     if not behind <= allowed:
         raise VerifyError(
             f"The compiled network prefers a class that is {behind:.3g} behind the one {against} prefers; rounding "
-            f"explains at most {allowed:.2g}. {CAUSES[weights]}"
+            f"explains at most {allowed:.2g}. {cause}"
         )
     return Verification(against, count, worst, agreed / count)
 
@@ -143,10 +155,10 @@ def onnx_reference(model: onnx.ModelProto) -> Inference:
     return run
 
 
-def write_answer(path: Path, reference: Inference, model: onnx.ModelProto, weights: WeightType) -> None:
-    """Write what a library must answer where it is measured; see `targets.runner.Job`."""
+def write_answer(path: Path, reference: Inference, model: onnx.ModelProto, tolerance: float) -> None:
+    """Write what a library must answer where it is measured, up to a share of its largest; see `targets.runner.Job`."""
     image = random_image(tuple(size.dim_value for size in model.graph.input[0].type.tensor_type.shape.dim))
-    np.savez(path, input=image, output=reference(image), tolerance=tolerance(model, weights))
+    np.savez(path, input=image, output=reference(image), tolerance=tolerance)
 
 
 def random_image(shape: tuple[int, ...], seed: int = 0) -> Images:

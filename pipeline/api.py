@@ -11,10 +11,11 @@ from typing import Any
 from pipeline import ranks
 from pipeline.artefacts import bench, compile, report, silent, targets  # noqa: A004
 from pipeline.calibration import calibrate_space, disturbance
-from pipeline.config import ALSO, ConfigError, RunConfig
+from pipeline.config import ALSO, ConfigError, RunConfig, weight_type
 from pipeline.context import RunContext
 from pipeline.disk import require_free_space
 from pipeline.files import write_json
+from pipeline.machine import find_machine
 from pipeline.measure import MeasureError
 from pipeline.nets import resolve_net
 from pipeline.places import RUNS, calibration_folder, default_database
@@ -32,7 +33,7 @@ from supernet.export import export_onnx
 from supernet.settings import Progress, RecipeName
 from supernet.space_file import find_space
 from targets.registry import get_target
-from targets.target import Target
+from targets.target import DType, Target
 from targets.unit import Unit
 from tvm_latency.cost_model import CostModelError
 from tvm_latency.database import MeasurementDatabase
@@ -122,7 +123,8 @@ def calibrate(
     resolution: int | None = None,
     width: float = 1.0,
     threads: int = 1,
-    weights: WeightType = "float32",
+    weights: WeightType | None = None,
+    dtype: DType = "float32",
     source: str | None = None,
     measurements: int | None = None,
     export: Path | None = None,
@@ -146,10 +148,10 @@ def calibrate(
         PortableError, ProxylessYamlError: a file to import that is none for this target, space and weights.
     """
     database = database or default_database()
-    machine = get_target(target).with_threads(threads)
+    machine, weights = find_machine(target, threads, dtype), weight_type(weights, dtype)
     chosen = find_space(space).for_task(resolution=resolution, width=width)
     folder = calibration_folder(database, machine, chosen.name, weights)
-    kind = {"target": target, "space": chosen.name, "weights": weights}
+    kind = {"target": target, "space": chosen.name, "weights": weights, "dtype": dtype}
     if source is None and measurements is not None:
         raise ConfigError("--measurements says how many networks --from measures; name its target too.")
     if source is not None and imported is not None:
@@ -190,7 +192,7 @@ def _source(source: str, machine: Target, folder: Path, database: Path, weights:
         ConfigError: it has measured operators itself.
         MeasureError: the source was not calibrated.
     """
-    other = get_target(source).with_threads(machine.threads)
+    other = find_machine(source, machine.threads, machine.dtype)
     try:
         table, _ = load_calibration(folder, machine, weights)
         measured = any(entry.source == "measured" for entry in table.entries.values())

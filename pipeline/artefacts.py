@@ -13,6 +13,7 @@ from pipeline.agreement import (
     ANSWER,
     Images,
     Verification,
+    cause_of_difference,
     compare,
     onnx_reference,
     random_image,
@@ -20,7 +21,9 @@ from pipeline.agreement import (
     write_answer,
 )
 from pipeline.bench import CALLS, ROUNDS, BenchEntry, compare_runtimes, time_interleaved
+from pipeline.config import weight_type
 from pipeline.files import read_json, write_atomically
+from pipeline.machine import find_machine
 from pipeline.measure import MeasureError, counts_of, measure_files, require_runnable, what_runs
 from pipeline.nets import Net, input_shape_of, resolve_net, space_of
 from pipeline.places import calibration_folder, default_database
@@ -36,7 +39,7 @@ from targets.emulator import launcher
 from targets.registry import TARGETS, get_target
 from targets.runner import Timing
 from targets.runners import find_runner
-from targets.target import EMULATED, LOCAL, Target, TargetError
+from targets.target import EMULATED, LOCAL, DType, Target, TargetError
 from tvm_latency.fallback import FallbackSettings, tune_fallbacks
 from tvm_latency.loaded import LoadedNetwork
 from tvm_latency.lower import Lowered
@@ -58,7 +61,8 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
     resolution: int | None = None,
     classes: int | None = None,
     threads: int = 1,
-    weights: WeightType = "float32",
+    weights: WeightType | None = None,
+    dtype: DType = "float32",
     tune_fallback: int = 0,
     count: bool = False,
     database: Path | None = None,
@@ -75,7 +79,8 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
 
     data: verify on its test images instead of random ones.
     resolution, classes: instead of the network's own, where it has no weights yet.
-    weights: how the library stores them. The reference it is verified against has the network's own, in float32.
+    weights: how the library stores them, as dtype unless given; dtype: what it computes in. The reference it is
+    verified against has the network's own weights and computes in float32.
     tune_fallback: trials of MetaSchedule for each operator that none of our kernels covers.
 
     Raises:
@@ -85,7 +90,7 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
         RunnerError: this machine cannot run code for the target.
         VerifyError: the result differs from the reference by more than rounding explains.
     """
-    machine = get_target(target).with_threads(threads)
+    machine, weights = find_machine(target, threads, dtype), weight_type(weights, dtype)
     here = machine.runner == LOCAL
     if count and machine.runner != EMULATED:
         raise TargetError(f"--count has an emulator count instructions, and {target} is measured. Leave it out.")
@@ -100,7 +105,7 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
     network = _network(found)
     against = "the ONNX reference" if network is None else "PyTorch"
     reference = onnx_reference(found.model) if network is None else verify.pytorch(network)
-    allowed = tolerance(found.model, weights)
+    allowed, cause = tolerance(found.model, weights, dtype), cause_of_difference(weights, dtype)
     built = deploy.build(
         found.model,
         machine,
@@ -114,16 +119,16 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
     timing: Timing | None = None
     if here:
         compiled = LoadedNetwork(built.library)
-        if network is not None and weights == "float16":
+        if network is not None and (weights, dtype) == ("float16", "float32"):
             verify.check_half_weights(compiled, network, images, tolerance(found.model))
-        verification = compare(compiled, reference, images, against, allowed, weights)
+        verification = compare(compiled, reference, images, against, allowed, cause)
         self_test(folder, machine, against, weights)
     else:
         verification = self_test(folder, machine, against, weights)
     if machine.runner != EMULATED:
         answers = {}
         if not here and find_runner(machine).form == "library":
-            write_answer(folder / ANSWER, reference, found.model, weights)
+            write_answer(folder / ANSWER, reference, found.model, allowed)
             answers = {found.name: folder / ANSWER}
         timing = measure_files({found.name: what_runs(folder, machine)}, shape, machine, answers)[found.name]
         verification = on_the_machine(timing, against, machine) or verification
@@ -200,7 +205,8 @@ def bench(
     resolution: int | None = None,
     classes: int | None = None,
     threads: int = 1,
-    weights: WeightType = "float32",
+    weights: WeightType | None = None,
+    dtype: DType = "float32",
     rounds: int = ROUNDS,
     calls: int = CALLS,
 ) -> dict[str, Any]:
@@ -208,7 +214,7 @@ def bench(
 
     against: comma-separated names of runtimes; empty to time ours alone.
     resolution, classes: as for `compile`.
-    weights: how our library stores them; the other runtimes have float32.
+    weights, dtype: how our library stores them, and what it computes in; the other runtimes have float32.
 
     Raises:
         RuntimeUnavailableError: a runtime is unknown or not installed.
@@ -216,7 +222,8 @@ def bench(
         RunnerError: this machine cannot run code for the target.
         BenchError: the runtimes do not compute the same, or the timing failed.
     """
-    peers, machine = find_peers(against), get_target(target).with_threads(threads)
+    peers, machine = find_peers(against), find_machine(target, threads, dtype)
+    weights = weight_type(weights, dtype)
     if machine.runner != LOCAL:
         raise TargetError(
             f"`bench` times runtimes that are installed here, and {target} is another machine. `netlathe compile` "
@@ -232,7 +239,7 @@ def bench(
             timings = time_interleaved(entries, input_shape_of(net.model), threads, rounds=rounds, calls=calls)
         macs = net.architecture.macs if net.architecture else None
         tables.append({"net": net.name, "macs": macs, **compare_runtimes(timings)})
-    return {"target": target, "threads": threads, "weights": weights, "nets": tables}
+    return {"target": target, "threads": threads, "weights": weights, "dtype": dtype, "nets": tables}
 
 
 def _bench_model(net: Net, target: Target, folder: Path, stored: WeightType, for_pytorch: bool) -> BenchModel:
@@ -248,6 +255,7 @@ def _bench_model(net: Net, target: Target, folder: Path, stored: WeightType, for
         architecture=net.architecture.text if net.architecture else "",
         weights=str(weights) if weights and for_pytorch else "",
         stored=stored,
+        dtype=target.dtype,
     )
 
 
@@ -291,5 +299,6 @@ def _describe(name: str) -> dict[str, Any]:
         "mcpu": found.mcpu,
         "cpu_model": found.cpu_model,
         **{size: getattr(found, size) for size in sizes},
+        "dtypes": ["float32", *(["float16"] if found.float16 is not None else [])],
         "fingerprint": found.fingerprint,
     }

@@ -82,7 +82,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         outputs.setdefault(entry["net"], []).append((entry["runtime"], bound.output()))
     for net, answers in outputs.items():
         models = [BenchModel(**entry["model"]) for entry in entries if entry["net"] == net]
-        allowed = max(tolerance(onnx.load(model.onnx_file), model.stored) for model in models)
+        allowed = max(tolerance(onnx.load(model.onnx_file), model.stored, model.dtype) for model in models)
         if (difference := disagreement(answers, allowed)) is not None:
             return {"error": f"The runtimes do not compute the same for {net}: {difference}"}
     interleaved(runs, rounds=1, calls=job["warmup"], clock=time.perf_counter)

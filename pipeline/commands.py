@@ -25,7 +25,8 @@ def calibrate(
     resolution: options.Resolution = None,
     width: options.Width = None,
     threads: options.Threads = 1,
-    weights: options.Weights = "float32",
+    weights: options.Weights = None,
+    dtype: options.Dtype = "float32",
     from_: options.From = None,
     measurements: options.Measurements = None,
     export: options.Export = None,
@@ -44,6 +45,7 @@ def calibrate(
             width=width or 1.0,
             threads=threads,
             weights=weights,
+            dtype=dtype,
             source=from_,
             measurements=measurements,
             export=export,
@@ -74,7 +76,8 @@ def predict(
     resolution: options.Resolution = None,
     width: options.Width = None,
     threads: options.Threads = 1,
-    weights: options.Weights = "float32",
+    weights: options.Weights = None,
+    dtype: options.Dtype = "float32",
     explain: options.Explain = False,
     database: options.Database = None,
     json: options.Json = False,
@@ -90,6 +93,7 @@ def predict(
         width=width or 1.0,
         threads=threads,
         weights=weights,
+        dtype=dtype,
         explain=explain,
         database=database,
     )
@@ -140,7 +144,8 @@ def compile(
     resolution: options.NetResolution = None,
     classes: options.Classes = None,
     threads: options.Threads = 1,
-    weights: options.Weights = "float32",
+    weights: options.Weights = None,
+    dtype: options.Dtype = "float32",
     tune_fallback: options.TuneFallback = 0,
     count: options.Count = False,
     database: options.Database = None,
@@ -159,6 +164,7 @@ def compile(
             classes=classes,
             threads=threads,
             weights=weights,
+            dtype=dtype,
             tune_fallback=tune_fallback,
             count=count,
             database=database,
@@ -175,14 +181,22 @@ def bench(
     resolution: options.NetResolution = None,
     classes: options.Classes = None,
     threads: options.Threads = 1,
-    weights: options.Weights = "float32",
+    weights: options.Weights = None,
+    dtype: options.Dtype = "float32",
     json: options.Json = False,
 ) -> None:
     """Time networks on several runtimes in turn, in one pinned process."""
     from pipeline import artefacts
 
     found = artefacts.bench(
-        nets, target, against, resolution=resolution, classes=classes, threads=threads, weights=weights
+        nets,
+        target,
+        against,
+        resolution=resolution,
+        classes=classes,
+        threads=threads,
+        weights=weights,
+        dtype=dtype,
     )
     if json:
         console.show(found, as_json=True)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from supernet.settings import AlgorithmName, PenaltyName, RecipeName
-from targets.target import Target, file_name
+from targets.target import DType, Target, file_name
 from targets.unit import EMULATED_INSTRUCTIONS
 from tvm_latency.opspec import WeightType
 
@@ -55,6 +55,20 @@ class Budget:
                 "baseline's, as in `0.6x`, for all."
             )
         return self.value / 1e3
+
+
+def weight_type(weights: WeightType | None, dtype: DType) -> WeightType:
+    """How weights are stored that are multiplied as dtype: as that, or in half.
+
+    Raises:
+        ConfigError: they would be wider than what they are multiplied as.
+    """
+    if weights == "float32" and dtype == "float16":
+        raise ConfigError(
+            "--dtype float16 multiplies weights as float16, so --weights float32 would only store them larger. Leave "
+            "it out."
+        )
+    return weights or dtype
 
 
 def parse_budget(text: str) -> Budget:
@@ -103,6 +117,7 @@ _WORDS = {
     "train_epochs": "te{}",
     "ema": "ema{}",
     "weights": "{}",
+    "dtype": "in-{}",
     "shares": "shares{}",
 }
 
@@ -146,8 +161,15 @@ class RunConfig(BaseModel):
     train_epochs: int | None = Field(default=None, ge=1)
     ema: float = Field(default=0.0, ge=0, lt=1)
     weights: WeightType = "float32"
+    dtype: DType = "float32"
     also: tuple[str, ...] = Field(default=(), strict=False)
     shares: tuple[float, ...] = Field(default=(), strict=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _weights_as_multiplied(cls, options: dict[str, Any]) -> dict[str, Any]:
+        dtype = options.get("dtype", "float32")
+        return {**options, "weights": weight_type(options.get("weights"), dtype)}
 
     @model_validator(mode="after")
     def _targets_fit_together(self) -> RunConfig:

@@ -9,13 +9,13 @@ from typing import Any
 
 from pipeline.calibration import path_latency
 from pipeline.config import ALSO, RunConfig
+from pipeline.machine import find_machine
 from supernet.architecture import Architecture
 from supernet.costs import Constraint, latency, parameters, weighted
 from supernet.data import ImageData, load_data
 from supernet.settings import Progress
 from supernet.space import SearchSpace
 from supernet.space_file import find_space
-from targets.registry import get_target
 from targets.target import Target
 from tvm_latency.latency_table import LatencyTable
 
@@ -48,12 +48,12 @@ class RunContext:
 
     @cached_property
     def targets(self) -> tuple[Target, ...]:
-        """The machines that the network is for, with the threads of the config.
+        """The machines that the network is for, with the threads and the arithmetic of the config.
 
         Raises:
             TargetError: there is no such target.
         """
-        return tuple(get_target(name).with_threads(self.config.threads) for name in self.config.targets)
+        return tuple(find_machine(name, self.config.threads, self.config.dtype) for name in self.config.targets)
 
     def result(self, stage: str, target: Target) -> Result:
         """What a stage has stored of a target."""

@@ -95,6 +95,7 @@ def write_manifest(
         "isa": {"mtriple": target.mtriple, "mcpu": target.mcpu, "features": list(target.features)},
         "threads": target.threads,
         "weights": built.weights,
+        "dtype": target.dtype,
         "library_bytes": built.library.stat().st_size,
         "versions": versions(),
         "schedule_version": SCHEDULE_VERSION,

@@ -69,6 +69,7 @@ def setup(context: RunContext, folder: Path) -> Result:
         "images": {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
         "seed": config.seed,
         "weights": config.weights,
+        "dtype": config.dtype,
         "shares": list(config.shares),
         "versions": all_versions(),
     }

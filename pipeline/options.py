@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from supernet.settings import AlgorithmName, PenaltyName, RecipeName
+from targets.target import DType
 from tvm_latency.opspec import WeightType
 
 JSON_KEY, RESUME_KEY = "netlathe.json", "netlathe.resume"
@@ -36,7 +37,11 @@ TuneFallback = Annotated[
     int, typer.Option(min=0, help="Trials of TVM's MetaSchedule for each operator that has none of our kernels.")
 ]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of the compiled network.")]
-Weights = Annotated[WeightType, typer.Option(help="How weights are stored: float16 halves the artefact.")]
+Weights = Annotated[
+    WeightType | None,
+    typer.Option(help="How weights are stored: float16 halves the artefact. [default: as --dtype]"),
+]
+Dtype = Annotated[DType, typer.Option(help="What is computed in: float16 on ARMv8.2 cores and with AVX-512 FP16.")]
 Explain = Annotated[bool, typer.Option("--explain", help="Show what every operator takes, and why.")]
 Data = Annotated[str, typer.Option(help="`digits`, a folder, Parquet files or a name on the Hugging Face hub.")]
 Space = Annotated[str, typer.Option(help="Search space: digits, cifar, imagenet or a .toml file.")]
@@ -97,6 +102,7 @@ MaxMemory = Annotated[
 ]
 RunSeed = Annotated[int | None, typer.Option("--seed", help="Seed of everything. [default: 0]")]
 RunThreads = Annotated[int | None, typer.Option("--threads", help="Threads of the network. [default: 1]")]
-RunWeights = Annotated[WeightType | None, typer.Option("--weights", help="As for `compile`. [default: float32]")]
+RunWeights = Annotated[WeightType | None, typer.Option("--weights", help="As for `compile`. [default: as --dtype]")]
+RunDtype = Annotated[DType | None, typer.Option("--dtype", help="As for `compile`. [default: float32]")]
 SearchEpochs = Annotated[int | None, typer.Option(help="Epochs of the search.")]
 TrainEpochs = Annotated[int | None, typer.Option(help="Epochs of both trainings.")]

@@ -20,4 +20,5 @@ def default_database() -> Path:
 def calibration_folder(database: Path, target: Target, space_name: str, weights: WeightType = "float32") -> Path:
     """Where `netlathe calibrate` leaves the table and the cost model of a space: beside the database."""
     options = "" if weights == "float32" else f"-{weights}"
+    options += "" if target.dtype == "float32" else f"-in-{target.dtype}"
     return database.parent / "calibrations" / f"{target.file_name}-t{target.threads}{options}" / space_name

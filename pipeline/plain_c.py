@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.agreement import CAUSES, Inference, Verification, VerifyError, require_finite
+from pipeline.agreement import Inference, Verification, VerifyError, cause_of_difference, require_finite
 from targets.emulator import ProgramError, launcher, run_program
 from targets.runner import Timing
 from targets.target import EMULATED, Target
@@ -78,7 +78,9 @@ def self_test(folder: Path, target: Target, against: str, weights: WeightType) -
     try:
         printed = run_program(folder / NETBENCH, "--num_runs=0", "--warmup_runs=0", "--json", before=before)
     except ProgramError as error:
-        raise VerifyError(f"The plain C form does not do what {against} does. {error} {CAUSES[weights]}") from error
+        raise VerifyError(
+            f"The plain C form does not do what {against} does. {error} {cause_of_difference(weights, target.dtype)}"
+        ) from error
     found: dict[str, Any] = json.loads(printed)
     where = _emulated_by(before) if before else ""
     return Verification(against + where, 1, found["max_abs_error"], float(found["same_top1"]))

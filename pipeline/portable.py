@@ -104,7 +104,7 @@ def import_calibration(
         if content.get(name) != here:
             raise PortableError(
                 f"{file} is a calibration of another kind: its {name} is {content.get(name)!r}, here it is {here!r}. "
-                "Name what it was made for with --target, --space, --threads and --weights, or calibrate here."
+                "Name what it was made for with --target, --space, --threads, --weights and --dtype, or calibrate here."
             )
     _install({name: content["parts"].get(name) for name in _PARTS}, folder, target, weights)
     return ()

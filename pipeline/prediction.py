@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.config import weight_type
+from pipeline.machine import find_machine
 from pipeline.nets import Net, input_shape_of, resolve_net, space_of
 from pipeline.places import calibration_folder, default_database
 from pipeline.saved_calibration import load_calibration, space_options
 from supernet.space_file import find_space
-from targets.registry import get_target
-from targets.target import Target
+from targets.target import DType, Target
 from tvm_latency.cost_model import CostModel
 from tvm_latency.latency_table import LatencyTable
 from tvm_latency.opspec import OpSpec, WeightType, stored_as
@@ -29,7 +30,8 @@ def predict(
     resolution: int | None = None,
     width: float = 1.0,
     threads: int = 1,
-    weights: WeightType = "float32",
+    weights: WeightType | None = None,
+    dtype: DType = "float32",
     explain: bool = False,
     database: Path | None = None,
 ) -> dict[str, Any]:
@@ -46,8 +48,8 @@ def predict(
         SpaceError: there is no such space, or none for images of the network's size.
         LoweringError: an .onnx file that cannot be compiled.
     """
-    found, machine = resolve_net(net), get_target(target).with_threads(threads)
-    unit = machine.unit
+    found, machine = resolve_net(net), find_machine(target, threads, dtype)
+    unit, weights = machine.unit, weight_type(weights, dtype)
     network, height = _operators(found, machine, weights)
     space = space or space_of(height, hint=" Name one with --space.")
     chosen = find_space(space).for_task(resolution=resolution, width=width)
@@ -59,6 +61,7 @@ def predict(
         "net": found.name,
         "target": target,
         "weights": weights,
+        "dtype": dtype,
         f"predicted_{unit.key}": 1e3 * prediction.mean_s,
         f"spread_{unit.key}": 1e3 * prediction.spread_s,
         "operators": len(network.ops),

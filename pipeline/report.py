@@ -240,7 +240,8 @@ def _obtained(results: Results) -> dict[str, str]:
         "Accuracy": "measured on test images that neither the weights nor the architecture were trained on",
         "Agreement with PyTorch": f"measured on {verify['images']} test images: largest difference of an output "
         f"{verify['max_abs_error']:.2e}, same top-1 for {100 * verify['top1_agreement']:.2f} %; the artefact "
-        f"stores its weights as {results['setup'].get('weights', 'float32')}",
+        f"stores its weights as {results['setup'].get('weights', 'float32')} and computes in "
+        f"{results['setup'].get('dtype', 'float32')}",
     }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 
 from pipeline import deploy as deployment
-from pipeline.agreement import ANSWER, Verification, compare, tolerance, write_answer
+from pipeline.agreement import ANSWER, Verification, cause_of_difference, compare, tolerance, write_answer
 from pipeline.bench import BenchEntry, BenchTiming, speedup, time_interleaved
 from pipeline.config import ALSO
 from pipeline.context import MeasuredAndBudget, Result, RunContext
@@ -106,14 +106,14 @@ def compile(context: RunContext, folder: Path) -> Result:  # noqa: A001  (the st
 def _built(context: RunContext, target: Target) -> Result:
     """Both networks, compiled for a target."""
     result: Result = {}
-    form = find_runner(target).form
+    form, weights, dtype = find_runner(target).form, context.config.weights, target.dtype
     for role in context.networks:
         model = onnx.load(context.folder / "export" / f"{role}.onnx")
         folder = context.place("compile", target) / role
         also = partial(_plain_c, context, role, folder, model) if role == "winner" or form == "program" else None
-        built = deployment.build(model, target, folder, context.config.weights, also=also)
+        built = deployment.build(model, target, folder, weights, also=also)
         if form == "library" and target.runner != LOCAL:
-            write_answer(folder / ANSWER, pytorch(_trained(context, role)), model, context.config.weights)
+            write_answer(folder / ANSWER, pytorch(_trained(context, role)), model, tolerance(model, weights, dtype))
         result[role] = {"kernels": list(built.kernels), "fallbacks": list(built.fallbacks)}
         for name in built.fallbacks:
             context.say(f"No kernel of ours covers {name} of the {role}: it runs TVM's default loops.")
@@ -121,7 +121,7 @@ def _built(context: RunContext, target: Target) -> Result:
 
 
 def _plain_c(context: RunContext, role: str, folder: Path, model: onnx.ModelProto, compiled: Compiled) -> None:
-    allowed = tolerance(model, context.config.weights)
+    allowed = tolerance(model, context.config.weights, context.config.dtype)
     reference = pytorch(_trained(context, role))
     write_plain_c(compiled, folder, context.networks[role].name, reference, allowed, context.say)
 
@@ -159,11 +159,12 @@ def verify(context: RunContext, folder: Path, target: Target) -> Result:
     if target.runner != LOCAL:
         deployment.write_reference(folder, images[0], pytorch(network))
         return context.result("compile", target)["winner"]["verification"]  # type: ignore[no-any-return]
-    compiled, weights = LoadedNetwork(built / deployment.LIBRARY), context.config.weights
+    compiled, weights, dtype = LoadedNetwork(built / deployment.LIBRARY), context.config.weights, target.dtype
     model = onnx.load(built / deployment.MODEL)
-    if weights == "float16":
+    if (weights, dtype) == ("float16", "float32"):
         check_half_weights(compiled, network, images, tolerance(model))
-    verification = compare(compiled, pytorch(network), images, "PyTorch", tolerance(model, weights), weights)
+    allowed, cause = tolerance(model, weights, dtype), cause_of_difference(weights, dtype)
+    verification = compare(compiled, pytorch(network), images, "PyTorch", allowed, cause)
     self_test(built, target, "PyTorch", weights)
     deployment.write_reference(folder, images[0], pytorch(network))
     return asdict(verification)
@@ -205,7 +206,7 @@ def _bench_elsewhere(context: RunContext, target: Target) -> Result:
 def _bench_model(context: RunContext, role: str, target: Target) -> BenchModel:
     built = context.place("compile", target) / role
     onnx_file, library = str(built / deployment.MODEL), str(built / deployment.LIBRARY)
-    return BenchModel(onnx_file=onnx_file, library=library, stored=context.config.weights)
+    return BenchModel(onnx_file=onnx_file, library=library, stored=context.config.weights, dtype=target.dtype)
 
 
 def _label(context: RunContext, timing: BenchTiming) -> str:
@@ -259,6 +260,7 @@ def _summary(context: RunContext, target: Target) -> Result:
     return {
         "target": target.name,
         "weights": context.config.weights,
+        "dtype": context.config.dtype,
         f"budget_{unit.key}": 1e3 * shipped["budget_s"],
         f"predicted_{unit.key}": 1e3 * derived["predicted_s"],
         unit.measured_key: 1e3 * measured_s,

@@ -14,7 +14,7 @@ from targets.target import EMULATED, Target
 
 _KIB, _MIB = 1 << 10, 1 << 20
 
-# NEON has 32 registers of 128 bits in AArch64; fp16 arithmetic and dot products are implied by a core's name.
+# NEON has 32 registers of 128 bits in AArch64; LLVM knows by a core's name of fp16 arithmetic and dot products.
 _aarch64 = partial(
     Target,
     kind="arm",
@@ -32,6 +32,7 @@ BOARDS: tuple[Target, ...] = (
         emulator=("qemu-aarch64", "-cpu", "max"),
         cpu_model="Cortex-A55",
         mcpu="cortex-a55",
+        float16=(),
         l1d_bytes=32 * _KIB,
         l2_bytes=128 * _KIB,
         l3_bytes=2 * _MIB,
@@ -43,6 +44,7 @@ BOARDS: tuple[Target, ...] = (
         emulator=("qemu-aarch64", "-cpu", "cortex-a76"),
         cpu_model="Cortex-A76",
         mcpu="cortex-a76",
+        float16=(),
         l1d_bytes=64 * _KIB,
         l2_bytes=256 * _KIB,
         l3_bytes=2 * _MIB,
@@ -54,6 +56,7 @@ BOARDS: tuple[Target, ...] = (
         emulator=("qemu-aarch64", "-cpu", "max"),
         cpu_model="Cortex-A78",
         mcpu="cortex-a78",
+        float16=(),
         l1d_bytes=64 * _KIB,
         l2_bytes=512 * _KIB,
         l3_bytes=4 * _MIB,
@@ -65,6 +68,7 @@ BOARDS: tuple[Target, ...] = (
         emulator=("qemu-aarch64", "-cpu", "max"),
         cpu_model="Cortex-X1",
         mcpu="cortex-x1",
+        float16=(),
         l1d_bytes=64 * _KIB,
         l2_bytes=1 * _MIB,
         l3_bytes=4 * _MIB,
@@ -76,6 +80,7 @@ BOARDS: tuple[Target, ...] = (
         emulator=("qemu-aarch64", "-cpu", "neoverse-n1"),
         cpu_model="Neoverse-N1",
         mcpu="neoverse-n1",
+        float16=(),
         l1d_bytes=64 * _KIB,
         l2_bytes=1 * _MIB,
         l3_bytes=32 * _MIB,
@@ -98,6 +103,7 @@ BOARDS: tuple[Target, ...] = (
         emulator=("qemu-aarch64", "-cpu", "cortex-a76"),
         cpu_model="Cortex-A76",
         mcpu="cortex-a76",
+        float16=(),
         l1d_bytes=64 * _KIB,
         l2_bytes=512 * _KIB,
         l3_bytes=2 * _MIB,

@@ -53,6 +53,8 @@ LINUX_NAMES = {
     "avx512fp16": "avx512_fp16",
 }
 
+# AVX-512 FP16 and what it builds on.
+_FLOAT16_NEEDS = ("avx512fp16", "avx512f", "avx512bw", "avx512vl", "avx512dq")
 _SIZE_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _CPUS = Path("/sys/devices/system/cpu")
 
@@ -78,6 +80,16 @@ class Host:
     def vector_bits(self) -> int:
         """Width of the widest x86 vector registers that this machine really offers."""
         return 512 if "avx512f" in self.flags else 256 if "avx2" in self.flags else 128
+
+    @property
+    def float16(self) -> tuple[str, ...] | None:
+        """The features that code for `llvm_cpu` takes to compute in vectors of float16; None where this machine cannot.
+
+        A virtual machine may name an older CPU than it runs on.
+        """
+        if not {LINUX_NAMES[name] for name in _FLOAT16_NEEDS} <= self.flags:
+            return None
+        return () if "avx512fp16" in self.llvm_features else ("+avx512fp16",)
 
     @property
     def hidden_features(self) -> tuple[str, ...]:

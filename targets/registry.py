@@ -16,7 +16,14 @@ _X86_TRIPLE = "x86_64-linux-gnu"
 _X86_REGISTERS = {128: 16, 256: 16, 512: 32}
 
 
-def _x86_code(host: Host, name: str, mcpu: str, vector_bits: int, features: tuple[str, ...] = ()) -> Target:
+def _x86_code(
+    host: Host,
+    name: str,
+    mcpu: str,
+    vector_bits: int,
+    features: tuple[str, ...] = (),
+    float16: tuple[str, ...] | None = None,
+) -> Target:
     """Code of one kind on this host's cores and caches."""
     if host.machine not in ("x86_64", "AMD64"):
         raise TargetError(
@@ -32,6 +39,7 @@ def _x86_code(host: Host, name: str, mcpu: str, vector_bits: int, features: tupl
         features=features,
         vector_bits=vector_bits,
         vector_registers=_X86_REGISTERS[vector_bits],
+        float16=float16,
         l1d_bytes=host.l1d_bytes,
         l2_bytes=host.l2_bytes,
         l3_bytes=host.l3_bytes,
@@ -42,7 +50,7 @@ def _x86_code(host: Host, name: str, mcpu: str, vector_bits: int, features: tupl
 def _x86(host: Host) -> Target:
     # Code that used what the machine hides would die of SIGILL.
     hidden = tuple(f"-{name}" for name in host.hidden_features)
-    return _x86_code(host, "x86", host.llvm_cpu, host.vector_bits, hidden)
+    return _x86_code(host, "x86", host.llvm_cpu, host.vector_bits, hidden, host.float16)
 
 
 def _board(board: Target, _: Host) -> Target:

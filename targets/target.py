@@ -13,7 +13,10 @@ TargetKind = Literal["x86", "arm", "riscv", "cuda"]
 LOCAL, EMULATED = "local", "emulated"
 """Runners of machines that nobody says how to reach: this one, and one that is only emulated."""
 
-_FLOAT_BITS = 32
+DType = Literal["float32", "float16"]
+"""What numbers are computed and passed on as."""
+
+DTYPE_BYTES: dict[DType, int] = {"float32": 4, "float16": 2}
 
 
 class TargetError(ValueError):
@@ -36,8 +39,9 @@ class Target:
 
     features are LLVM attributes beyond what mcpu implies (`-avx512fp16`); abi and float_abi what TVM calls `mabi` and
     `mfloat-abi`, empty for the triple's own; sizes are bytes as one core sees them; threads is how many cores the
-    compiled network may use. runner says what measures, as `targets.runners` has it; emulator is the command that runs
-    a program for the machine on another.
+    compiled network may use; dtype is what it computes in, and float16 the features it takes to compute in that, None
+    where vectors cannot. runner says what measures, as `targets.runners` has it; emulator is the command that runs a
+    program for the machine on another.
     """
 
     name: str
@@ -56,14 +60,21 @@ class Target:
     l3_bytes: int
     cores: int
     threads: int = 1
+    float16: tuple[str, ...] | None = None
+    dtype: DType = "float32"
     toolchain: str = "host"
     runner: str = LOCAL
     emulator: tuple[str, ...] = ()
 
     @property
     def lanes(self) -> int:
-        """float32 values in one vector register."""
-        return self.vector_bits // _FLOAT_BITS
+        """Numbers in one vector register."""
+        return self.vector_bits // (8 * self.number_bytes)
+
+    @property
+    def number_bytes(self) -> int:
+        """Bytes of a number that it computes with."""
+        return DTYPE_BYTES[self.dtype]
 
     @property
     def machine(self) -> str:
@@ -85,13 +96,15 @@ class Target:
         """One printable line that differs wherever measured times must not mix.
 
         `x86 AMD EPYC (2 cores, 48/1024/32768 KiB) code znver5 threads 1`: the machine, the code built for it with
-        the features that differ from its mcpu's, and the threads. Another runner than `local` is named at the end.
+        the features that differ from its mcpu's, and the threads. Another type than float32 and another runner than
+        `local` are named at the end.
         """
         caches = "/".join(str(size >> 10) for size in (self.l1d_bytes, self.l2_bytes, self.l3_bytes))
         machine = f"{self.kind} {self.cpu_model} ({self.cores} cores, {caches} KiB)"
         code = f"code {self.mcpu}{''.join(self.features)} threads {self.threads}"
+        numbers = f" in {self.dtype}" if self.dtype != "float32" else ""
         via = f" via {self.runner}" if self.runner != LOCAL else ""
-        return f"{machine} {code}{via}"
+        return f"{machine} {code}{numbers}{via}"
 
     def with_threads(self, threads: int) -> Target:
         """The same machine with another number of threads.
@@ -105,6 +118,23 @@ class Target:
                 f"threads must be between 1 and that, not {threads}."
             )
         return replace(self, threads=threads)
+
+    def with_dtype(self, dtype: DType) -> Target:
+        """The same machine, computing in another type.
+
+        Raises:
+            TargetError: its vector units do not take the type.
+        """
+        if dtype == self.dtype:
+            return self
+        if dtype == "float16" and self.float16 is None:
+            raise TargetError(
+                f"{self.name} does not compute in float16: that takes ARMv8.2 with fp16 arithmetic (every target named "
+                "after a core from Cortex-A55 on), or AVX-512 FP16 on x86. `--weights float16` halves the artefact on "
+                "any target and computes in float32."
+            )
+        features = self.float16 if dtype == "float16" and self.float16 else ()
+        return replace(self, dtype=dtype, features=self.features + features)
 
     def tvm_attributes(self) -> dict[str, object]:
         """The dictionary that `tvm.target.Target` takes. `num-cores` is the threads the code may use."""

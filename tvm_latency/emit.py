@@ -10,6 +10,7 @@ import tvm
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
+from targets.target import DType
 from tvm_latency.blocks import Chain, chain_matches, kernel_spec
 from tvm_latency.canonical import NCHW_TO_NHWC, NHWC_TO_NCHW
 from tvm_latency.match import Match
@@ -52,17 +53,18 @@ class _Emitter(PyExprMutator):
     def visit_var_binding_(self, binding: Any) -> None:
         """Emit the kernel between layout changes: an NCHW tensor becomes a matrix [pixels, channels] and comes back so.
 
-        The next kernel reads the matrix; what then reads no result of a layout change is dead code.
+        What computes in another type stands between conversions to it and back. The next kernel reads the matrix; what
+        then reads no result of a layout change or conversion is dead code.
         """
         chain = self.chains.get(binding.var)
         if chain is None:
             super().visit_var_binding_(binding)
         elif chain:
             self.matrices[binding.var] = matrix = self.builder_.emit(self._kernel_call(chain))
-            result, spec = matrix, chain[-1].spec
+            result, spec = _as_type(matrix, "float32"), chain[-1].spec
             if len(binding.var.ty.shape) != 2:  # a matrix product's, or that of a mean without `keepdims`
                 shape = (spec.batch, spec.out_height, spec.out_width, spec.out_channels)
-                result = relax.op.permute_dims(relax.op.reshape(matrix, shape), NHWC_TO_NCHW)
+                result = relax.op.permute_dims(relax.op.reshape(result, shape), NHWC_TO_NCHW)
             inside = isinstance(binding.var, relax.DataflowVar)
             self.set_var_remap(binding.var, (self.builder_.emit if inside else self.builder_.emit_output)(result))
 
@@ -71,22 +73,24 @@ class _Emitter(PyExprMutator):
         kernel = self.schedule(spec)
         assert kernel is not None, "a group was made that no kernel kind takes"
         self.specs[kernel.name] = spec
-        source, last = chain[0].input, chain[-1]
-        arguments = [self.visit_expr(source) if kernel.input_layout == "NCHW" else self._pixels(source)]
+        source, last, dtype = chain[0].input, chain[-1], kernel.dtype
+        planar = kernel.input_layout == "NCHW"
+        arguments = [self.visit_expr(source) if planar else self._pixels(source, dtype)]
         for match, pack in zip(chain, kernel.packs):
             assert match.bias is not None
-            arguments += [relax.const(_packed(match, kernel.name, pack)), relax.const(pack_bias(match.bias))]
+            arguments += [relax.const(_packed(match, kernel.name, pack)), relax.const(pack_bias(match.bias, dtype))]
         if last.residual is not None:
-            arguments.append(self._pixels(last.residual))
+            arguments.append(self._pixels(last.residual, dtype))
         shape = (last.spec.out_pixels, last.spec.out_channels)
-        return relax.call_tir(self._function(kernel), arguments, relax.TensorType(shape, "float32"))
+        return relax.call_tir(self._function(kernel), arguments, relax.TensorType(shape, dtype))
 
-    def _pixels(self, x: Any) -> Any:
-        """An NCHW tensor as a matrix [pixels, channels]; a matrix stays what it is."""
+    def _pixels(self, x: Any, dtype: DType) -> Any:
+        """An NCHW tensor as a matrix [pixels, channels] of dtype; a kernel's stays what it is."""
         if x in self.matrices:
             return self.matrices[x]
         x = self.visit_expr(x)
         shape = [int(size) for size in x.ty.shape]
+        x = _as_type(x, dtype)
         if len(shape) == 2:
             return x
         n, c, h, w = shape
@@ -100,6 +104,10 @@ class _Emitter(PyExprMutator):
             # Bounds of buffers are known here; nothing aliases, as every result has storage of its own.
             self.functions[kernel.name] = self.builder_.add_func(func.with_attr("tirx.noalias", True), kernel.name)
         return self.functions[kernel.name]
+
+
+def _as_type(x: Any, dtype: DType) -> Any:
+    return x if str(x.ty.dtype) == dtype else relax.op.astype(x, dtype)
 
 
 def _packed(match: Match, kernel: str, pack: Pack) -> PackedArray:

@@ -37,7 +37,7 @@ def _product_tile(pixels: int, reduction: int, channels: int, target: Target, *,
 
 
 def _strip_tile(op: OpSpec, target: Target) -> Tile:
-    row_bytes = op.kernel * (op.width + op.kernel - 1) * FLOAT_BYTES
+    row_bytes = op.kernel * (op.width + op.kernel - 1) * target.number_bytes
     return ring_tile(op.out_width, op.hidden_channels, row_bytes, target)
 
 
@@ -83,20 +83,24 @@ def _all_issues(op: OpSpec, target: Target) -> float:
     return sum(measure(op, target) for measure in issues)
 
 
-def _boundary_bytes(op: OpSpec) -> int:
+def _activation_bytes(op: OpSpec, target: Target) -> int:
+    return op.activation_bytes // FLOAT_BYTES * target.number_bytes
+
+
+def _boundary_bytes(op: OpSpec, target: Target) -> int:
     """Bytes of input and output."""
     elements = _pixels(op) * op.in_channels + _out_pixels(op) * op.out_channels
-    return elements * FLOAT_BYTES
+    return elements * target.number_bytes
 
 
-def _expanded_bytes(op: OpSpec) -> int:
+def _expanded_bytes(op: OpSpec, target: Target) -> int:
     """Bytes of what the depthwise convolution reads; of the input where there is none."""
-    return _pixels(op) * op.hidden_channels * FLOAT_BYTES
+    return _pixels(op) * op.hidden_channels * target.number_bytes
 
 
-def _window_bytes(op: OpSpec) -> int:
+def _window_bytes(op: OpSpec, target: Target) -> int:
     """Bytes of the `kernel` input rows that one output row of the depthwise convolution reads."""
-    return op.kernel * op.width * op.hidden_channels * FLOAT_BYTES
+    return op.kernel * op.width * op.hidden_channels * target.number_bytes
 
 
 def _useful_share(op: OpSpec, target: Target) -> float:
@@ -113,9 +117,9 @@ TERMS: dict[str, Measure] = {
     "project_issues": _project_issues,
     "dense_issues": _dense_issues,
     "weight_bytes": lambda op, t: op.weight_bytes,
-    "boundary_bytes": lambda op, t: _boundary_bytes(op),
-    "expanded_bytes": lambda op, t: op.activation_bytes - _boundary_bytes(op),
-    "spilled_bytes": lambda op, t: max(0, _expanded_bytes(op) - t.l2_bytes),
+    "boundary_bytes": _boundary_bytes,
+    "expanded_bytes": lambda op, t: _activation_bytes(op, t) - _boundary_bytes(op, t),
+    "spilled_bytes": lambda op, t: max(0, _expanded_bytes(op, t) - t.l2_bytes),
 }
 
 _FEATURES: dict[str, Measure] = {
@@ -130,8 +134,8 @@ _FEATURES: dict[str, Measure] = {
     "log_out_channels": lambda op, t: log2(op.out_channels),
     "log_flops": lambda op, t: log2(op.flops),
     "log_weight_bytes": lambda op, t: log2(1 + op.weight_bytes),
-    "log_activation_bytes": lambda op, t: log2(op.activation_bytes),
-    "log_intensity": lambda op, t: log2(op.flops / (op.weight_bytes + op.activation_bytes)),
+    "log_activation_bytes": lambda op, t: log2(_activation_bytes(op, t)),
+    "log_intensity": lambda op, t: log2(op.flops / (op.weight_bytes + _activation_bytes(op, t))),
     "depthwise_share": lambda op, t: _depthwise_issues(op, t) / max(1.0, _all_issues(op, t)),
     "useful_share": _useful_share,
     "hidden_remainder": lambda op, t: op.hidden_channels % t.lanes,
@@ -139,11 +143,11 @@ _FEATURES: dict[str, Measure] = {
     "out_width_remainder": lambda op, t: op.out_width % 4,
     "product_rows": lambda op, t: _product_tile(_out_pixels(op), op.hidden_channels, op.out_channels, t).rows,
     "strip_rows": lambda op, t: _strip_tile(op, t).rows,
-    "log_window_over_l1": lambda op, t: log2(_window_bytes(op) / t.l1d_bytes),
-    "log_expanded_over_l2": lambda op, t: log2(_expanded_bytes(op) / t.l2_bytes),
+    "log_window_over_l1": lambda op, t: log2(_window_bytes(op, t) / t.l1d_bytes),
+    "log_expanded_over_l2": lambda op, t: log2(_expanded_bytes(op, t) / t.l2_bytes),
     "log_weights_over_l2": lambda op, t: log2((1 + op.weight_bytes) / t.l2_bytes),
     # Small cores have no third level; the second is the last one then.
-    "log_bytes_over_l3": lambda op, t: log2((op.weight_bytes + op.activation_bytes) / (t.l3_bytes or t.l2_bytes)),
+    "log_bytes_over_l3": lambda op, t: log2((op.weight_bytes + _activation_bytes(op, t)) / (t.l3_bytes or t.l2_bytes)),
 }
 
 FEATURES: tuple[str, ...] = tuple(_FEATURES)

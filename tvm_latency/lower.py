@@ -82,14 +82,30 @@ def lower(model: onnx.ModelProto, target: Target, weights: WeightType = "float32
         module = tvm.transform.Sequential(passes)(module)
     functions = {var.name_hint: f for var, f in module.functions_items() if isinstance(f, tvm.tirx.PrimFunc)}
     ours = sorted(functions.keys() & emit_kernels.specs.keys())
-    # A reshape becomes a view when the module is built: it is no operator.
-    rest = {name for name, f in functions.items() if name not in ours and not relax.analysis.has_reshape_pattern(f)}
+    # No operators: a reshape becomes a view when the module is built, and a network in float16 converts at its ends.
+    rest = {
+        name
+        for name, f in functions.items()
+        if name not in ours and not relax.analysis.has_reshape_pattern(f) and not _converts(f)
+    }
     specs = tuple(emit_kernels.specs[name] for name in ours)
     calls = tuple(name for name in _called(module["main"]) if name in rest or name in ours)
     with compiler_errors("lowered"):
         plan = plan_network(module)
         module = single_call(module, plan, target.pointer_bits) if plan else module
     return Lowered(module, tuple(ours), specs, tuple(sorted(rest)), calls, plan)
+
+
+def _converts(func: Any) -> bool:
+    """Whether it does nothing but to turn each number into one of another type."""
+    stored: list[Any] = []
+
+    def collect(node: Any) -> None:
+        if isinstance(node, tvm.tirx.BufferStore):
+            stored.append(node.value)
+
+    tvm.tirx.stmt_functor.post_order_visit(func.body, collect)
+    return all(isinstance(v, tvm.tirx.Cast) and isinstance(v.value, tvm.tirx.BufferLoad) for v in stored)
 
 
 def _called(main: Any) -> Iterator[str]:

@@ -28,12 +28,12 @@ class Recognised:
 def recognise(model: onnx.ModelProto, target: Target, weights: WeightType = "float32") -> Recognised:
     """What the model runs once it is lowered for a target; nothing is compiled.
 
-    An inverted residual is one operator whether one kernel computes it or three.
+    An inverted residual is one operator whether one kernel computes it or three, and in whichever type.
 
     Raises:
         LoweringError: see `tvm_latency.lower.lower`.
     """
-    lowered = lower(model, target, weights)
+    lowered = lower(model, target.with_dtype("float32"), weights)
     specs = dict(zip(lowered.kernels, lowered.specs))
     steps: list[Step] = []
     for name in lowered.calls:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.agreement import Images
+from targets.target import DType
 from tvm_latency.opspec import WeightType
 
 
@@ -21,7 +22,7 @@ class RuntimeUnavailableError(RuntimeError):
 class BenchModel:
     """One network in the forms that runtimes load.
 
-    stored: how the library stores its weights.
+    stored: how the library stores its weights; dtype: what it computes in.
     weights: PyTorch's state, with `architecture` as text; both empty where the network has no PyTorch form.
     """
 
@@ -30,6 +31,7 @@ class BenchModel:
     architecture: str = ""
     weights: str = ""
     stored: WeightType = "float32"
+    dtype: DType = "float32"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import pytest
 import tvm
 from tvm.target.codegen import llvm_get_cpu_archlist, llvm_get_cpu_features
 
+from targets.boards import BOARDS
 from targets.host import (
     DEFAULT_CACHES,
     LINUX_NAMES,
@@ -20,7 +21,7 @@ from targets.host import (
     parse_size,
 )
 from targets.registry import TARGETS, get_target
-from targets.target import TargetError
+from targets.target import Target, TargetError
 
 
 def llvm_features(**attributes: object) -> frozenset[str]:
@@ -111,6 +112,7 @@ def test_fingerprints_differ_where_rows_must_not_mix() -> None:
         TARGETS["x86-64-v3"](ZEN5),
         TARGETS["x86-64-v4"](ZEN5),
         native.with_threads(2),
+        native.with_dtype("float16"),
         replace(native, runner="emulator"),
     ]
     assert len({target.fingerprint for target in [native, *others]}) == 1 + len(others)
@@ -140,6 +142,43 @@ def test_x86_is_not_an_arm_machine() -> None:
 def test_threads_are_at_most_the_cores(threads: int) -> None:
     with pytest.raises(TargetError, match="between 1 and that"):
         TARGETS["x86"](ZEN5).with_threads(threads)
+
+
+def test_in_float16_a_vector_holds_twice_as_many_numbers() -> None:
+    native = TARGETS["x86"](ZEN5)
+    half = native.with_dtype("float16")
+    assert (half.lanes, half.number_bytes) == (2 * native.lanes, 2)
+    assert half.fingerprint.endswith("threads 1 in float16")
+    assert native.with_dtype("float32") is native
+    # Zen 5 has no such arithmetic: what the machine offers beyond its name is asked for.
+    assert half.tvm_attributes()["mattr"] == ["+avx512fp16"]
+    sapphire = replace(ZEN5, llvm_cpu="sapphirerapids", llvm_features=llvm_features(mcpu="sapphirerapids"))
+    assert TARGETS["x86"](sapphire).with_dtype("float16").features == ()
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        TARGETS["x86"](hiding("avx512_fp16")),
+        TARGETS["x86"](hiding("avx512f")),
+        TARGETS["x86-64-v4"](ZEN5),
+        get_target("raspberry-pi-4"),
+        get_target("android-arm64"),
+        get_target("armv7-cortex-a9"),
+        get_target("riscv64"),
+    ],
+    ids=lambda target: target.name,
+)
+def test_what_has_no_vectors_of_float16_says_what_has(target: Target) -> None:
+    with pytest.raises(TargetError, match=f"{target.name} does not compute in float16: .* Cortex-A55 .* --weights"):
+        target.with_dtype("float16")
+
+
+def test_llvm_takes_a_core_that_computes_in_float16_to_do_so() -> None:
+    for board in BOARDS:
+        if board.kind == "arm" and board.pointer_bits == 64:
+            features = map(str, llvm_get_cpu_features(tvm.target.Target(board.tvm_attributes())))
+            assert ("fullfp16" in features) == (board.float16 is not None), board.name
 
 
 def test_cpuinfo_of_the_first_cpu() -> None:

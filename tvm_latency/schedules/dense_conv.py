@@ -7,12 +7,10 @@ from typing import Any
 
 from tvm import te
 
-from targets.target import Target
+from targets.target import DType, Target
 from tvm_latency.opspec import PLANAR_CHANNELS, WEIGHT_BYTES
-from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, PackedArray, Spec, bias_size
+from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, PackedArray, Spec, bias_size, packed
 from tvm_latency.schedules.parts import (
-    FLOAT,
-    packed,
     padded,
     pixels_last,
     schedule_image,
@@ -55,8 +53,9 @@ def dense_conv(spec: Spec, target: Target) -> Kernel | None:
 
     return Kernel(
         name=f"dense_conv_{spec.suffix}",
-        make=lambda: _scheduled(spec, tile, planar, dense_split(spec, target)),
+        make=lambda: _scheduled(spec, tile, planar, dense_split(spec, target), target.dtype),
         packs=(pack,),
+        dtype=target.dtype,
         input_layout="NCHW" if planar else "pixels",
     )
 
@@ -71,22 +70,22 @@ def dense_split(spec: ConvSpec, target: Target) -> Split:
     return split if weights <= target.l2_bytes // 2 else replace(split, axis="channels")
 
 
-def _scheduled(spec: ConvSpec, tile: Tile, planar: bool, split: Split) -> object:
+def _scheduled(spec: ConvSpec, tile: Tile, planar: bool, split: Split, dtype: DType) -> object:
     kh, kw = spec.kernel
     channels_in, channels = spec.in_channels, spec.out_channels
     image_shape = (spec.height, spec.width)
     x_shape = (spec.batch, channels_in, *image_shape) if planar else (spec.batch, *image_shape, channels_in)
-    x = te.placeholder(x_shape, FLOAT, "x")
+    x = te.placeholder(x_shape, "float32" if planar else dtype, "x")
     taps = (channels_in, kh, kw) if planar else (kh, kw, channels_in)
     weights = te.placeholder((tile.blocks(channels), *taps, tile.columns), spec.weights, "weights")
     singles = weights
-    if planar and spec.weights != FLOAT:  # a stem's few, once, before all else
-        singles = te.compute(weights.shape, lambda *i: weights[i].astype(FLOAT), name="singles")
-    bias = te.placeholder((bias_size(channels),), FLOAT, "bias")
+    if planar and spec.weights != dtype:  # a stem's few, once, before all else
+        singles = te.compute(weights.shape, lambda *i: weights[i].astype(dtype), name="singles")
+    bias = te.placeholder((bias_size(channels, dtype),), dtype, "bias")
     out_shape = (spec.batch, spec.out_height, spec.out_width, channels)
-    residual = te.placeholder(out_shape, FLOAT, "residual")
+    residual = te.placeholder(out_shape, dtype, "residual")
     margin = [spec.padding if axis in ((2, 3) if planar else (1, 2)) else 0 for axis in range(4)]
-    source = padded(x, margin, margin)
+    source = padded(x, margin, margin, dtype)
     i, ky, kx = te.reduce_axis((0, channels_in), "i"), te.reduce_axis((0, kh), "ky"), te.reduce_axis((0, kw), "kx")
     order = [i, ky, kx] if planar else [ky, kx, i]
 
@@ -94,7 +93,7 @@ def _scheduled(spec: ConvSpec, tile: Tile, planar: bool, split: Split) -> object
         row, column = y * spec.stride + ky, q * spec.stride + kx
         value = source[n, i, row, column] if planar else source[n, row, column, i]
         index = (c // tile.columns, *order, c % tile.columns)
-        return te.sum(value * singles[index].astype(FLOAT), axis=order)
+        return te.sum(value.astype(dtype) * singles[index].astype(dtype), axis=order)
 
     acc = te.compute((*out_shape[:3], tile.blocks(channels) * tile.columns), product, name="acc")
     s = schedule_image(spec, x, weights, bias, residual, acc)

@@ -12,8 +12,8 @@ from tvm.script.ir_builder import tirx as build
 from targets.target import Target
 from tvm_latency.opspec import WEIGHT_BYTES
 from tvm_latency.schedules.kernel import ConvSpec, Kernel, Spec, bias_size
-from tvm_latency.schedules.loops import in_float, whole_block
-from tvm_latency.schedules.parts import FLOAT, clipped
+from tvm_latency.schedules.loops import to_multiply, whole_block
+from tvm_latency.schedules.parts import clipped
 from tvm_latency.schedules.prefetch import prefetch_weights
 from tvm_latency.schedules.ring import Ring, pack_taps
 from tvm_latency.schedules.threads import row_bands, split_of
@@ -42,32 +42,33 @@ def depthwise(spec: Spec, target: Target) -> Kernel | None:
     tile = tile_of(spec, target)
     return Kernel(
         name=f"depthwise_{spec.suffix}",
-        make=lambda: _function(spec, tile, target.threads),
+        make=lambda: _function(spec, tile, target),
         packs=(partial(pack_taps, tile=tile, stored=spec.weights),),
+        dtype=target.dtype,
     )
 
 
 def tile_of(spec: ConvSpec, target: Target) -> Tile:
     """The strip x block of a convolution, by what a row of its ring takes."""
-    row_bytes = spec.kernel[0] * (spec.width + 2 * spec.padding) * 4
+    row_bytes = spec.kernel[0] * (spec.width + 2 * spec.padding) * target.number_bytes
     return ring_tile(spec.out_width, spec.in_channels, row_bytes, target)
 
 
-def _function(spec: ConvSpec, tile: Tile, threads: int) -> Any:
-    channels = spec.in_channels
+def _function(spec: ConvSpec, tile: Tile, target: Target) -> Any:
+    channels, dtype = spec.in_channels, target.dtype
     block_bytes = spec.kernel[0] * spec.kernel[1] * tile.columns * WEIGHT_BYTES[spec.weights]
-    split = split_of(spec, threads)
+    split = split_of(spec, target.threads)
     rows = max(1, spec.out_height // split.parts("pixels"))  # of the shortest band
     with IRBuilder() as builder, build.prim_func():
         build.func_name("main")
-        x = build.arg("x", build.buffer([spec.batch * spec.height * spec.width, channels], FLOAT))
+        x = build.arg("x", build.buffer([spec.batch * spec.height * spec.width, channels], dtype))
         taps = build.arg("taps", build.buffer([tile.blocks(channels), *spec.kernel, tile.columns], spec.weights))
-        bias = build.arg("bias", build.buffer([bias_size(channels)], FLOAT))
-        residual = build.arg("residual", build.buffer([spec.out_pixels, channels], FLOAT)) if spec.residual else None
-        y = build.arg("y", build.buffer([spec.out_pixels, channels], FLOAT))
+        bias = build.arg("bias", build.buffer([bias_size(channels, dtype)], dtype))
+        residual = build.arg("residual", build.buffer([spec.out_pixels, channels], dtype)) if spec.residual else None
+        y = build.arg("y", build.buffer([spec.out_pixels, channels], dtype))
 
         def block_rows(image: Any, first: Any, last: Any, block: Any) -> None:
-            ring, of_block = Ring(spec, tile, 1), in_float(taps, tile.vector, block)
+            ring, of_block = Ring(spec, tile, 1, dtype), to_multiply(taps, dtype, tile.vector, block)
 
             def output_row(row: Any, full: Callable[[], Any]) -> None:
                 def store(pixel: Any, channel: Any, value: Any) -> None:

@@ -13,9 +13,9 @@ from tvm.script.ir_builder import tirx as build
 
 from targets.target import Target
 from tvm_latency.schedules.kernel import BlockSpec, Kernel, Spec, bias_size
-from tvm_latency.schedules.loops import Part, Sums, in_float, strips, whole_block, within
+from tvm_latency.schedules.loops import Part, Sums, strips, to_multiply, whole_block, within
 from tvm_latency.schedules.pairs import pack_pairs, pair_product, pair_rows, suits_pairs
-from tvm_latency.schedules.parts import FLOAT, clipped, pack_panels
+from tvm_latency.schedules.parts import clipped, pack_panels
 from tvm_latency.schedules.ring import Ring, pack_taps
 from tvm_latency.schedules.threads import Split, row_bands, wakes
 from tvm_latency.schedules.tiles import Product, Tile, even_strip, longest_strip, matmul_tile, terms_together
@@ -50,7 +50,7 @@ def inverted_residual(spec: Spec, target: Target) -> Kernel | None:
     taps = partial(pack_taps, tile=nest.ring_tile, stored=stored)
     project = pack_pairs if nest.paired else partial(pack_panels, tile=nest.project)
     packs = (*expand, taps, partial(project, stored=stored))
-    return Kernel(name=f"inverted_residual_{spec.suffix}", make=nest.function, packs=packs)
+    return Kernel(name=f"inverted_residual_{spec.suffix}", make=nest.function, packs=packs, dtype=target.dtype)
 
 
 def _pays(spec: BlockSpec, target: Target) -> bool:
@@ -59,12 +59,12 @@ def _pays(spec: BlockSpec, target: Target) -> bool:
     What the level-1 cache holds costs nothing, and what the second does not about four times as much.
     """
     d, p = spec.depthwise, spec.project
-    image = d.height * d.width * d.in_channels * 4
-    weights = sum(conv.in_channels * conv.out_channels * 4 for conv in (spec.expand, p) if conv)
+    image = d.height * d.width * d.in_channels * target.number_bytes
+    weights = sum(conv.in_channels * conv.out_channels * target.number_bytes for conv in (spec.expand, p) if conv)
     moved = WAYS * image * (1 if image <= target.l2_bytes // 2 else L3_FACTOR)
     again = d.out_height * weights if weights > target.l1d_bytes // 2 else 0
     # The ring, and `middle`.
-    row = (d.kernel[0] * (d.width + 2 * d.padding) + d.out_width) * d.in_channels * 4
+    row = (d.kernel[0] * (d.width + 2 * d.padding) + d.out_width) * d.in_channels * target.number_bytes
     return moved > again and row <= target.l2_bytes // 2 and d.kernel[0] >= d.stride
 
 
@@ -74,7 +74,7 @@ class _Nest:
     def __init__(self, spec: BlockSpec, target: Target) -> None:
         self.spec = spec
         d = spec.depthwise
-        self.lanes, self.channels = target.lanes, d.in_channels
+        self.lanes, self.dtype, self.channels = target.lanes, target.dtype, d.in_channels
         self.together = terms_together(target)
         p, e = spec.project, spec.expand
         self.expand = self._tile(target, d.width, e.in_channels if e else 1, self.channels)
@@ -95,22 +95,25 @@ class _Nest:
         with IRBuilder() as builder, build.prim_func():
             build.func_name("main")
 
-            def parameter(name: str, *shape: int, dtype: str = FLOAT) -> Any:
+            def parameter(name: str, *shape: int, dtype: str = self.dtype) -> Any:
                 return build.arg(name, build.buffer(shape, dtype))
+
+            def bias(name: str, channels: int) -> Any:
+                return parameter(name, bias_size(channels, self.dtype))
 
             e = self.spec.expand
             self.x = parameter("x", pixels, e.in_channels if e else self.channels)
             if e:
                 panels = (self.expand.blocks(self.channels), e.in_channels, self.expand.columns)
                 self.expand_weights = parameter("expand_weights", *panels, dtype=stored)
-                self.expand_bias = parameter("expand_bias", bias_size(self.channels))
+                self.expand_bias = bias("expand_bias", self.channels)
             taps = (self.ring_tile.blocks(self.channels), *d.kernel, self.ring_tile.columns)
             self.taps = parameter("taps", *taps, dtype=stored)
-            self.depthwise_bias = parameter("depthwise_bias", bias_size(self.channels))
+            self.depthwise_bias = bias("depthwise_bias", self.channels)
             panels = (self.project.blocks(p.out_channels), self.channels, self.project.columns)
             pairs = (self.channels // 2, 2 * p.out_channels)
             self.project_weights = parameter("project_weights", *(pairs if self.paired else panels), dtype=stored)
-            self.project_bias = parameter("project_bias", bias_size(p.out_channels))
+            self.project_bias = bias("project_bias", p.out_channels)
             self.residual = parameter("residual", out_pixels, p.out_channels) if p.residual else None
             self.y = parameter("y", out_pixels, p.out_channels)
             row_bands(d.batch, d.out_height, self.split, self._band)
@@ -119,11 +122,13 @@ class _Nest:
     def _band(self, image: Any, first: Any, last: Any) -> None:
         """Rows of the output from first to last of one image."""
         d, count = self.spec.depthwise, self.ring_tile.blocks(self.channels)
-        self.ring = Ring(d, self.ring_tile, count)
-        self.middle = build.alloc_buffer((d.out_width, count * self.ring_tile.columns), FLOAT)
-        taps, self.project_panels = in_float(self.taps, self.lanes), in_float(self.project_weights, self.lanes)
+        self.ring = Ring(d, self.ring_tile, count, self.dtype)
+        self.middle = build.alloc_buffer((d.out_width, count * self.ring_tile.columns), self.dtype)
+        taps, self.project_panels = (
+            to_multiply(stored, self.dtype, self.lanes) for stored in (self.taps, self.project_weights)
+        )
         if self.spec.expand:
-            self.expand_panels = in_float(self.expand_weights, self.lanes)
+            self.expand_panels = to_multiply(self.expand_weights, self.dtype, self.lanes)
 
         def output_row(row: Any, full: Callable[[], Any]) -> None:
             def store(pixel: Any, channel: Any, value: Any) -> None:

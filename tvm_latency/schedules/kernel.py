@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
+from targets.target import DTYPE_BYTES, DType
 from tvm_latency.opspec import WeightType
 
 FloatArray = npt.NDArray[np.float32]
@@ -21,7 +22,7 @@ class ConvSpec:
     """A convolution with what follows it: bias, an optional clip, an optional residual added before the clip.
 
     A matrix product with constant weights is a 1x1 convolution over `batch` images of one pixel. `weights` is the type
-    that they have in memory; the bias is float32.
+    that they have in memory; the bias has the one that the target computes in.
     """
 
     batch: int
@@ -132,14 +133,22 @@ Spec = Operator | BlockSpec
 Pack = Callable[[FloatArray], PackedArray]
 
 
-def bias_size(channels: int) -> int:
+def bias_size(channels: int, dtype: DType) -> int:
     """Biases are filled up with zeros to whole vectors of 512 bits, so that any vector of sums can begin with them."""
-    return -(-channels // 16) * 16
+    lanes = 64 // DTYPE_BYTES[dtype]
+    return -(-channels // lanes) * lanes
 
 
-def pack_bias(bias: FloatArray) -> FloatArray:
+def pack_bias(bias: FloatArray, dtype: DType) -> PackedArray:
     """A convolution's bias as its kernel reads it."""
-    return np.pad(bias, (0, bias_size(bias.size) - bias.size))
+    return packed(np.pad(bias, (0, bias_size(bias.size, dtype) - bias.size)), dtype)
+
+
+def packed(values: FloatArray, stored: WeightType) -> PackedArray:
+    """Contiguous values in the type they are stored as, each rounded to the nearest; beyond its range, infinite."""
+    with np.errstate(over="ignore"):
+        result: PackedArray = np.ascontiguousarray(values, dtype=stored)
+    return result
 
 
 def with_weights(spec: Operator, weights: WeightType) -> Operator:
@@ -152,8 +161,8 @@ class Kernel:
     """A function, scheduled when it is first asked for, and how its weights are laid out.
 
     func: parameters (input, [weights and `pack_bias` of each convolution], [residual], output); tensors are
-        [pixels, channels] unless `input_layout` says that the function reads the image as it stands,
-        [batch, channels, height, width].
+        [pixels, channels] of `dtype`, unless `input_layout` says that the function reads the image as it stands,
+        [batch, channels, height, width] in float32.
     packs: for each convolution, from OIHW weights (after folding) to the function's layout and type; done once, at
         compile time. What float16 cannot hold comes out infinite.
     """
@@ -161,6 +170,7 @@ class Kernel:
     name: str
     make: Callable[[], Any]
     packs: tuple[Pack, ...] = ()
+    dtype: DType = "float32"
     input_layout: Literal["pixels", "NCHW"] = "pixels"
 
     @cached_property

@@ -10,7 +10,7 @@ from tvm import tirx
 from tvm.s_tir import SBlock, SBlockRealize
 from tvm.script.ir_builder import tirx as build
 
-from tvm_latency.schedules.parts import FLOAT
+from targets.target import DType
 from tvm_latency.schedules.tiles import store_vector
 
 Cell = Callable[[Any, Any], None]
@@ -83,21 +83,21 @@ def _vectors_of(columns: int, lanes: int) -> Iterator[tuple[int, int]]:
         yield from ((first + lane, vector) for lane in range(0, rest, vector))
 
 
-def single(value: Any) -> Any:
-    """A number or a vector of them in float32."""
+def as_type(value: Any, dtype: DType) -> Any:
+    """A number or a vector of them as dtype."""
     lanes = value.ty.dtype.lanes
-    return value.astype(FLOAT if lanes == 1 else f"{FLOAT}x{lanes}")
+    return value.astype(dtype if lanes == 1 else f"{dtype}x{lanes}")
 
 
-def in_float(weights: Any, lanes: int, *index: Any) -> Any:
-    """weights[index] in float32: themselves, or a copy of them where they are stored in half.
+def to_multiply(weights: Any, dtype: DType, lanes: int, *index: Any) -> Any:
+    """weights[index] as dtype: themselves, or a copy of them where they are stored as another.
 
     A conversion takes the units that multiply and add; a weight is converted once, not each time that it is used.
     """
     shape = [int(size) for size in weights.shape[len(index) :]]
-    if weights.dtype == FLOAT:
+    if weights.dtype == dtype:
         return weights if not index else Part(weights, index)
-    copy = build.alloc_buffer(shape, FLOAT)
+    copy = build.alloc_buffer(shape, dtype)
 
     def convert(*outer: Any) -> None:
         if len(outer) < len(shape) - 1:
@@ -107,7 +107,7 @@ def in_float(weights: Any, lanes: int, *index: Any) -> Any:
 
         def cell(_: Any, c: Any) -> None:
             place = (*index, *outer, c)
-            build.buffer_store(copy, weights[place].astype(FLOAT), [*outer, c])
+            build.buffer_store(copy, weights[place].astype(dtype), [*outer, c])
 
         vectors(1, shape[-1], lanes, cell)
 
@@ -130,6 +130,8 @@ class Part:
 class Sums:
     """A tile of sums in registers: rows x channels, of which the last vector may be only in part.
 
+    They have the type of what they begin with.
+
     Each vector of columns is a buffer of its own, small enough for TVM to leave it on the stack. What lies on the heap
     LLVM keeps in memory where it cannot rule out that another pointer, a prefetch's among them, leads there.
     """
@@ -137,7 +139,8 @@ class Sums:
     def __init__(self, rows: int, columns: int, lanes: int, bias: Callable[[Any], Any]) -> None:
         """bias(column): what they begin with."""
         self.rows, self.columns, self.lanes = rows, columns, lanes
-        self._parts = [build.alloc_buffer([rows, lanes], FLOAT) for _ in range(-(-columns // lanes))]
+        dtype = str(bias(0).ty.dtype)
+        self._parts = [build.alloc_buffer([rows, lanes], dtype) for _ in range(-(-columns // lanes))]
         self._set(lambda _, c, __: bias(c))
 
     def add_product(

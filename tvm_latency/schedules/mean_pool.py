@@ -6,7 +6,7 @@ from tvm import te, tirx
 
 from targets.target import Target
 from tvm_latency.schedules.kernel import Kernel, PoolSpec, Spec
-from tvm_latency.schedules.parts import FLOAT, schedule, vectorize_columns
+from tvm_latency.schedules.parts import schedule, vectorize_columns
 from tvm_latency.schedules.tiles import Product, matmul_tile, store_vector
 
 
@@ -14,7 +14,7 @@ def mean_pool(spec: Spec, target: Target) -> Kernel | None:
     """Mean over the pixels of each image.
 
     for n, channel_block:
-        total[columns] = 0                                # registers
+        total[columns] = 0                                # registers, float32
         for p in pixels: for v in unrolled(columns / vector):
             total[v] += x[n * pixels + p, v]
         y[n, channel_block] = total / pixels
@@ -22,13 +22,15 @@ def mean_pool(spec: Spec, target: Target) -> Kernel | None:
     if not isinstance(spec, PoolSpec):
         return None
     pixels = spec.height * spec.width
-    product = Product.on(target, 1, pixels, spec.channels, by_lane=False)
-    tile = matmul_tile(product, target.lanes, target.vector_registers)
-    x = te.placeholder((spec.batch * pixels, spec.channels), FLOAT, "x")
+    single = target.with_dtype("float32")
+    product = Product.on(single, 1, pixels, spec.channels, by_lane=False)
+    tile = matmul_tile(product, single.lanes, single.vector_registers)
+    x = te.placeholder((spec.batch * pixels, spec.channels), target.dtype, "x")
     p = te.reduce_axis((0, pixels), "p")
     shape = (spec.batch, spec.channels)
-    total = te.compute(shape, lambda n, c: te.sum(x[n * pixels + p, c], axis=p), name="total")
-    y = te.compute(shape, lambda n, c: total[n, c] * tirx.const(1.0 / pixels, FLOAT), name="y")
+    total = te.compute(shape, lambda n, c: te.sum(x[n * pixels + p, c].astype("float32"), axis=p), name="total")
+    mean = tirx.const(1.0 / pixels, "float32")
+    y = te.compute(shape, lambda n, c: (total[n, c] * mean).astype(target.dtype), name="y")
     s = schedule([x, y])
     total_block, y_block = s.get_sblock("total"), s.get_sblock("y")
     _, channel = s.get_loops(y_block)
@@ -39,4 +41,4 @@ def mean_pool(spec: Spec, target: Target) -> Kernel | None:
     s.reorder(reduction, column)
     vectorize_columns(s, column, tile.vector)
     s.decompose_reduction(total_block, reduction)
-    return Kernel(name=f"mean_pool_{spec.suffix}", make=lambda: s.mod["main"])
+    return Kernel(name=f"mean_pool_{spec.suffix}", make=lambda: s.mod["main"], dtype=target.dtype)

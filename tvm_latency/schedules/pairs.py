@@ -12,9 +12,9 @@ from tvm.script.ir_builder import tirx as build
 
 from targets.target import Target
 from tvm_latency.opspec import WeightType
-from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, PackedArray, Spec, bias_size
-from tvm_latency.schedules.loops import in_float, strips, whole_block
-from tvm_latency.schedules.parts import FLOAT, epilogue, packed
+from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, PackedArray, Spec, bias_size, packed
+from tvm_latency.schedules.loops import strips, to_multiply, whole_block
+from tvm_latency.schedules.parts import epilogue
 from tvm_latency.schedules.threads import Split, wakes
 
 # Vectors of sums: with more, LLVM spills some of them.
@@ -56,10 +56,11 @@ def pair_product(
     """
     half, count = lanes // 2, 2 * channels // lanes
     # One buffer for each vector of columns, as in `loops.Sums`.
-    acc = [build.alloc_buffer([rows, lanes], FLOAT) for _ in range(count)]
+    dtype = str(weights(0, 0).ty.dtype)
+    acc = [build.alloc_buffer([rows, lanes], dtype) for _ in range(count)]
     lane = tirx.Ramp(0, 1, lanes)
 
-    zero = tirx.Broadcast(tirx.const(0, FLOAT), lanes)
+    zero = tirx.Broadcast(tirx.const(0, dtype), lanes)
     with build.unroll(rows) as r:
         for part in acc:
             build.buffer_store(part, zero, [r, lane])
@@ -84,19 +85,23 @@ def paired_pointwise(spec: Spec, target: Target) -> Kernel | None:
     if not suits_pairs(spec.out_channels, spec.in_channels, target.lanes):
         return None
 
-    pack = partial(pack_pairs, stored=spec.weights)
-    return Kernel(name=f"paired_pointwise_{spec.suffix}", make=lambda: _function(spec, target), packs=(pack,))
+    return Kernel(
+        name=f"paired_pointwise_{spec.suffix}",
+        make=lambda: _function(spec, target),
+        packs=(partial(pack_pairs, stored=spec.weights),),
+        dtype=target.dtype,
+    )
 
 
 def _function(spec: ConvSpec, target: Target) -> Any:
-    m, k, n, lanes = spec.out_pixels, spec.in_channels, spec.out_channels, target.lanes
+    m, k, n, lanes, dtype = spec.out_pixels, spec.in_channels, spec.out_channels, target.lanes, target.dtype
     with IRBuilder() as builder, build.prim_func():
         build.func_name("main")
-        x = build.arg("x", build.buffer([m, k], FLOAT))
+        x = build.arg("x", build.buffer([m, k], dtype))
         weights = build.arg("weights", build.buffer([k // 2, 2 * n], spec.weights))
-        bias = build.arg("bias", build.buffer([bias_size(n)], FLOAT))
-        residual = build.arg("residual", build.buffer([m, n], FLOAT)) if spec.residual else None
-        y = build.arg("y", build.buffer([m, n], FLOAT))
+        bias = build.arg("bias", build.buffer([bias_size(n, dtype)], dtype))
+        residual = build.arg("residual", build.buffer([m, n], dtype)) if spec.residual else None
+        y = build.arg("y", build.buffer([m, n], dtype))
 
         def strip(panel: Any, at: Any, rows: int) -> None:
             def store(r: Any, c: Any, value: Any) -> None:
@@ -108,7 +113,7 @@ def _function(spec: ConvSpec, target: Target) -> Any:
             )
 
         def band(start: Any, pixels: int) -> None:
-            panel = in_float(weights, lanes)
+            panel = to_multiply(weights, dtype, lanes)
             strips(pixels, pair_rows(n, lanes), lambda at, length: strip(panel, start + at, length))
 
         # Few channels: threads share the pixels of any image.

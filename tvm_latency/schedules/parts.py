@@ -9,12 +9,11 @@ import numpy as np
 from tvm import IRModule, te, tirx
 from tvm.s_tir import Schedule
 
+from targets.target import DType
 from tvm_latency.opspec import WeightType
-from tvm_latency.schedules.kernel import ConvSpec, FloatArray, PackedArray
+from tvm_latency.schedules.kernel import ConvSpec, FloatArray, PackedArray, packed
 from tvm_latency.schedules.threads import Split
 from tvm_latency.schedules.tiles import Tile
-
-FLOAT = "float32"
 
 
 def clipped(value: Any, clip: tuple[float, float] | None) -> Any:
@@ -23,12 +22,12 @@ def clipped(value: Any, clip: tuple[float, float] | None) -> Any:
         return value
     low, high = clip
     if low != float("-inf"):
-        value = tirx.max(value, tirx.const(low, FLOAT))
-    return value if high == float("inf") else tirx.min(value, tirx.const(high, FLOAT))
+        value = tirx.max(value, tirx.const(low, value.ty.dtype))
+    return value if high == float("inf") else tirx.min(value, tirx.const(high, value.ty.dtype))
 
 
-def padded(x: te.Tensor, before: Sequence[int], after: Sequence[int]) -> te.Tensor:
-    """A copy of x with zeros before and after each axis; x itself where there are none."""
+def padded(x: te.Tensor, before: Sequence[int], after: Sequence[int], dtype: DType) -> te.Tensor:
+    """A copy of x with zeros before and after each axis, as dtype; x itself where there are none."""
     if not any(before) and not any(after):
         return x
     shape = [low + size + high for low, size, high in zip(before, x.shape, after)]
@@ -37,7 +36,7 @@ def padded(x: te.Tensor, before: Sequence[int], after: Sequence[int]) -> te.Tens
         source = [i - low for i, low in zip(index, before)]
         inside = [s >= 0 for s, low in zip(source, before) if low]
         inside += [s < size for s, size, high in zip(source, x.shape, after) if high]
-        return tirx.if_then_else(tirx.all(*inside), x(*source), tirx.const(0, FLOAT))
+        return tirx.if_then_else(tirx.all(*inside), x(*source).astype(dtype), tirx.const(0, dtype))
 
     return te.compute(shape, value, name="padded")
 
@@ -58,13 +57,6 @@ def pack_panels(weights: FloatArray, tile: Tile, stored: WeightType) -> PackedAr
     """[channels, terms, 1, 1]  -->  [blocks, terms, columns], zeros for what the last block lacks."""
     panels = zero_padded(weights[:, :, 0, 0], tile).reshape(-1, tile.columns, weights.shape[1])
     return packed(panels.transpose(0, 2, 1), stored)
-
-
-def packed(weights: FloatArray, stored: WeightType) -> PackedArray:
-    """Contiguous weights in the type they are stored as, each rounded to the nearest; beyond its range, infinite."""
-    with np.errstate(over="ignore"):
-        result: PackedArray = np.ascontiguousarray(weights, dtype=stored)
-    return result
 
 
 def schedule(tensors: list[te.Tensor]) -> Schedule:

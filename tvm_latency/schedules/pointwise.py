@@ -16,15 +16,15 @@ from tvm_latency.schedules.loops import (
     Before,
     Factor,
     Sums,
+    as_type,
     blocks,
-    in_float,
     nothing,
-    single,
     strips,
+    to_multiply,
     vectors,
     whole_block,
 )
-from tvm_latency.schedules.parts import FLOAT, clipped, pack_panels
+from tvm_latency.schedules.parts import clipped, pack_panels
 from tvm_latency.schedules.prefetch import prefetch_weights
 from tvm_latency.schedules.threads import Split, split_of
 from tvm_latency.schedules.tiles import Product, Tile, matmul_tile
@@ -57,6 +57,7 @@ def pointwise(spec: Spec, target: Target) -> Kernel | None:
         name=f"pointwise_{spec.suffix}",
         make=lambda: _Nest(spec, tile, split, product, target).function(),
         packs=(partial(pack_panels, tile=tile, stored=spec.weights),),
+        dtype=target.dtype,
     )
 
 
@@ -70,7 +71,7 @@ class _Nest:
     """The loop nest of one product."""
 
     def __init__(self, spec: ConvSpec, tile: Tile, split: Split, product: Product, target: Target) -> None:
-        self.spec, self.tile, self.split = spec, tile, split
+        self.spec, self.tile, self.split, self.dtype = spec, tile, split, target.dtype
         self.m, self.k, self.n = spec.out_pixels, spec.in_channels, spec.out_channels
         self.panels = tile.blocks(self.n)
         self.together = product.together if tile.vector == product.together else 1
@@ -84,11 +85,11 @@ class _Nest:
         m, k, n = self.m, self.k, self.n
         with IRBuilder() as builder, build.prim_func():
             build.func_name("main")
-            self.x = build.arg("x", build.buffer([m, k], FLOAT))
+            self.x = build.arg("x", build.buffer([m, k], self.dtype))
             self.weights = build.arg("weights", build.buffer([self.panels, k, self.tile.columns], self.spec.weights))
-            self.bias = build.arg("bias", build.buffer([bias_size(n)], FLOAT))
-            self.residual = build.arg("residual", build.buffer([m, n], FLOAT)) if self.spec.residual else None
-            self.y = build.arg("y", build.buffer([m, n], FLOAT))
+            self.bias = build.arg("bias", build.buffer([bias_size(n, self.dtype)], self.dtype))
+            self.residual = build.arg("residual", build.buffer([m, n], self.dtype)) if self.spec.residual else None
+            self.y = build.arg("y", build.buffer([m, n], self.dtype))
             self.split.bands(m, self._band)
         return whole_block(builder.get())
 
@@ -96,7 +97,7 @@ class _Nest:
         (self._strips_outermost if self.strips_outermost else self._panels_outermost)(start, pixels)
 
     def _strips_outermost(self, start: Any, pixels: int) -> None:
-        weights = in_float(self.weights, self.tile.vector)
+        weights = to_multiply(self.weights, self.dtype, self.tile.vector)
 
         def panels_of(at: Any, rows: int) -> None:
             def tile(panel: Any, columns: int) -> None:
@@ -111,7 +112,7 @@ class _Nest:
 
         def strips_of(panel: Any, columns: int) -> None:
             def stored(i: Any, c: Any) -> Any:
-                return single(self.weights[panel, i, c])
+                return as_type(self.weights[panel, i, c], self.dtype)
 
             def tile(weight: Factor, at: Any, rows: int, convert: Before = nothing) -> None:
                 def before(first: Any, terms: int) -> None:
@@ -120,10 +121,10 @@ class _Nest:
 
                 self._tile(weight, panel, columns, start + at, rows, before)
 
-            if self.spec.weights == FLOAT or uses == 1:  # what is used once is converted where it is used
+            if self.spec.weights == self.dtype or uses == 1:  # what is used once is converted where it is used
                 strips(pixels, tile_rows, partial(tile, stored))
                 return
-            copy = build.alloc_buffer([self.k, self.tile.columns], FLOAT)
+            copy = build.alloc_buffer([self.k, self.tile.columns], self.dtype)
 
             def convert(first: Any, terms: int) -> None:
                 for i in (first + term for term in range(terms)):

@@ -11,10 +11,11 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as build
 from tvm.sym import Analyzer
 
+from targets.target import DType
 from tvm_latency.opspec import WeightType
-from tvm_latency.schedules.kernel import ConvSpec, FloatArray, PackedArray
+from tvm_latency.schedules.kernel import ConvSpec, FloatArray, PackedArray, packed
 from tvm_latency.schedules.loops import Sums, strips, vectors, within
-from tvm_latency.schedules.parts import FLOAT, packed, zero_padded
+from tvm_latency.schedules.parts import zero_padded
 from tvm_latency.schedules.tiles import Tile
 
 
@@ -37,15 +38,15 @@ class Ring:
     (`blocks` = 1), take turns in it.
     """
 
-    def __init__(self, spec: ConvSpec, tile: Tile, blocks: int) -> None:
-        self.spec, self.tile, self.blocks = spec, tile, blocks
+    def __init__(self, spec: ConvSpec, tile: Tile, blocks: int, dtype: DType) -> None:
+        self.spec, self.tile, self.blocks, self.dtype = spec, tile, blocks, dtype
         self.rows = spec.kernel[0]
         self.width = spec.width + 2 * spec.padding
         # What an output row finds in the ring, what has to be added, and how many rows earlier to begin.
         self._kept = max(self.rows - spec.stride, 0)
         self._new = self.rows - self._kept
         self._early = -(-self._kept // self._new)
-        self.buffer = build.alloc_buffer((blocks, self.rows, self.width, tile.columns), FLOAT)
+        self.buffer = build.alloc_buffer((blocks, self.rows, self.width, tile.columns), dtype)
         with build.serial(blocks) as place, build.serial(self.rows) as slot:
             if spec.in_channels % tile.vector:  # a fill may write the channels there are, and no more
                 self._clear(place, slot, 0, self.width)
@@ -124,7 +125,7 @@ class Ring:
                 acc[s] += ring[(row * stride + ky) % k, s * stride + kx, vector] * taps[ky, kx, vector]
             store(strip, channel, acc)
 
-        taps: those of the block, in float32. whole: store takes whole vectors, past the last channel too.
+        taps: those of the block, of the type of the ring. whole: store takes whole vectors, past the last channel too.
         """
         spec, tile, lanes = self.spec, self.tile, self.tile.vector
 
@@ -158,7 +159,7 @@ class Ring:
 
     def _clear(self, place: Any, slot: Any, first: int, length: int) -> None:
         def zero(_: Any, c: Any) -> None:
-            build.buffer_store(self.buffer, tirx.const(0, FLOAT), [place, slot, first + pixel, c])
+            build.buffer_store(self.buffer, tirx.const(0, self.dtype), [place, slot, first + pixel, c])
 
         with build.serial(length) as pixel:
             vectors(1, self.tile.columns, self.tile.vector, zero)

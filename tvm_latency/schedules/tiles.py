@@ -48,9 +48,9 @@ def divisors(n: int, limit: int) -> list[int]:
     return [d for d in range(1, min(n, limit) + 1) if n % d == 0]
 
 
-def most_rows(vector: int, registers: int) -> int:
+def most_rows(vector_bytes: int, registers: int) -> int:
     """Of a tile of sums, each column of vectors a buffer of its own: as many as fit the registers and the stack."""
-    return min(registers, (HEAP_BYTES - 1) // (4 * vector))
+    return min(registers, (HEAP_BYTES - 1) // vector_bytes)
 
 
 def store_vector(channels: int, lanes: int) -> int:
@@ -70,6 +70,7 @@ class Product:
     """A matrix product [m, k] x [k, n], as one core does it whose level-1 cache has so many bytes.
 
     together: how many terms of a row one load brings, as lanes of a register that multiply-adds take one by one.
+    number_bytes: of a factor and of a sum.
     """
 
     m: int
@@ -78,17 +79,19 @@ class Product:
     l1d_bytes: int
     loads_per_cycle: float = LOADS_PER_CYCLE
     together: int = 1
+    number_bytes: int = 4
 
     @classmethod
     def on(cls, target: Target, m: int, k: int, n: int, *, by_lane: bool = True) -> Product:
         """As a core of the target does it; by_lane: whether the loop nest takes lanes for factors where it can."""
         avx2 = target.kind == "x86" and target.vector_bits == 256
         loads = LOADS_PER_CYCLE_AVX2 if avx2 else LOADS_PER_CYCLE
-        return cls(m, k, n, target.l1d_bytes, loads, terms_together(target) if by_lane else 1)
+        together = terms_together(target) if by_lane else 1
+        return cls(m, k, n, target.l1d_bytes, loads, together, target.number_bytes)
 
     def strips_outermost(self, tile: Tile) -> bool:
         """Whether all weights stay in the level-1 cache, so that each strip of rows may pass all panels in turn."""
-        return tile.blocks(self.n) * self.k * tile.columns * 4 <= self.l1d_bytes // 2
+        return tile.blocks(self.n) * self.k * tile.columns * self.number_bytes <= self.l1d_bytes // 2
 
     def cycles(self, tile: Tile) -> float:
         """An estimate for one core.
@@ -109,7 +112,7 @@ class Product:
         return total + self._l2_bytes(tile) / L2_BYTES_PER_CYCLE
 
     def _l2_bytes(self, tile: Tile) -> int:
-        x, panel = self.m * self.k * 4, self.k * tile.columns * 4
+        x, panel = (count * self.k * self.number_bytes for count in (self.m, tile.columns))
         if self.strips_outermost(tile) or self.m == 1:
             return x
         uses = -(-self.m // tile.rows) if panel > self.l1d_bytes // 2 else 1
@@ -138,7 +141,7 @@ def matmul_tile(
     def candidates() -> Iterator[Tile]:
         vector = lanes
         while vector >= narrowest:
-            most = most_rows(vector, registers)
+            most = most_rows(vector * product.number_bytes, registers)
             for rows in divisors(product.m, most) if even else _even_strips(product.m, most):
                 for vectors in range(1, min(MAX_VECTORS, -(-product.n // vector)) + 1):
                     factors = rows if product.together > 1 else 1
@@ -178,7 +181,7 @@ def ring_tile(width: int, channels: int, row_bytes: int, target: Target) -> Tile
 
 def longest_strip(target: Target) -> int:
     """Pixels whose sums for one vector of channels take half the registers."""
-    return min(target.vector_registers // 2, most_rows(target.lanes, target.vector_registers))
+    return min(target.vector_registers // 2, most_rows(target.vector_bits // 8, target.vector_registers))
 
 
 def even_strip(width: int, limit: int) -> int:

@@ -1,4 +1,4 @@
-"""The reference that kernels are held to: PyTorch in float64, with a bound on what float32 may differ from it."""
+"""The reference that kernels are held to: PyTorch in float64, with a bound on what rounding may differ from it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import torch
 
 from targets.host import detect_host
 from targets.registry import get_target
-from targets.target import Target
+from targets.target import DType, Target
 from tvm_latency.schedules.kernel import BlockSpec, ConvSpec, FloatArray, Kernel, PackedArray, PoolSpec, Spec, pack_bias
 
-EPS = np.finfo(np.float32).eps
+# Roundings of float16 are too many to be added up as if all went one way: so many standard deviations are allowed.
+SIGMAS = 4
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,14 @@ class Case:
     arguments: list[FloatArray | PackedArray]
     expected: FloatArray
     bound: FloatArray
+    dtype: DType
 
-    def empty_output(self) -> FloatArray:
+    def empty_output(self) -> PackedArray:
         """Nothing but NaN, so that an element that is not written is wrong."""
-        return np.full(self.expected.shape, np.nan, np.float32)
+        output: PackedArray = np.full(self.expected.shape, np.nan, self.dtype)
+        return output
 
-    def accepts(self, got: FloatArray) -> bool:
+    def accepts(self, got: PackedArray) -> bool:
         """Whether every element is within the bound; NaN is not."""
         return bool(np.all(abs(got - self.expected) <= self.bound))
 
@@ -48,10 +51,17 @@ def conv_case(spec: ConvSpec | BlockSpec, kernel: Kernel, random: np.random.Gene
         return random.standard_normal(shape, dtype=np.float32)
 
     convolutions = spec.convolutions if isinstance(spec, BlockSpec) else (spec,)
-    first, last = convolutions[0], convolutions[-1]
-    x = draw(first.batch, first.in_channels, first.height, first.width)
-    residual = draw(last.batch, last.out_channels, last.out_height, last.out_width)
-    arguments: list[FloatArray | PackedArray] = [x if kernel.input_layout == "NCHW" else pixels(x)]
+
+    def rounded(array: FloatArray) -> FloatArray:
+        """To what the kernel computes in: rounding that is not its own."""
+        return array.astype(kernel.dtype).astype(np.float32)
+
+    first, last, half = convolutions[0], convolutions[-1], kernel.dtype == "float16"
+    eps = float(np.finfo(kernel.dtype).eps)
+    x = rounded(draw(first.batch, first.in_channels, first.height, first.width))
+    residual = rounded(draw(last.batch, last.out_channels, last.out_height, last.out_width))
+    planar = kernel.input_layout == "NCHW"
+    arguments: list[FloatArray | PackedArray] = [x if planar else pixels(x).astype(kernel.dtype)]
     y = torch.from_numpy(x).double()
     bound = torch.zeros_like(y)
     assert len(kernel.packs) == len(convolutions)
@@ -59,28 +69,37 @@ def conv_case(spec: ConvSpec | BlockSpec, kernel: Kernel, random: np.random.Gene
         # Values between convolutions keep the size of the first ones.
         weights = draw(conv.out_channels, conv.in_channels // conv.groups, *conv.kernel)
         weights /= np.sqrt(weights[0].size, dtype=np.float32)
-        bias = draw(conv.out_channels)
-        arguments += [pack(weights), pack_bias(bias)]
+        bias = rounded(draw(conv.out_channels))
+        arguments += [pack(weights), pack_bias(bias, kernel.dtype)]
         w, b = (torch.from_numpy(a).double() for a in (weights.astype(conv.weights), bias))
         r = torch.from_numpy(residual).double() if conv.residual else torch.zeros(())
         step = partial(torch.nn.functional.conv2d, stride=conv.stride, padding=conv.padding, groups=conv.groups)
         # Each product and each of the additions rounds once, by eps/2 of the sum of magnitudes at most, to first order;
         # what the input may be off counts as often as the weights say. A clip brings two numbers no further apart.
         additions = weights[0].size + 2
-        bound = step(bound, w.abs()) + additions * EPS * (step(y.abs(), w.abs(), b.abs()) + r.abs())
+        if half:
+            # By far less where they are independent: each is at most eps/2 of a sum that grows with the root of its
+            # terms.
+            own = additions * (SIGMAS * eps / 2) ** 2 * (step(y**2, w**2, b**2) + r**2)
+            bound = (step(bound**2, w**2) + own).sqrt()
+        else:
+            bound = step(bound, w.abs()) + additions * eps * (step(y.abs(), w.abs(), b.abs()) + r.abs())
         y = step(y, w, b) + r
         y = y if conv.clip is None else y.clip(*conv.clip)
     if last.residual:
-        arguments.append(pixels(residual))
-    return Case(arguments, pixels(y.numpy()), pixels(bound.numpy()))
+        arguments.append(pixels(residual).astype(kernel.dtype))
+    return Case(arguments, pixels(y.numpy()), pixels(bound.numpy()), kernel.dtype)
 
 
 def pool_case(spec: PoolSpec, kernel: Kernel, random: np.random.Generator) -> Case:
     assert not kernel.packs
     size = spec.height * spec.width
-    x = random.standard_normal((spec.batch * size, spec.channels), dtype=np.float32)
+    x = random.standard_normal((spec.batch * size, spec.channels), dtype=np.float32).astype(kernel.dtype)
     images = x.reshape(spec.batch, size, spec.channels).astype(np.float64)
-    return Case([x], images.mean(1), (size + 1) * EPS * abs(images).mean(1))
+    expected, single = images.mean(1), float(np.finfo(np.float32).eps)
+    # Added up in float32, and rounded once more where the answer is float16.
+    bound = (size + 1) * single * abs(images).mean(1) + float(np.finfo(kernel.dtype).eps) * abs(expected)
+    return Case([x], expected, bound, kernel.dtype)
 
 
 def reference_case(spec: Spec, kernel: Kernel) -> Case:

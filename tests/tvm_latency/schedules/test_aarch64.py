@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,9 @@ import tvm
 import tvm_ffi
 
 from targets.registry import get_target
-from targets.target import Target
+from targets.target import DTYPE_BYTES, DType, Target
 from tvm_latency.schedules import schedule_kernel
-from tvm_latency.schedules.kernel import BlockSpec, ConvSpec, Kernel, PoolSpec, Spec
+from tvm_latency.schedules.kernel import BlockSpec, ConvSpec, Kernel, PoolSpec, Spec, with_weights
 
 pytestmark = pytest.mark.compiles
 
@@ -43,6 +43,7 @@ CORTEX = Target(
     l2_bytes=512 << 10,
     l3_bytes=2 << 20,
     cores=4,
+    float16=(),
 )
 
 # Odd sizes, channels that fill no vector, both strides, every epilogue, batches.
@@ -143,22 +144,40 @@ def wrong(
             for argument in case.arguments:
                 inputs.write(argument.tobytes())
     subprocess.run([*start, "./harness", "jobs", "inputs", "outputs"], cwd=folder, check=True, timeout=300)
-    written = np.fromfile(folder / "outputs", np.float32)
+    written = np.fromfile(folder / "outputs", target.dtype)
     assert written.size == sum(case.expected.size for case in cases)
     got = np.split(written, np.cumsum([case.expected.size for case in cases])[:-1])
     results = zip(specs, cases, got, strict=True)
     return [spec for spec, case, values in results if not case.accepts(values.reshape(case.expected.shape))]
 
 
+def in_type(specs: Iterable[Spec], dtype: DType) -> list[Spec]:
+    """The same with weights stored as what they are multiplied as."""
+
+    def stored(spec: Spec) -> Spec:
+        if not isinstance(spec, BlockSpec):
+            return with_weights(spec, dtype)
+        expand, depthwise, project = (
+            conv and replace(conv, weights=dtype) for conv in (spec.expand, spec.depthwise, spec.project)
+        )
+        return BlockSpec(expand=expand, depthwise=depthwise, project=project)
+
+    return [stored(spec) for spec in specs] if dtype == "float16" else [*specs]
+
+
+@pytest.mark.parametrize("dtype", DTYPE_BYTES)
 @pytest.mark.parametrize("kind", SPECS)
-def test_a_kernel_for_arm_is_right(kind: str, make_case: MakeCase, tmp_path: Path) -> None:
-    assert wrong(SPECS[kind], CORTEX, cross_compiler(), emulator(), tmp_path, make_case) == []
+def test_a_kernel_for_arm_is_right(kind: str, dtype: DType, make_case: MakeCase, tmp_path: Path) -> None:
+    target, specs = CORTEX.with_dtype(dtype), in_type(SPECS[kind], dtype)
+    assert wrong(specs, target, cross_compiler(), emulator(), tmp_path, make_case) == []
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_a_fused_block_for_arm_is_right(threads: int, make_case: MakeCase, tmp_path: Path) -> None:
-    target = replace(SMALL_CACHE, threads=threads)
-    assert wrong([*BLOCKS], target, cross_compiler(), emulator(), tmp_path, make_case) == []
+@pytest.mark.parametrize(("threads", "dtype"), [(1, "float32"), (2, "float32"), (2, "float16")])
+def test_a_fused_block_for_arm_is_right(threads: int, dtype: DType, make_case: MakeCase, tmp_path: Path) -> None:
+    # Half as large, so that blocks of half the bytes are fused too.
+    small = replace(SMALL_CACHE, threads=threads, l2_bytes=SMALL_CACHE.l2_bytes * DTYPE_BYTES[dtype] // 4)
+    specs = in_type(BLOCKS, dtype)
+    assert wrong(specs, small.with_dtype(dtype), cross_compiler(), emulator(), tmp_path, make_case) == []
 
 
 def test_threads_on_arm_share_the_work(make_case: MakeCase, tmp_path: Path) -> None:
@@ -182,12 +201,15 @@ def loops_of(assembly: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize(("size", "terms", "channels"), [(14, 96, 576), (14, 576, 96), (7, 160, 960), (28, 32, 192)])
-def test_most_instructions_of_a_products_innermost_loop_multiply_and_add(size: int, terms: int, channels: int) -> None:
+@pytest.mark.parametrize("dtype", DTYPE_BYTES)
+def test_most_instructions_of_a_products_innermost_loop_multiply_and_add(
+    size: int, terms: int, channels: int, dtype: DType
+) -> None:
     """For four terms a tile of 7 rows of 3 vectors has 84 multiply-adds, 7 loads of rows and 6 of pairs of weights, and
     a few instructions of the loop: eight of ten. With a load for each broadcast it would be six.
     """
-    spec = ConvSpec(batch=1, height=size, width=size, in_channels=terms, out_channels=channels)
-    kernel = schedule_kernel(spec, CORTEX)
+    spec = ConvSpec(batch=1, height=size, width=size, in_channels=terms, out_channels=channels, weights=dtype)
+    kernel = schedule_kernel(spec, CORTEX.with_dtype(dtype))
     assert kernel is not None
     functions = {kernel.name: kernel.func.with_attr("global_symbol", kernel.name)}
     compiled = tvm.compile(tvm.IRModule(functions), target=tvm.target.Target(CORTEX.tvm_attributes()))
@@ -196,6 +218,11 @@ def test_most_instructions_of_a_products_innermost_loop_multiply_and_add(size: i
     assert largest.count("fmla") / len(largest) >= 0.7
 
 
-def test_the_harness_calls_kernels_of_this_machine_too(make_case: MakeCase, tmp_path: Path) -> None:
-    specs = [spec for kind in SPECS.values() for spec in kind]
-    assert wrong(specs, get_target("x86"), host_compiler(), [], tmp_path, make_case) == []
+@pytest.mark.parametrize("dtype", DTYPE_BYTES)
+def test_the_harness_calls_kernels_of_this_machine_too(dtype: DType, make_case: MakeCase, tmp_path: Path) -> None:
+    target = get_target("x86")
+    if dtype == "float16" and target.float16 is None:
+        pytest.skip("this machine has no AVX-512 FP16")
+    specs = in_type(dict.fromkeys(spec for kind in SPECS.values() for spec in kind), dtype)
+    specs = list(dict.fromkeys(specs))
+    assert wrong(specs, target.with_dtype(dtype), host_compiler(), [], tmp_path, make_case) == []

@@ -68,25 +68,31 @@ def a_machine(lanes: int) -> Target:
         l2_bytes=1 << 20,
         l3_bytes=32 << 20,
         cores=2,
+        float16=() if arm else None,
     )
+
+
+def digest(spec: Spec, target: Target) -> str:
+    kernel = schedule_kernel(spec, target)
+    assert kernel is not None
+    return hashlib.sha256(kernel.func.script().encode()).hexdigest()[:16]
 
 
 def digests() -> dict[str, str]:
     found = {}
     for lanes, threads, (name, spec) in itertools.product((4, 8, 16), (1, 2), SPECS.items()):
         if threads == 1 or getattr(spec, "macs", 0) >= PARALLEL_MACS:
-            kernel = schedule_kernel(spec, replace(a_machine(lanes), threads=threads))
-            assert kernel is not None
-            found[f"{name}, {lanes} lanes, {threads} threads"] = hashlib.sha256(
-                kernel.func.script().encode()
-            ).hexdigest()[:16]
-    return found
+            found[f"{name}, {lanes} lanes, {threads} threads"] = digest(
+                spec, replace(a_machine(lanes), threads=threads)
+            )
+    half = a_machine(4).with_dtype("float16")
+    return found | {f"{name}, in float16": digest(spec, half) for name, spec in SPECS.items()}
 
 
 def test_code_that_changed_has_another_version(request: pytest.FixtureRequest) -> None:
     found = {"schedule_version": SCHEDULE_VERSION, "digests": digests()}
     golden = json.loads(GOLDEN.read_text())
-    changed = [name for name, digest in found["digests"].items() if golden["digests"].get(name) != digest]
+    changed = [name for name, digest in found["digests"].items() if golden["digests"].get(name, digest) != digest]
     if golden["schedule_version"] == SCHEDULE_VERSION:
         assert not changed, "raise SCHEDULE_VERSION, then run this test with --update-golden"
     if request.config.getoption("--update-golden"):

@@ -173,7 +173,8 @@ KINDS: dict[str, tuple[str | tuple[str, ...], st.SearchStrategy[Any]]] = {
 
 @pytest.fixture(scope="module")
 def machines(x86_targets: list[Target]) -> list[Target]:
-    return [replace(target, threads=threads) for target in x86_targets for threads in (1, 2)]
+    halves = [target.with_dtype("float16") for target in x86_targets if target.float16 is not None]
+    return [replace(target, threads=threads) for target in (*x86_targets, *halves) for threads in (1, 2)]
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +226,7 @@ def test_a_kernel_of_any_shape_is_right(
         kernels = [scheduled(kind, *spec) for spec in specs]
         cases = [make_case(spec, kernel) for (spec, _), kernel in zip(specs, kernels)]
         for shape, (spec, machine), right in zip(shapes, specs, rights(kernels, cases, target)):
-            line = f"{spec!r} on {machine.name}, threads={machine.threads}, l2={machine.l2_bytes}"
+            line = f"{spec!r} on {machine.name}, {machine.dtype}, threads={machine.threads}, l2={machine.l2_bytes}"
             wrong[shape, target] = "" if right else line
 
     @settings(
