@@ -122,6 +122,19 @@ BOARDS: tuple[Target, ...] = (
         l3_bytes=512 * _KIB,
         cores=4,
     ),
+    _aarch64(
+        # Phones from 2018 on: ARMv8.2 with fp16 arithmetic and dot products, as a Cortex-A55 has it.
+        name="android-arm64-v8.2",
+        emulator=("qemu-aarch64", "-cpu", "max"),
+        cpu_model="ARMv8.2",
+        mcpu="cortex-a55",
+        float16=(),
+        toolchain="android",
+        l1d_bytes=32 * _KIB,
+        l2_bytes=128 * _KIB,
+        l3_bytes=2 * _MIB,
+        cores=4,
+    ),
     Target(
         # Cortex-A9, documents DDI0388 and DDI0409 (its NEON): 16 registers of 128 bits.
         name="armv7-cortex-a9",

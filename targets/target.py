@@ -129,7 +129,7 @@ class Target:
             return self
         if dtype == "float16" and self.float16 is None:
             raise TargetError(
-                f"{self.name} does not compute in float16: that takes ARMv8.2 with fp16 arithmetic (every target named "
+                f"{self.name} does not compute in float16: that takes ARMv8.2 (android-arm64-v8.2 and every target named "
                 "after a core from Cortex-A55 on), or AVX-512 FP16 on x86. `--weights float16` halves the artefact on "
                 "any target and computes in float32."
             )

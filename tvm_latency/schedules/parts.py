@@ -22,8 +22,8 @@ def clipped(value: Any, clip: tuple[float, float] | None) -> Any:
         return value
     low, high = clip
     if low != float("-inf"):
-        value = tirx.max(value, tirx.const(low, value.ty.dtype))
-    return value if high == float("inf") else tirx.min(value, tirx.const(high, value.ty.dtype))
+        value = tirx.max(value, tirx.const(low, str(value.ty.dtype)))
+    return value if high == float("inf") else tirx.min(value, tirx.const(high, str(value.ty.dtype)))
 
 
 def padded(x: te.Tensor, before: Sequence[int], after: Sequence[int], dtype: DType) -> te.Tensor:
