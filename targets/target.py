@@ -129,9 +129,9 @@ class Target:
             return self
         if dtype == "float16" and self.float16 is None:
             raise TargetError(
-                f"{self.name} does not compute in float16: that takes ARMv8.2 (android-arm64-v8.2 and every target named "
-                "after a core from Cortex-A55 on), or AVX-512 FP16 on x86. `--weights float16` halves the artefact on "
-                "any target and computes in float32."
+                f"{self.name} does not compute in float16: that takes ARMv8.2 (android-arm64-v8.2 and every target "
+                "named after a core from Cortex-A55 on), or AVX-512 FP16 on x86. `--weights float16` halves the "
+                "artefact on any target and computes in float32."
             )
         features = self.float16 if dtype == "float16" and self.float16 else ()
         return replace(self, dtype=dtype, features=self.features + features)
