@@ -30,7 +30,7 @@ class _RaiseElementwise(PyExprMutator):
         call = super().visit_call_(call)
         if call.op != tvm.ir.Op.get("relax.call_tir"):
             return call
-        value = _elementwise_value(self.builder_.get()[call.args[0]])
+        value = elementwise_value(self.builder_.get()[call.args[0]])
         raised = {tirx.Max: relax.op.maximum, tirx.Min: relax.op.minimum}.get(type(value))
         operands = list(call.args[1])
         if raised and len(operands) == 1 and isinstance(value.b, tirx.FloatImm):
@@ -38,7 +38,7 @@ class _RaiseElementwise(PyExprMutator):
         return raised(*operands) if raised and len(operands) == 2 else call
 
 
-def _elementwise_value(func: Any) -> Any:
+def elementwise_value(func: Any) -> Any:
     """The one expression that a function stores; None if it is more than loops around one store."""
     node = func.body.block.body
     while isinstance(node, tirx.For):
@@ -53,7 +53,7 @@ def raise_elementwise(module: Any, _: Any) -> Any:
     main = _RaiseElementwise(module).visit_expr(module["main"])
     module = tvm.IRModule(dict(module.functions.items()), attrs=module.attrs)
     module.update_func(module.get_global_var("main"), main)
-    return _rewrite_until_stable(module, (_clip_bound(), _constant_view()))
+    return rewrite_until_stable(module, (_clip_bound(), _constant_view()))
 
 
 def _array(constant: Any) -> Any:
@@ -65,7 +65,7 @@ def _constant(array: Any) -> Any:
     return relax.const(array, str(array.dtype))
 
 
-def _axes(permute: Any, rank: int) -> tuple[int, ...]:
+def axes_of(permute: Any, rank: int) -> tuple[int, ...]:
     """The axes of a permute_dims call; without any it reverses them."""
     return tuple(int(a) for a in permute.attrs.axes) if permute.attrs.axes else tuple(reversed(range(rank)))
 
@@ -152,7 +152,7 @@ def _constant_view() -> tuple[Any, Rewriter]:
     def rewrite(expr: Any, found: dict[Any, Any]) -> Any:
         value = _array(found[constant])
         if permuted in found:
-            value = value.transpose(_axes(expr, value.ndim))
+            value = value.transpose(axes_of(expr, value.ndim))
         shape = [int(size) for size in expr.ty.shape]
         return _constant(np.ascontiguousarray(value).reshape(shape))
 
@@ -184,10 +184,11 @@ def fold_affine(module: Any, _: Any) -> Any:
         _fold_scale(False),
         _fold_scale(True),
     )
-    return _rewrite_until_stable(module, rules)
+    return rewrite_until_stable(module, rules)
 
 
-def _rewrite_until_stable(module: Any, rules: tuple[tuple[Any, Rewriter], ...]) -> Any:
+def rewrite_until_stable(module: Any, rules: tuple[tuple[Any, Rewriter], ...]) -> Any:
+    """Apply the rules to `main` until none changes it."""
     main = module["main"]
     while True:
         before = main
@@ -197,54 +198,3 @@ def _rewrite_until_stable(module: Any, rules: tuple[tuple[Any, Rewriter], ...]) 
             break
     module.update_func(module.get_global_var("main"), main)
     return module
-
-
-def _inverse_permutations() -> tuple[Any, Rewriter]:
-    """permute_dims(permute_dims(x, p), q)  -->  x where q undoes p."""
-    x = wildcard()
-    inner = is_op("relax.permute_dims")(x)
-    pattern = is_op("relax.permute_dims")(inner)
-
-    def rewrite(expr: Any, found: dict[Any, Any]) -> Any:
-        first, second = (_axes(call, len(expr.ty.shape)) for call in (found[inner], expr))
-        return found[x] if tuple(first[i] for i in second) == tuple(range(len(first))) else expr
-
-    return pattern, rewrite
-
-
-def _unit_permutation() -> tuple[Any, Rewriter]:
-    """permute_dims(x) that moves only axes of length 1  -->  reshape(x)."""
-    x = wildcard()
-    pattern = is_op("relax.permute_dims")(x)
-
-    def rewrite(expr: Any, found: dict[Any, Any]) -> Any:
-        shape = [int(size) for size in found[x].ty.shape]
-        axes = _axes(expr, len(shape))
-        moved = [a for a in axes if shape[a] != 1]
-        return relax.op.reshape(found[x], [shape[a] for a in axes]) if moved == sorted(moved) else expr
-
-    return pattern, rewrite
-
-
-def _reshapes() -> tuple[Any, Rewriter]:
-    """reshape(reshape(x, a), b)  -->  reshape(x, b)."""
-    x, shape = wildcard(), wildcard()
-    pattern = is_op("relax.reshape")(is_op("relax.reshape")(x, wildcard()), shape)
-    return pattern, lambda expr, found: relax.op.reshape(found[x], found[shape])
-
-
-def _same_shape() -> tuple[Any, Rewriter]:
-    """reshape(x, shape of x)  -->  x."""
-    x = wildcard()
-    pattern = is_op("relax.reshape")(x, wildcard())
-
-    def rewrite(expr: Any, found: dict[Any, Any]) -> Any:
-        return found[x] if structural_equal(found[x].ty.shape, expr.ty.shape) else expr
-
-    return pattern, rewrite
-
-
-@tvm.transform.module_pass(opt_level=0, name="CancelLayouts")
-def cancel_layouts(module: Any, _: Any) -> Any:
-    """Remove the layout changes between two kernels of ours."""
-    return _rewrite_until_stable(module, (_unit_permutation(), _inverse_permutations(), _reshapes(), _same_shape()))

@@ -11,13 +11,14 @@ from typing import Any
 
 import onnx
 import tvm
-from tvm import relax
+from tvm import relax, tirx
 from tvm.relax import transform
 from tvm.relax.frontend.onnx import from_onnx
 
 from targets.target import Target
-from tvm_latency.canonical import cancel_layouts, fold_affine, fold_constants, raise_elementwise
+from tvm_latency.canonical import elementwise_value, fold_affine, fold_constants, raise_elementwise
 from tvm_latency.emit import EmitKernels
+from tvm_latency.layouts import cancel_layouts
 from tvm_latency.match import group_operators
 from tvm_latency.network_plan import NetworkPlan, plan_network
 from tvm_latency.opspec import WeightType
@@ -98,14 +99,8 @@ def lower(model: onnx.ModelProto, target: Target, weights: WeightType = "float32
 
 def _converts(func: Any) -> bool:
     """Whether it does nothing but to turn each number into one of another type."""
-    stored: list[Any] = []
-
-    def collect(node: Any) -> None:
-        if isinstance(node, tvm.tirx.BufferStore):
-            stored.append(node.value)
-
-    tvm.tirx.stmt_functor.post_order_visit(func.body, collect)
-    return all(isinstance(v, tvm.tirx.Cast) and isinstance(v.value, tvm.tirx.BufferLoad) for v in stored)
+    value = elementwise_value(func)
+    return isinstance(value, tirx.Cast) and isinstance(value.value, tvm.ir.expr.TensorLoad)
 
 
 def _called(main: Any) -> Iterator[str]:

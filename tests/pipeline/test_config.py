@@ -118,12 +118,20 @@ def test_every_option_is_in_the_name() -> None:
         "train_epochs": 3,
         "ema": 0.99,
         "weights": "float16",
+        "dtype": "float16",
         "also": ("x86-64-v3",),
         "shares": (1.0,),
     }
     assert set(others) == set(RunConfig.model_fields)
     names = {make_config(**{option: value}).name for option, value in others.items()}
     assert len(names | {RunConfig().name}) == len(others) + 1
+
+
+def test_weights_are_stored_as_what_they_are_multiplied_as() -> None:
+    assert make_config(dtype="float16").weights == "float16"
+    assert make_config(dtype="float16").name == "digits-x86-0.6x-s0-float16-in-float16"
+    with pytest.raises(ConfigError, match="--weights float32 would only store them larger"):
+        make_config(dtype="float16", weights="float32")
 
 
 def test_a_family_leaves_the_budget_out_and_nothing_else() -> None:

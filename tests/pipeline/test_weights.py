@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
 from pipeline import calibration, shipping
-from pipeline.agreement import FLOAT16_ROUNDING, VerifyError, compare, random_image, tolerance
+from pipeline.agreement import FLOAT16_ROUNDING, VerifyError, cause_of_difference, compare, random_image, tolerance
 from pipeline.bench_child import work
 from pipeline.cli import app
 from pipeline.errors import ExitCode
@@ -26,6 +26,7 @@ from supernet.export import fold_batch_norm, to_onnx
 from supernet.network import Network
 from supernet.presets import DIGITS
 from targets.registry import get_target
+from targets.target import DType
 from tvm_latency.latency_table import Entry, LatencyTable, MissingLatencyError
 from tvm_latency.opspec import stored_as
 
@@ -71,7 +72,7 @@ def test_a_network_with_rounded_weights_is_within_and_what_it_costs_is_reported(
     network = random_network(DIGITS.baseline)
     model = to_onnx(network, DIGITS.baseline)
     rounded = pytorch(halved(network))
-    found = compare(rounded, pytorch(network), IMAGES, "PyTorch", tolerance(model, "float16"), "float16")
+    found = compare(rounded, pytorch(network), IMAGES, "PyTorch", tolerance(model, "float16"))
     assert found.max_abs_error > 0
     assert found.top1_agreement == 1.0
     check_half_weights(rounded, network, IMAGES, tolerance(model))
@@ -85,7 +86,7 @@ def test_a_bug_of_a_kernel_cannot_hide_behind_the_rounding_of_weights() -> None:
     def wrong(image: np.ndarray) -> np.ndarray:
         return rounded(image) + np.float32(5 * tolerance(model))
 
-    compare(wrong, pytorch(network), IMAGES, "PyTorch", tolerance(model, "float16"), "float16")
+    compare(wrong, pytorch(network), IMAGES, "PyTorch", tolerance(model, "float16"))
     with pytest.raises(VerifyError, match=r"differs from PyTorch with the same float16 weights by .* bug of a kernel"):
         check_half_weights(wrong, network, IMAGES, tolerance(model))
 
@@ -94,10 +95,20 @@ def test_a_bug_of_a_kernel_cannot_hide_behind_the_rounding_of_weights() -> None:
     ("output", "said"),
     [([1.5, 0.9], "differs from PyTorch by up to 0.5"), ([0.94, 0.96], "prefers a class that is 0.1 behind")],
 )
-def test_a_network_that_does_not_stand_half_weights_is_told_what_to_do(output: list[float], said: str) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "told"),
+    [
+        ("float32", "weights stored as float16: .* --weights float32"),
+        ("float16", "arithmetic in float16: .* --dtype float32"),
+    ],
+)
+def test_a_network_that_does_not_stand_half_precision_is_told_what_to_do(
+    output: list[float], said: str, dtype: DType, told: str
+) -> None:
     reference, compiled = (np.array([logits], np.float32) for logits in ([1.0, 0.9], output))
-    with pytest.raises(VerifyError, match=f"{said}.* does not stand weights stored as float16: .* --weights float32"):
-        compare(lambda x: compiled, lambda x: reference, IMAGES, "PyTorch", 0.07, "float16")
+    cause = cause_of_difference("float16", dtype)
+    with pytest.raises(VerifyError, match=f"{said}.* does not stand {told}"):
+        compare(lambda x: compiled, lambda x: reference, IMAGES, "PyTorch", 0.07, cause)
 
 
 def test_verify_compares_with_both(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
