@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import prod, sqrt
 from pathlib import Path
@@ -27,6 +27,8 @@ ANSWER = "answer.npz"
 LEAST_TOLERANCE = 1e-4
 # The largest share of itself by which rounding to the nearest changes a normal float16: half a unit in its tenth bit.
 FLOAT16_ROUNDING = 2.0**-11
+# A deep network is allowed no more than this with arithmetic in float16, whatever its roundings could add up to.
+MOST_HALF_TOLERANCE = 0.05
 _WITH_WEIGHTS = ("Conv", "Gemm", "MatMul")
 
 BUG = "This is a bug of a kernel: please report the model and the target."
@@ -76,16 +78,29 @@ def tolerance(model: onnx.ModelProto, weights: WeightType = "float32", dtype: DT
 
     Arithmetic in float16 rounds what a layer answers, too, and a sum of K products each time that one is added. After k
     of them it is off its end by nothing that is known, so its size grows as sqrt(k / K): the K roundings together are
-    one of u sqrt(K / 2). The share of all is 4 u sqrt((2 L + sum of K / 2) / 3).
+    one of u sqrt(K / 2). The share of all is 4 u sqrt((2 L + sum of K / 2) / 3), and at most `MOST_HALF_TOLERANCE`:
+    what is further off is of no use, or wrong.
     """
     constants = (attribute.t for node in model.graph.node if node.op_type == "Constant" for attribute in node.attribute)
     shapes = [tuple(tensor.dims) for tensor in (*model.graph.initializer, *constants)]
-    lengths = [max(shape) if len(shape) == 2 else prod(shape[1:]) for shape in shapes if len(shape) > 1]
-    sums = max(LEAST_TOLERANCE, float(np.finfo(np.float32).eps) * max(lengths, default=0))
+    longest = max((max(shape) if len(shape) == 2 else prod(shape[1:]) for shape in shapes if len(shape) > 1), default=0)
+    sums = max(LEAST_TOLERANCE, float(np.finfo(np.float32).eps) * longest)
     layers = sum(node.op_type in _WITH_WEIGHTS for node in model.graph.node)
     if dtype == "float16":
-        return sums + 4 * FLOAT16_ROUNDING * sqrt((2 * layers + sum(lengths) / 2) / 3)
+        terms = sum(_terms(model))
+        return min(MOST_HALF_TOLERANCE, sums + 4 * FLOAT16_ROUNDING * sqrt((2 * layers + terms / 2) / 3))
     return sums + (4 * FLOAT16_ROUNDING * sqrt(layers / 3) if weights == "float16" else 0.0)
+
+
+def _terms(model: onnx.ModelProto) -> Iterator[int]:
+    """How many products each layer with constant weights adds up for one output."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        shape = shapes.get(node.input[1]) if node.op_type in _WITH_WEIGHTS else None
+        if shape is not None and node.op_type == "Conv":
+            yield prod(shape[1:])
+        elif shape is not None and len(shape) == 2:
+            yield shape[any(a.name == "transB" and a.i for a in node.attribute)]
 
 
 def compare(

@@ -16,7 +16,7 @@ from supernet.data import ImageData, load_data
 from supernet.settings import Progress
 from supernet.space import SearchSpace
 from supernet.space_file import find_space
-from targets.target import Target
+from targets.target import DTYPE_BYTES, Target
 from tvm_latency.latency_table import LatencyTable
 
 Result = dict[str, Any]
@@ -101,7 +101,7 @@ class RunContext:
         copy = self.folder / "setup" / Path(source).name
         space = find_space(str(copy) if copy.exists() else source)
         space = space.for_task(resolution=config.resolution, width=config.width)
-        return space if config.max_memory_kb is None else space.within_memory(int(1e3 * config.max_memory_kb))
+        return space if config.max_memory_kb is None else space.within_memory(_in_float32(config))
 
     def table(self, target: Target) -> LatencyTable:
         """What the calibration stored."""
@@ -141,3 +141,9 @@ class RunContext:
     def networks(self) -> dict[str, Architecture]:
         """The networks that are trained and compared, by their role."""
         return {"winner": self.winner, "baseline": self.space.baseline}
+
+
+def _in_float32(config: RunConfig) -> int:
+    """The limit of memory as a space counts it, which has four bytes in every number."""
+    assert config.max_memory_kb is not None
+    return int(1e3 * config.max_memory_kb) * DTYPE_BYTES["float32"] // DTYPE_BYTES[config.dtype]

@@ -133,8 +133,9 @@ class Target:
                 "named after a core from Cortex-A55 on), or AVX-512 FP16 on x86. `--weights float16` halves the "
                 "artefact on any target and computes in float32."
             )
-        features = self.float16 if dtype == "float16" and self.float16 else ()
-        return replace(self, dtype=dtype, features=self.features + features)
+        extra = self.float16 or ()
+        features = (*self.features, *extra) if dtype == "float16" else self.features[: len(self.features) - len(extra)]
+        return replace(self, dtype=dtype, features=features)
 
     def tvm_attributes(self) -> dict[str, object]:
         """The dictionary that `tvm.target.Target` takes. `num-cores` is the threads the code may use."""

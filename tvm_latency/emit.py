@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,8 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 from targets.target import DType
 from tvm_latency.blocks import Chain, chain_matches, kernel_spec
 from tvm_latency.canonical import NCHW_TO_NHWC, NHWC_TO_NCHW
-from tvm_latency.match import Match
 from tvm_latency.opspec import WeightType
-from tvm_latency.schedules.kernel import Kernel, Pack, PackedArray, Spec, pack_bias
+from tvm_latency.schedules.kernel import FloatArray, Kernel, Pack, PackedArray, Spec, pack_bias
 
 Schedule = Callable[[Spec], Kernel | None]
 
@@ -78,7 +78,11 @@ class _Emitter(PyExprMutator):
         arguments = [self.visit_expr(source) if planar else self._pixels(source, dtype)]
         for match, pack in zip(chain, kernel.packs):
             assert match.bias is not None
-            arguments += [relax.const(_packed(match, kernel.name, pack)), relax.const(pack_bias(match.bias, dtype))]
+            bias = partial(pack_bias, dtype=dtype)
+            arguments += [
+                relax.const(_packed("a weight", match.weights, kernel, pack)),
+                relax.const(_packed("a bias", match.bias, kernel, bias)),
+            ]
         if last.residual is not None:
             arguments.append(self._pixels(last.residual, dtype))
         shape = (last.spec.out_pixels, last.spec.out_channels)
@@ -110,19 +114,20 @@ def _as_type(x: Any, dtype: DType) -> Any:
     return x if str(x.ty.dtype) == dtype else relax.op.astype(x, dtype)
 
 
-def _packed(match: Match, kernel: str, pack: Pack) -> PackedArray:
-    """The weights as they are stored.
+def _packed(what: str, values: FloatArray | None, kernel: Kernel, pack: Pack) -> PackedArray:
+    """The values as they are stored; what: one of them.
 
     Raises:
         ValueError: float16 cannot hold them.
     """
-    assert match.weights is not None
-    packed = pack(match.weights)
+    assert values is not None
+    packed = pack(values)
     if packed.dtype == np.float16 and not np.isfinite(packed).all():
-        largest = np.abs(match.weights).max()
-        found = "weights that are not numbers" if np.isnan(largest) else f"a weight of magnitude {largest:.4g}"
+        largest = np.abs(values).max()
+        found = f"{what} that is not a number" if np.isnan(largest) else f"{what} of magnitude {largest:.4g}"
+        option = "--dtype" if kernel.dtype == "float16" else "--weights"
         raise ValueError(
-            f"{kernel} has {found}; float16 ends at 65504. Compile the model with float32 weights, or find out "
+            f"{kernel.name} has {found}; float16 ends at 65504. Compile the model with {option} float32, or find out "
             "why its training left such weights."
         )
     return packed

@@ -87,7 +87,9 @@ def lower(model: onnx.ModelProto, target: Target, weights: WeightType = "float32
     rest = {
         name
         for name, f in functions.items()
-        if name not in ours and not relax.analysis.has_reshape_pattern(f) and not _converts(f)
+        if name not in ours
+        and not relax.analysis.has_reshape_pattern(f)
+        and not (target.dtype == "float16" and _converts(f))
     }
     specs = tuple(emit_kernels.specs[name] for name in ours)
     calls = tuple(name for name in _called(module["main"]) if name in rest or name in ours)
@@ -98,9 +100,11 @@ def lower(model: onnx.ModelProto, target: Target, weights: WeightType = "float32
 
 
 def _converts(func: Any) -> bool:
-    """Whether it does nothing but to turn each number into one of another type."""
+    """Whether it does nothing but to turn each float16 into a float32, or back."""
     value = elementwise_value(func)
-    return isinstance(value, tirx.Cast) and isinstance(value.value, tvm.ir.expr.TensorLoad)
+    if not (isinstance(value, tirx.Cast) and isinstance(value.value, tvm.ir.expr.TensorLoad)):
+        return False
+    return {str(value.ty.dtype), str(value.value.ty.dtype)} == {"float16", "float32"}
 
 
 def _called(main: Any) -> Iterator[str]:

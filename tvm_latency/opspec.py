@@ -9,10 +9,11 @@ from typing import Literal
 OpKind = Literal["conv", "depthwise", "mbconv", "pool", "linear"]
 
 WeightType = Literal["float32", "float16"]
-"""How weights are stored; they are multiplied and added up as float32 either way."""
+"""How weights are stored; what they are multiplied as is the target's affair."""
 
 WEIGHT_BYTES = {"float32": 4, "float16": 2}
-# Of an activation or a bias, which are float32 however weights are stored.
+# Of an activation or a bias where a target computes in float32. Where it computes in float16 they are half of that:
+# `features` and limits of memory see to it, and the few bytes of biases count as here.
 FLOAT_BYTES = 4
 # A stem reads its image as it comes: with fewer input channels than this, turning it into [pixels, channels] first
 # costs more than reading it once in planes.
@@ -32,7 +33,7 @@ class OpSpec:
 
     Sizes are those of the input; padding is kernel // 2, so the output is ceil(size / stride). `hidden` is how many
     channels are between expand and project where they are no multiple of those that come in; `expand` is 1 then.
-    `dtype` names how the weights are stored; whatever is computed, read and written is float32.
+    `dtype` names how the weights are stored; bytes of what is read and written are those of float32.
     """
 
     kind: OpKind

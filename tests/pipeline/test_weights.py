@@ -193,4 +193,4 @@ def test_weights_beyond_float16_are_a_sentence(large: Path, tmp_path: Path) -> N
     assert done.exit_code == ExitCode.LOWERING
     said = json.loads(done.stdout)["error"]
     assert "pointwise_n1_h4w4_i3_o4" in said
-    assert "has a weight of magnitude 1e+05; float16 ends at 65504. Compile the model with float32 weights" in said
+    assert "has a weight of magnitude 1e+05; float16 ends at 65504. Compile the model with --weights float32" in said

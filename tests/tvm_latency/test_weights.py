@@ -70,12 +70,12 @@ def test_a_network_with_half_weights_is_that_of_the_rounded_weights_to_the_last_
     [
         (7e4, r"pointwise_\S+ has a weight of magnitude 7e\+04; float16 ends at 65504"),
         (float("-inf"), r"pointwise_\S+ has a weight of magnitude inf; float16 ends at 65504"),
-        (float("nan"), r"pointwise_\S+ has weights that are not numbers; float16 ends at 65504"),
+        (float("nan"), r"pointwise_\S+ has a weight that is not a number; float16 ends at 65504"),
     ],
 )
 def test_weights_that_half_cannot_hold_are_refused_by_name(value: float, said: str) -> None:
     model = changed(network_graph(OPS), value)
-    with pytest.raises(LoweringError, match=f"{said}. Compile the model with float32 weights"):
+    with pytest.raises(LoweringError, match=f"{said}. Compile the model with --weights float32"):
         lower(model, TARGET, "float16")
 
 
