@@ -194,3 +194,13 @@ def test_weights_beyond_float16_are_a_sentence(large: Path, tmp_path: Path) -> N
     said = json.loads(done.stdout)["error"]
     assert "pointwise_n1_h4w4_i3_o4" in said
     assert "has a weight of magnitude 1e+05; float16 ends at 65504. Compile the model with --weights float32" in said
+
+
+def test_arithmetic_in_half_is_allowed_what_its_sums_round_and_no_more_than_a_twentieth() -> None:
+    network = to_onnx(random_network(DIGITS.baseline), DIGITS.baseline)
+    weights, arithmetic = tolerance(network, "float16"), tolerance(network, "float16", "float16")
+    assert weights < arithmetic <= 0.05
+    # One layer of 64 terms: its weight, its answer and 64 additions round.
+    added = tolerance(layers(1), "float16", "float16") - tolerance(layers(1))
+    terms = next(t.dims[0] for t in layers(1).graph.initializer if len(t.dims) == 2)
+    assert added == pytest.approx(4 * FLOAT16_ROUNDING * np.sqrt((2 + terms / 2) / 3))

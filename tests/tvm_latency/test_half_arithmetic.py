@@ -8,12 +8,13 @@ import numpy as np
 import onnx
 import pytest
 import tvm
+from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from targets.registry import get_target
 from targets.target import Target
 from tvm_latency.build import compile_onnx
-from tvm_latency.lower import lower
+from tvm_latency.lower import LoweringError, lower
 
 pytestmark = pytest.mark.compiles
 
@@ -58,3 +59,15 @@ def test_this_machine_answers_what_float32_would_but_for_rounding(
     (expected,) = ReferenceEvaluator(model).run(None, {model.graph.input[0].name: image})
     error = float(np.abs(compiled(tvm.runtime.tensor(image)).numpy() - expected).max())
     assert 1e-5 < error / float(np.abs(expected).max()) < 3e-2
+
+
+def test_a_bias_beyond_half_is_refused_by_name(phone: Target, mobile_network: Callable[[int], onnx.ModelProto]) -> None:
+    """A clip behind it would hide that it became infinite."""
+    model = mobile_network(SIZE)
+    tensor = next(t for t in model.graph.initializer if len(t.dims) == 1 and t.dims[0] > 1)
+    array = numpy_helper.to_array(tensor).copy()
+    array[0] = 1e5
+    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    with pytest.raises(LoweringError, match=r"has a bias of magnitude 1e\+05; .* with --dtype float32"):
+        lower(model, phone, "float16")
+    assert lower(model, phone.with_dtype("float32"), "float16").fallbacks == ()
