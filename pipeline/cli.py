@@ -213,7 +213,7 @@ def _config(given: dict[str, Any]) -> RunConfig:
         chosen["budget"] = f"{given['budget_ms']!r}ms"
     out = given.get("out")
     stored = stored_config(out).model_dump() if given["resume"] and out and (out / "config.json").exists() else {}
-    if "dtype" in chosen and "weights" not in chosen:
+    if chosen.get("dtype") not in (None, stored.get("dtype")) and "weights" not in chosen:
         stored.pop("weights", None)  # they follow from it
     return make_config(**{**stored, **chosen})
 

@@ -172,6 +172,8 @@ def test_a_folder_of_another_run(invoke: Callable[..., Result], tmp_path: Path) 
     Run(tmp_path / "out", RunConfig(), resume=False, say=print).close()
     expect(invoke("run", "--seed", 1, "--out", "out"), ExitCode.RUN_FOLDER, "another run (seed is 0 there, 1 here)")
     expect(invoke("run", "--seed", 1, "--out", "out", "--resume"), ExitCode.RUN_FOLDER, "holds another run")
+    half = invoke("run", "--dtype", "float16", "--out", "out", "--resume")
+    expect(half, ExitCode.RUN_FOLDER, "holds another run")
     expect(invoke("run", "--out", "out"), ExitCode.RUN_FOLDER, "already holds this run. Add --resume")
 
 

@@ -73,6 +73,14 @@ def test_a_file_that_happens_to_have_the_name_of_a_preset(tmp_path: Path, monkey
     assert set_up(tmp_path / "run", space="digits").space == DIGITS
 
 
+def test_activations_of_float16_take_half_of_the_memory(tmp_path: Path) -> None:
+    phone = {"target": "arm64-cortex-a76", "budget": "0.6x"}
+    single = set_up(tmp_path / "single", max_memory_kb=120.0, **phone)
+    half = set_up(tmp_path / "half", max_memory_kb=60.0, dtype="float16", **phone)
+    assert half.space.blocks == single.space.blocks
+    assert [target.dtype for target in half.targets] == ["float16"]
+
+
 def test_a_limit_of_memory_takes_candidates_out(tmp_path: Path) -> None:
     run = set_up(tmp_path, max_memory_kb=120.0)
     assert run.space == DIGITS.within_memory(120_000)
