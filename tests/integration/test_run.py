@@ -35,6 +35,7 @@ def test_summary_has_every_field_and_keeps_its_promises(finished: Path) -> None:
     assert list(summary) == [
         "target",
         "weights",
+        "dtype",
         "budget_ms",
         "predicted_ms",
         "measured_ms",
@@ -91,7 +92,7 @@ def test_commands_take_a_run_folder(finished: Path, cli: Any) -> None:
     assert manifest["verification"]["top1_agreement"] == 1.0
     bench = json.loads(cli("bench", "whole", "--against", "onnxruntime,torch", "--json"))
     (table,) = bench["nets"]
-    assert set(bench) == {"target", "threads", "weights", "nets"}
+    assert set(bench) == {"target", "threads", "weights", "dtype", "nets"}
     assert set(table) == {"net", "macs", "results", "best_peer", "speedup_over_best_peer"}
     assert [result["runtime"] for result in table["results"]] == ["netlathe", "onnxruntime", "torch"]
     assert all(set(r) == {"runtime", "median_ms", "min_ms", "p90_ms", "runs"} for r in table["results"])

@@ -208,7 +208,7 @@ def test_prefetches_are_in_the_code_and_change_no_bit(spec: ConvSpec, monkeypatc
     random = np.random.default_rng(0)
     draw = lambda *shape: random.standard_normal(shape, dtype=np.float32)  # noqa: E731
     weights = plain.packs[0](draw(spec.out_channels, spec.in_channels, 1, 1))
-    arguments = [draw(spec.out_pixels, spec.in_channels), weights, pack_bias(draw(spec.out_channels))]
+    arguments = [draw(spec.out_pixels, spec.in_channels), weights, pack_bias(draw(spec.out_channels), "float32")]
     arguments += [draw(spec.out_pixels, spec.out_channels)] if spec.residual else []
     answers = []
     for kernel, instructions in ((fetching, True), (plain, False)):
