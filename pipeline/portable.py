@@ -115,7 +115,7 @@ def _import_yaml(file: Path, folder: Path, space: SearchSpace, target: Target, w
     if target.unit != MILLISECONDS:
         raise PortableError(f"{file} holds milliseconds, and {target.name} is emulated, which counts instructions.")
     if weights != "float32":
-        raise PortableError(f"{file} holds times of float32 weights, and --weights {weights} was asked for.")
+        raise PortableError(f"{file} holds times of float32 weights, and {weights} was asked for.")
     if missing := [op.key for op in space.op_specs() if op not in seconds]:
         raise PortableError(
             f"{file} has no time for {len(missing)} operators of space {space.name}, the first is {missing[0]}. "

@@ -14,6 +14,7 @@ from pipeline.disk import require_free_space
 from pipeline.figures import front_of_points
 from pipeline.files import read_json, write_atomically, write_json
 from pipeline.finding import SEARCH_CHECKPOINT, search_settings
+from pipeline.machine import find_machine
 from pipeline.places import RUNS, default_database
 from pipeline.run_folder import Run, claim_folder, stored_config
 from pipeline.stages import perform
@@ -21,7 +22,6 @@ from supernet.derive import BudgetError
 from supernet.sampling import SamplingError
 from supernet.search import shared_top1
 from supernet.settings import Progress
-from targets.registry import get_target
 from targets.unit import MILLISECONDS, Unit
 
 FRONT, PLOT, WARMUP = "front.json", "front.html", "warmup.checkpoint"
@@ -46,17 +46,18 @@ def sweep(
 
     Raises:
         ConfigError: no budget, or one that is none, or none for a target.
-        TargetError: there is no such target.
+        TargetError: see `find_machine`.
         RunFolderError: `out` holds anything but an earlier sweep.
         Every other error of a run.
     """
     chosen = list(dict.fromkeys(make_config(**{**config.model_dump(), "budget": b}).budget for b in budgets))
     if not chosen:
         raise ConfigError("A sweep needs budgets: `--budgets 0.4x,0.6x,0.8x`.")
-    for target in map(get_target, config.targets):
+    machines = [find_machine(name, config.threads, config.dtype) for name in config.targets]
+    for machine in machines:
         for budget in chosen:
-            parse_budget(budget).seconds(1.0, target)
-    folder, unit = out or RUNS / f"sweep-{config.family}", get_target(config.target).unit
+            parse_budget(budget).seconds(1.0, machine)
+    folder, unit = out or RUNS / f"sweep-{config.family}", machines[0].unit
     ranks.refuse("sweep")
     require_free_space(folder)
     claim_folder(folder, "sweep")

@@ -15,6 +15,7 @@ from pipeline.run_folder import Run, RunFolderError
 from pipeline.sweep import on_front, sweep
 from supernet.derive import BudgetError
 from supernet.sampling import SamplingError
+from targets.target import TargetError
 
 
 def point(measured_ms: float, supernet_top1: float | None, **more: Any) -> dict[str, Any]:
@@ -202,6 +203,12 @@ def test_no_budgets(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not a number"):
         swept(RunConfig(), ["0.5x", "soon"], tmp_path / "out", [])
     assert not (tmp_path / "out").exists(), "nothing is done before all are known to be budgets"
+
+
+def test_what_the_machine_does_not_do_is_said_before_anything_is_done(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match="x86-64-v3 does not compute in float16"):
+        swept(RunConfig(target="x86-64-v3", dtype="float16"), ["0.5x"], tmp_path / "out", [])
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_folder_of_something_else_is_refused(performed: Performed, tmp_path: Path) -> None:
