@@ -37,7 +37,8 @@ def ncnn_run(files: str, image: np.ndarray) -> Callable[[], np.ndarray]:
         setattr(net.opt, option, False)
     if net.load_param(f"{files}.ncnn.param") or net.load_model(f"{files}.ncnn.bin"):
         sys.exit("ncnn cannot load the network")
-    source = ncnn.Mat(np.ascontiguousarray(image[0]))
+    # A copy: the matrix does not keep the array alive.
+    source = ncnn.Mat(np.ascontiguousarray(image[0])).clone()
 
     def run() -> np.ndarray:
         extractor = net.create_extractor()

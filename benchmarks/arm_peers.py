@@ -1,7 +1,7 @@
 """Emulated instructions of one inference by other runtimes' aarch64 wheels, beside our plain C form.
 
-sh benchmarks/arm_root.sh ROOT
-python -m benchmarks.arm_peers ROOT [--qemu qemu-aarch64] [--nets mobilenet_v2] [--target raspberry-pi-5]
+sh benchmarks/arm_root.sh ROOT; sh benchmarks/arm_qemu.sh QEMU
+python -m benchmarks.arm_peers ROOT [--qemu QEMU/qemu-aarch64] [--nets mobilenet_v2] [--target raspberry-pi-5]
 
 A Python for 64-bit ARM runs the wheels under the emulator that runs our netbench, one thread each. A count is that of a
 process with some inferences less that of one with fewer. Outputs are compared with the ONNX reference's.
@@ -71,8 +71,9 @@ def of_peer(
 
 def write_forms(model: onnx.ModelProto, folder: Path) -> Path:
     """The network in every form that a runtime reads; the path without their endings."""
-    onnx.save(model, folder / "net.onnx")
-    ncnn_form.convert(folder / "net.onnx", folder)
+    onnx.save(model, folder / "model.onnx")
+    # Leaves a copy of the model as net.onnx.
+    ncnn_form.convert(folder / "model.onnx", folder)
     shape = tuple(dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim)
     (folder / "net.tflite").write_bytes(to_tflite(read_layers(model, "litert"), shape))
     return folder / "net"

@@ -36,8 +36,8 @@ class Ncnn:
             param, weights = convert(Path(model.onnx_file), Path(folder))
             if net.load_param(str(param)) or net.load_model(str(weights)):
                 raise RuntimeUnavailableError("ncnn cannot load this network: leave `ncnn` out of --against.")
-        # It has no batch: the only image of a batch of one.
-        source = ncnn.Mat(np.ascontiguousarray(image[0]))
+        # It has no batch: the only image of a batch of one. A copy, since the matrix does not keep the array alive.
+        source = ncnn.Mat(np.ascontiguousarray(image[0])).clone()
 
         def run() -> object:
             extractor = net.create_extractor()

@@ -1,4 +1,7 @@
-"""The RPC runner with TVM's own server and tracker, on this machine."""
+"""The RPC runner with TVM's own server and tracker: on this machine, and emulated, on a board with a 64-bit ARM.
+
+The board is the folder NETLATHE_ARM_ROOT that benchmarks/arm_root.sh makes; without one only this machine serves.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +25,37 @@ from targets.registry import get_target
 from targets.rpc import RpcRunner
 from targets.runner import Answer, Failure, Job, RunnerError, Timing
 from targets.runners import find_runner
-from targets.target import TargetError
+from targets.target import Target, TargetError
 from targets.toolchain import find_toolchain
 
-TARGET = get_target("x86-64-v3")
 pytestmark = pytest.mark.compiles
 Start = Callable[..., subprocess.Popen[bytes]]
+
+
+@dataclass(frozen=True)
+class Board:
+    """Where a server runs: its target, the Python there, and how many seconds a job may take there."""
+
+    target: Target
+    python: str
+    deadline_s: float
+
+
+HERE = Board(get_target("x86-64-v3"), sys.executable, 2.0)
+ARM_ROOT = os.environ.get("NETLATHE_ARM_ROOT")
+EMULATED = Board(get_target("arm64-cortex-a76"), f"{ARM_ROOT}/python", 30.0)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(HERE, id="here"),
+        pytest.param(EMULATED, id="emulated", marks=pytest.mark.skipif(not ARM_ROOT, reason="no NETLATHE_ARM_ROOT")),
+    ],
+)
+def board(request: pytest.FixtureRequest) -> Board:
+    found: Board = request.param
+    return found
 
 
 @pytest.fixture
@@ -34,10 +63,10 @@ def start() -> Iterator[Start]:
     """Starts a Python module of TVM's; all end with the test, with what they have started."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def run(*words: object) -> subprocess.Popen[bytes]:
+    def run(*words: object, python: str = sys.executable) -> subprocess.Popen[bytes]:
         environ = {**os.environ, "TVM_USE_RUNTIME_LIB": "1"}
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        command = [sys.executable, "-m", *map(str, words)]
+        command = [python, "-m", *map(str, words)]
         started.append(subprocess.Popen(command, env=environ, start_new_session=True, **quiet))  # type: ignore[call-overload]
         return started[-1]
 
@@ -60,8 +89,9 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def server(start: Start, port: int, *words: object) -> subprocess.Popen[bytes]:
-    process = start("tvm.exec.rpc_server", "--host", "127.0.0.1", "--port", port, "--port-end", port + 1, *words)
+def server(start: Start, board: Board, port: int, *words: object) -> subprocess.Popen[bytes]:
+    where = ("--host", "127.0.0.1", "--port", port, "--port-end", port + 1)
+    process = start("tvm.exec.rpc_server", *where, *words, python=board.python)
     wait_for(port)
     return process
 
@@ -78,17 +108,17 @@ def wait_for(port: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def doubling(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def doubling(board: Board, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A compiled module that doubles a [4, 8] tensor."""
-    return compiled(tmp_path_factory.mktemp("modules") / "doubling.so", relax.op.add)
+    return compiled(board, tmp_path_factory.mktemp("modules") / "doubling.so", relax.op.add)
 
 
-def compiled(path: Path, op: Callable[..., relax.Expr]) -> Path:
+def compiled(board: Board, path: Path, op: Callable[..., relax.Expr]) -> Path:
     builder, x = relax.BlockBuilder(), relax.Var("x", relax.TensorType((4, 8), "float32"))
     with builder.function("main", [x]):
         builder.emit_func_output(builder.emit(op(x, x)))
-    executable = tvm.compile(builder.get(), tvm.target.Target(TARGET.tvm_attributes()))
-    executable.export_library(str(path), fcompile=find_toolchain(TARGET))
+    executable = tvm.compile(builder.get(), tvm.target.Target(board.target.tvm_attributes()))
+    executable.export_library(str(path), fcompile=find_toolchain(board.target))
     return path
 
 
@@ -96,13 +126,13 @@ def job(key: str, module: Path, answer: Path | None = None) -> Job:
     return Job(key=key, module=module, input_shapes=((4, 8),), repeats=3, warmup=1, evict_bytes=4096, answer=answer)
 
 
-def library(folder: Path, name: str, on_load: str) -> Path:
+def library(board: Board, folder: Path, name: str, on_load: str) -> Path:
     """A shared library that runs C code when it is loaded."""
     source, path = folder / f"{name}.c", folder / f"{name}.so"
     source.write_text(
         f"#include <stdlib.h>\n#include <unistd.h>\n__attribute__((constructor)) static void go(void) {{ {on_load} }}"
     )
-    find_toolchain(TARGET)(str(path), [str(source)])
+    find_toolchain(board.target)(str(path), [str(source)])
     return path
 
 
@@ -112,28 +142,30 @@ def answer(path: Path, value: float) -> Path:
 
 
 @pytest.mark.slow
-def test_libraries_are_uploaded_checked_and_timed_and_break_alone(start: Start, doubling: Path, tmp_path: Path) -> None:
+def test_libraries_are_uploaded_checked_and_timed_and_break_alone(
+    start: Start, board: Board, doubling: Path, tmp_path: Path
+) -> None:
     """Through a tracker."""
     pytest.importorskip("tornado")
     tracker, port = free_port(), free_port()
     start("tvm.exec.rpc_tracker", "--host", "127.0.0.1", "--port", tracker, "--port-end", tracker + 1)
     wait_for(tracker)
-    server(start, port, "--tracker", f"127.0.0.1:{tracker}", "--key", "board")
+    server(start, board, port, "--tracker", f"127.0.0.1:{tracker}", "--key", "board")
     (tmp_path / "other").mkdir()
-    other = compiled(tmp_path / "other" / doubling.name, relax.op.multiply)
+    other = compiled(board, tmp_path / "other" / doubling.name, relax.op.multiply)
     jobs = [
         job("good", doubling, answer(tmp_path / "right.npz", 2.0)),
         # Of the same name, and it computes something else.
         job("other", other, answer(tmp_path / "square.npz", 1.0)),
         job("wrong", doubling, answer(tmp_path / "wrong.npz", 3.0)),
         job("nowhere", tmp_path / "nowhere.so"),
-        job("hang", library(tmp_path, "hang", "sleep(60);")),
+        job("hang", library(board, tmp_path, "hang", "sleep(600);")),
         job("last", doubling),
     ]
     begin = time.monotonic()
-    runner = find_runner(get_target(f"x86-64-v3@rpc:127.0.0.1:{tracker}/board"), deadline_s=2.0)
-    results = list(runner.run([jobs, jobs]))
-    assert time.monotonic() - begin < 90
+    there = get_target(f"{board.target.name}@rpc:127.0.0.1:{tracker}/board")
+    results = list(find_runner(there, board.deadline_s).run([jobs, jobs]))
+    assert time.monotonic() - begin < 45 * board.deadline_s
     assert [result.key for result in results] == [
         "good",
         "other",
@@ -157,14 +189,14 @@ def test_libraries_are_uploaded_checked_and_timed_and_break_alone(start: Start, 
 
 
 @pytest.mark.slow
-def test_a_server_that_is_killed_and_started_again(start: Start, doubling: Path) -> None:
+def test_a_server_that_is_killed_and_started_again(start: Start, board: Board, doubling: Path) -> None:
     port = free_port()
-    first = server(start, port)
-    runner = RpcRunner(TARGET, f"127.0.0.1:{port}", 60.0)
+    first = server(start, board, port)
+    runner = RpcRunner(board.target, f"127.0.0.1:{port}", 60.0)
     results = iter(runner.run([[job(key, doubling) for key in "abc"]]))
     assert isinstance(next(results), Timing)
     kill(first)
-    server(start, port)
+    server(start, board, port)
     # The one that met the dead server has failed, with a reason; the next has a new session.
     failed, last = next(results), next(results)
     assert isinstance(failed, Failure)
@@ -174,14 +206,14 @@ def test_a_server_that_is_killed_and_started_again(start: Start, doubling: Path)
 
 @pytest.mark.slow
 def test_a_crash_is_a_failure_and_ends_the_server_of_tvm(
-    start: Start, doubling: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: Start, board: Board, doubling: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The session's exit status is an exception in the server's loop; see `_serving` in tvm/rpc/server.py."""
     port = free_port()
-    server(start, port)
-    runner = RpcRunner(TARGET, f"127.0.0.1:{port}", 5.0)
+    server(start, board, port)
+    runner = RpcRunner(board.target, f"127.0.0.1:{port}", max(5.0, board.deadline_s))
     monkeypatch.setattr(runner, "start_deadline_s", 10.0)
-    results = iter(runner.run([[job("crash", library(tmp_path, "crash", "abort();")), job("next", doubling)]]))
+    results = iter(runner.run([[job("crash", library(board, tmp_path, "crash", "abort();")), job("next", doubling)]]))
     crashed = next(results)
     assert isinstance(crashed, Failure)
     with pytest.raises(RunnerError, match="answers no more after a candidate that crashes; what was measured is kept"):
@@ -189,7 +221,7 @@ def test_a_crash_is_a_failure_and_ends_the_server_of_tvm(
 
 
 def test_nobody_there_is_told(monkeypatch: pytest.MonkeyPatch, doubling: Path) -> None:
-    runner = RpcRunner(TARGET, f"127.0.0.1:{free_port()}", 5.0)
+    runner = RpcRunner(HERE.target, f"127.0.0.1:{free_port()}", 5.0)
     monkeypatch.setattr(runner, "start_deadline_s", 6.0)
     with pytest.raises(RunnerError, match=r"Nothing answers at rpc:127\.0\.0\.1:\d+: .* tvm\.exec\.rpc_server"):
         list(runner.run([[job("a", doubling)]]))
@@ -198,10 +230,10 @@ def test_nobody_there_is_told(monkeypatch: pytest.MonkeyPatch, doubling: Path) -
 def test_other_machines_need_a_tunnel_or_a_word() -> None:
     for host in ("10.0.0.7", "board", "0.0.0.0"):
         with pytest.raises(RunnerError, match=rf"neither passwords nor encryption, and {host} .*\(`ssh -L 9090:"):
-            RpcRunner(TARGET, f"{host}:9090", 5.0, environ={})
-        RpcRunner(TARGET, f"{host}:9090", 5.0, environ={"NETLATHE_OPEN_RPC": "1"})
+            RpcRunner(HERE.target, f"{host}:9090", 5.0, environ={})
+        RpcRunner(HERE.target, f"{host}:9090", 5.0, environ={"NETLATHE_OPEN_RPC": "1"})
     for host in ("127.0.0.1", "localhost"):
-        RpcRunner(TARGET, f"{host}:9090", 5.0, environ={})
+        RpcRunner(HERE.target, f"{host}:9090", 5.0, environ={})
     for address in ("", "board", "board:x", ":9090"):
         with pytest.raises(TargetError, match="write rpc:HOST:PORT"):
-            RpcRunner(TARGET, address, 5.0)
+            RpcRunner(HERE.target, address, 5.0)
