@@ -13,12 +13,12 @@ from tvm.script.ir_builder import tirx as build
 
 from targets.target import Target
 from tvm_latency.schedules.kernel import BlockSpec, Kernel, Spec, bias_size
-from tvm_latency.schedules.loops import Part, Sums, strips, to_multiply, whole_block, within
+from tvm_latency.schedules.loops import Part, Pixels, Sums, strips, to_multiply, whole_block, within
 from tvm_latency.schedules.pairs import pack_pairs, pair_product, pair_rows, suits_pairs
 from tvm_latency.schedules.parts import clipped, pack_panels
 from tvm_latency.schedules.ring import Ring, pack_taps
 from tvm_latency.schedules.threads import Split, row_bands, wakes
-from tvm_latency.schedules.tiles import Product, Tile, even_strip, longest_strip, matmul_tile, terms_together
+from tvm_latency.schedules.tiles import Product, Tile, even_strip, longest_strip, matmul_tile, plane_of, terms_together
 
 # How often an image between kernels passes a cache: written, read, and its lines fetched to be written.
 WAYS = 3
@@ -75,7 +75,7 @@ class _Nest:
         self.spec = spec
         d = spec.depthwise
         self.lanes, self.dtype, self.channels = target.lanes, target.dtype, d.in_channels
-        self.together = terms_together(target)
+        self.together, self.plane = terms_together(target), plane_of(target)
         p, e = spec.project, spec.expand
         self.expand = self._tile(target, d.width, e.in_channels if e else 1, self.channels)
         self.project = self._tile(target, d.out_width, self.channels, p.out_channels)
@@ -122,8 +122,9 @@ class _Nest:
     def _band(self, image: Any, first: Any, last: Any) -> None:
         """Rows of the output from first to last of one image."""
         d, count = self.spec.depthwise, self.ring_tile.blocks(self.channels)
-        self.ring = Ring(d, self.ring_tile, count, self.dtype)
-        self.middle = build.alloc_buffer((d.out_width, count * self.ring_tile.columns), self.dtype)
+        self.ring = Ring(d, self.ring_tile, count, self.dtype, self.plane)
+        plane = 0 if self.paired else self.plane
+        self.middle = Pixels((), d.out_width, count * self.ring_tile.columns, plane, self.dtype)
         taps, self.project_panels = (
             to_multiply(stored, self.dtype, self.lanes) for stored in (self.taps, self.project_weights)
         )
@@ -132,7 +133,7 @@ class _Nest:
 
         def output_row(row: Any, full: Callable[[], Any]) -> None:
             def store(pixel: Any, channel: Any, value: Any) -> None:
-                build.buffer_store(self.middle, clipped(value, d.clip), [pixel, channel])
+                self.middle.store(clipped(value, d.clip), pixel, channel)
 
             with build.serial(count) as block:
                 self._fill(block, image, row)

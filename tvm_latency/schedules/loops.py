@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,6 +127,36 @@ class Part:
         return self.buffer[place]
 
 
+class Pixels:
+    """A buffer [*outer, pixels, channels], or [*outer, channels / plane, pixels, plane] unless `plane` is 0.
+
+    In planes of one vector, pixels side by side are loaded and stored two by one instruction, on ARM.
+    """
+
+    def __init__(self, outer: Sequence[int], pixels: int, channels: int, plane: int, dtype: DType) -> None:
+        self._plane = plane
+        shape = (channels // plane, pixels, plane) if plane else (pixels, channels)
+        self._buffer = build.alloc_buffer([*outer, *shape], dtype)
+
+    def __getitem__(self, index: tuple[Any, ...]) -> Any:
+        place = self._place(index)
+        return self._buffer[place]
+
+    def store(self, value: Any, *index: Any) -> None:
+        """Buffer[outer, pixel, channel] = value; all channels of a vector are in one plane."""
+        build.buffer_store(self._buffer, value, list(self._place(index)))
+
+    def _place(self, index: tuple[Any, ...]) -> tuple[Any, ...]:
+        *outer, pixel, channel = index
+        if not self._plane:
+            return index
+        if isinstance(channel, tirx.Ramp):
+            first = channel.base
+            lanes = tirx.Ramp(tirx.floormod(first, self._plane), 1, channel.lanes)
+            return (*outer, tirx.floordiv(first, self._plane), pixel, lanes)
+        return (*outer, tirx.floordiv(channel, self._plane), pixel, tirx.floormod(channel, self._plane))
+
+
 class Sums:
     """A tile of sums in registers: rows x channels, of which the last vector may be only in part.
 
@@ -157,10 +187,17 @@ class Sums:
             for t in unrolled(together): acc[r, v] += row[r][t] * weight[i * together + t, v]
         """
         steps = terms // together if together > 1 else 0
-        if steps:
-            with build.serial(steps) as step:
-                before(step * together, together)
-                self._add_lanes(step * together, together, x, weight)
+
+        def add(step: Any) -> None:
+            before(step * together, together)
+            self._add_lanes(step * together, together, x, weight)
+
+        if steps > 1:
+            with build.serial(steps // 2) as both:
+                add(2 * both)
+                add(2 * both + 1)
+        if steps % 2:
+            add(steps - 1)
         if terms > steps * together:
             with build.serial(terms - steps * together) as i:
                 term = i if not steps else steps * together + i

@@ -14,7 +14,7 @@ from tvm.sym import Analyzer
 from targets.target import DType
 from tvm_latency.opspec import WeightType
 from tvm_latency.schedules.kernel import ConvSpec, FloatArray, PackedArray, packed
-from tvm_latency.schedules.loops import Sums, strips, vectors, within
+from tvm_latency.schedules.loops import Pixels, Sums, strips, vectors, within
 from tvm_latency.schedules.parts import zero_padded
 from tvm_latency.schedules.tiles import Tile
 
@@ -35,10 +35,10 @@ class Ring:
     """ring[blocks, k, width + 2 p, columns]: row r of the padded image lies in slot r % k.
 
     tile: a strip of output pixels x the channels of a block. Blocks lie side by side, or if there is room for one only
-    (`blocks` = 1), take turns in it.
+    (`blocks` = 1), take turns in it. plane: see `Pixels`.
     """
 
-    def __init__(self, spec: ConvSpec, tile: Tile, blocks: int, dtype: DType) -> None:
+    def __init__(self, spec: ConvSpec, tile: Tile, blocks: int, dtype: DType, plane: int) -> None:
         self.spec, self.tile, self.blocks, self.dtype = spec, tile, blocks, dtype
         self.rows = spec.kernel[0]
         self.width = spec.width + 2 * spec.padding
@@ -46,7 +46,7 @@ class Ring:
         self._kept = max(self.rows - spec.stride, 0)
         self._new = self.rows - self._kept
         self._early = -(-self._kept // self._new)
-        self.buffer = build.alloc_buffer((blocks, self.rows, self.width, tile.columns), dtype)
+        self.buffer = Pixels((blocks, self.rows), self.width, tile.columns, plane, dtype)
         with build.serial(blocks) as place, build.serial(self.rows) as slot:
             if spec.in_channels % tile.vector:  # a fill may write the channels there are, and no more
                 self._clear(place, slot, 0, self.width)
@@ -101,7 +101,7 @@ class Ring:
         def inside() -> None:
             def strip(at: Any, length: int) -> None:
                 def store(r: Any, c: Any, value: Any) -> None:
-                    build.buffer_store(self.buffer, value, [self._place(block), slot, spec.padding + at + r, c])
+                    self.buffer.store(value, self._place(block), slot, spec.padding + at + r, c)
 
                 fill_strip(row - spec.padding, at, length, store)
 
@@ -159,7 +159,7 @@ class Ring:
 
     def _clear(self, place: Any, slot: Any, first: int, length: int) -> None:
         def zero(_: Any, c: Any) -> None:
-            build.buffer_store(self.buffer, tirx.const(0, self.dtype), [place, slot, first + pixel, c])
+            self.buffer.store(tirx.const(0, self.dtype), place, slot, first + pixel, c)
 
         with build.serial(length) as pixel:
             vectors(1, self.tile.columns, self.tile.vector, zero)
