@@ -127,6 +127,10 @@ class Part:
         return self.buffer[place]
 
 
+# Of a product by lanes, so that its loop costs little beside them.
+TERMS_IN_A_TURN = 8
+
+
 class Pixels:
     """A buffer [*outer, pixels, channels], or [*outer, channels / plane, pixels, plane] unless `plane` is 0.
 
@@ -182,7 +186,7 @@ class Sums:
 
         or, where a multiply-add takes a lane of a register for a factor:
 
-        for i in terms / together:
+        for i in terms / together:                                            # some in one turn of the loop
             row[r] = x[r, i * together : (i + 1) * together]                  # registers
             for t in unrolled(together): acc[r, v] += row[r][t] * weight[i * together + t, v]
         """
@@ -192,12 +196,13 @@ class Sums:
             before(step * together, together)
             self._add_lanes(step * together, together, x, weight)
 
-        if steps > 1:
-            with build.serial(steps // 2) as both:
-                add(2 * both)
-                add(2 * both + 1)
-        if steps % 2:
-            add(steps - 1)
+        in_turn = max(1, TERMS_IN_A_TURN // together)
+        if turns := steps // in_turn:
+            with build.serial(turns) as turn:
+                for step in range(in_turn):
+                    add(turn * in_turn + step)
+        for step in range(turns * in_turn, steps):
+            add(step)
         if terms > steps * together:
             with build.serial(terms - steps * together) as i:
                 term = i if not steps else steps * together + i

@@ -205,8 +205,8 @@ def loops_of(assembly: str) -> list[list[str]]:
 def test_most_instructions_of_a_products_innermost_loop_multiply_and_add(
     size: int, terms: int, channels: int, dtype: DType
 ) -> None:
-    """For four terms a tile of 7 rows of 3 vectors has 84 multiply-adds, 7 loads of rows and 6 of pairs of weights, and
-    a few instructions of the loop: eight of ten. With a load for each broadcast it would be six.
+    """For eight terms a tile of 7 rows of 3 vectors has 168 multiply-adds, 14 loads of rows and 12 of pairs of weights,
+    and a few instructions of the loop: more than eight of ten. With a load for each broadcast it would be six.
     """
     spec = ConvSpec(batch=1, height=size, width=size, in_channels=terms, out_channels=channels, weights=dtype)
     kernel = schedule_kernel(spec, CORTEX.with_dtype(dtype))
@@ -215,7 +215,7 @@ def test_most_instructions_of_a_products_innermost_loop_multiply_and_add(
     compiled = tvm.compile(tvm.IRModule(functions), target=tvm.target.Target(CORTEX.tvm_attributes()))
     products = [loop for loop in loops_of(compiled.mod.inspect_source("asm")) if "fmla" in loop]
     largest = max(products, key=lambda loop: loop.count("fmla"))
-    assert largest.count("fmla") / len(largest) >= 0.7
+    assert largest.count("fmla") / len(largest) >= 0.8
 
 
 @pytest.mark.parametrize("dtype", DTYPE_BYTES)
