@@ -60,7 +60,8 @@ class RpcRunner(ChildRunner):
         """See `ChildRunner`."""
         return (
             f"Nothing answers at rpc:{self._address}: {why}. Start `python -m tvm.exec.rpc_server --host 127.0.0.1` on "
-            "the board (with --tracker and --key for a tracker), and check the tunnel. A server of TVM 0.27 answers no "
+            "the board (with --tracker and --key for a tracker), where `pip install 'apache-tvm[rpc]'` puts it, and "
+            "check the tunnel. A server of TVM 0.27 answers no "
             "more after a candidate that crashes; what was measured is kept, and the same command goes on."
         )
 
