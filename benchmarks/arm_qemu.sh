@@ -5,17 +5,19 @@
 #
 # usage: sh arm_qemu.sh FOLDER, which makes FOLDER/qemu-aarch64
 set -e
-mkdir -p "$1/lists/partial" "$1/source"
+mkdir -p "$1/lists/partial"
 cd "$1"
+root=$PWD
 echo 'deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie main' >sources.list
 apt() {
-  apt-get -qq -o Dir::State::status=/dev/null -o Dir::State::lists="$PWD/lists" -o Dir::Etc::sourceparts=/dev/null \
-    -o Dir::Etc::sourcelist="$PWD/sources.list" "$@"
+  apt-get -qq -o Dir::State::status=/dev/null -o Dir::State::lists="$root/lists" -o Dir::Etc::sourceparts=/dev/null \
+    -o Dir::Etc::sourcelist="$root/sources.list" "$@"
 }
 apt update
 python3 -m venv python
 python/bin/pip install -q 'meson>=1.5' pycotap
-root=$PWD
+rm -rf source
+mkdir source
 cd source
 apt source --download-only qemu
 tar --strip-components=1 -xf qemu_*.orig.tar.xz

@@ -2,7 +2,7 @@
 # Makes a folder with Debian's Python for 64-bit ARM and the aarch64 wheels of TVM and of other runtimes, for arm_peers.py
 # and tests/targets/test_rpc.py. Needs apt, dpkg and pip; nothing is installed, and apt keeps its lists in the folder.
 #
-# usage: sh arm_root.sh FOLDER, which makes FOLDER/python
+# usage: sh arm_root.sh FOLDER, which makes FOLDER/python; that needs qemu-aarch64, or QEMU=PATH in the environment
 set -e
 mkdir -p "$1/debs/partial" "$1/lists/partial" "$1/root" "$1/site"
 cd "$1"
@@ -20,6 +20,7 @@ for wheel in wheels/*.whl; do python3 -m zipfile -e "$wheel" site; done
 # Its own path is its argument 0, so that what it starts by sys.executable is emulated too.
 cat >python <<END
 #!/bin/sh
-PYTHONHOME=$PWD/root/usr PYTHONPATH=$PWD/site exec qemu-aarch64 -0 "\$0" -L $PWD/root $PWD/root/usr/bin/python3.11 "\$@"
+export PYTHONHOME="$PWD/root/usr" PYTHONPATH="$PWD/site"
+exec "\${QEMU:-qemu-aarch64}" -cpu cortex-a76 -0 "\$0" -L "$PWD/root" "$PWD/root/usr/bin/python3.11" "\$@"
 END
 chmod +x python

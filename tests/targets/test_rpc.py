@@ -212,7 +212,7 @@ def test_a_crash_is_a_failure_and_ends_the_server_of_tvm(
     """The session's exit status is an exception in the server's loop; see `_serving` in tvm/rpc/server.py."""
     port = free_port()
     server(start, board, port)
-    runner = RpcRunner(board.target, f"127.0.0.1:{port}", max(5.0, board.deadline_s))
+    runner = RpcRunner(board.target, f"127.0.0.1:{port}", 5.0)
     monkeypatch.setattr(runner, "start_deadline_s", 10.0)
     results = iter(runner.run([[job("crash", library(board, tmp_path, "crash", "abort();")), job("next", doubling)]]))
     crashed = next(results)
@@ -221,6 +221,7 @@ def test_a_crash_is_a_failure_and_ends_the_server_of_tvm(
         next(results)
 
 
+@pytest.mark.parametrize("board", [HERE], indirect=True, ids=["here"])
 def test_nobody_there_is_told(monkeypatch: pytest.MonkeyPatch, doubling: Path) -> None:
     runner = RpcRunner(HERE.target, f"127.0.0.1:{free_port()}", 5.0)
     monkeypatch.setattr(runner, "start_deadline_s", 6.0)

@@ -99,6 +99,7 @@ def _scheduled(spec: ConvSpec, tile: Tile, planar: bool, split: Split, dtype: DT
     s = schedule_image(spec, x, weights, bias, residual, acc)
     acc_block, y_block = s.get_sblock("acc"), s.get_sblock("y")
     if spec.padding:
+        # Along the width: what lies inside is copied without a condition for each pixel.
         s.annotate(s.get_loops(s.get_sblock("padded"))[-1 if planar else -2], "pragma_loop_partition_hint", 1)
     first_reader = s.get_sblock("padded") if spec.padding else acc_block
     pixels_last(s, spec, None if planar else first_reader)
