@@ -55,6 +55,7 @@ EMULATED = Board(get_target("arm64-cortex-a76"), f"{ARM_ROOT}/python", 30.0)
 )
 def board(request: pytest.FixtureRequest) -> Board:
     found: Board = request.param
+    assert subprocess.run([found.python, "-c", ""], check=False).returncode == 0, "its Python needs qemu-aarch64"
     return found
 
 
