@@ -17,7 +17,7 @@ from tvm_latency.schedules.parts import clipped
 from tvm_latency.schedules.prefetch import prefetch_weights
 from tvm_latency.schedules.ring import Ring, pack_taps
 from tvm_latency.schedules.threads import row_bands, split_of
-from tvm_latency.schedules.tiles import Tile, plane_of, ring_tile
+from tvm_latency.schedules.tiles import Tile, ring_tile, terms_together
 
 
 def depthwise(spec: Spec, target: Target) -> Kernel | None:
@@ -68,7 +68,8 @@ def _function(spec: ConvSpec, tile: Tile, target: Target) -> Any:
         y = build.arg("y", build.buffer([spec.out_pixels, channels], dtype))
 
         def block_rows(image: Any, first: Any, last: Any, block: Any) -> None:
-            ring, of_block = Ring(spec, tile, 1, dtype, plane_of(target)), to_multiply(taps, dtype, tile.vector, block)
+            ring = Ring(spec, tile, 1, dtype, terms_together(target))
+            of_block = to_multiply(taps, dtype, tile.vector, block)
 
             def output_row(row: Any, full: Callable[[], Any]) -> None:
                 def store(pixel: Any, channel: Any, value: Any) -> None:

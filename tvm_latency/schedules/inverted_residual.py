@@ -18,7 +18,7 @@ from tvm_latency.schedules.pairs import pack_pairs, pair_product, pair_rows, sui
 from tvm_latency.schedules.parts import clipped, pack_panels
 from tvm_latency.schedules.ring import Ring, pack_taps
 from tvm_latency.schedules.threads import Split, row_bands, wakes
-from tvm_latency.schedules.tiles import Product, Tile, even_strip, longest_strip, matmul_tile, plane_of, terms_together
+from tvm_latency.schedules.tiles import Product, Tile, even_strip, longest_strip, matmul_tile, terms_together
 
 # How often an image between kernels passes a cache: written, read, and its lines fetched to be written.
 WAYS = 3
@@ -75,7 +75,7 @@ class _Nest:
         self.spec = spec
         d = spec.depthwise
         self.lanes, self.dtype, self.channels = target.lanes, target.dtype, d.in_channels
-        self.together, self.plane = terms_together(target), plane_of(target)
+        self.together = terms_together(target)
         p, e = spec.project, spec.expand
         self.expand = self._tile(target, d.width, e.in_channels if e else 1, self.channels)
         self.project = self._tile(target, d.out_width, self.channels, p.out_channels)
@@ -122,8 +122,8 @@ class _Nest:
     def _band(self, image: Any, first: Any, last: Any) -> None:
         """Rows of the output from first to last of one image."""
         d, count = self.spec.depthwise, self.ring_tile.blocks(self.channels)
-        self.ring = Ring(d, self.ring_tile, count, self.dtype, self.plane)
-        plane = 0 if self.paired else self.plane
+        self.ring = Ring(d, self.ring_tile, count, self.dtype, self.together)
+        plane = 1 if self.paired else self.together
         self.middle = Pixels((), d.out_width, count * self.ring_tile.columns, plane, self.dtype)
         taps, self.project_panels = (
             to_multiply(stored, self.dtype, self.lanes) for stored in (self.taps, self.project_weights)

@@ -132,14 +132,14 @@ TERMS_IN_A_TURN = 8
 
 
 class Pixels:
-    """A buffer [*outer, pixels, channels], or [*outer, channels / plane, pixels, plane] unless `plane` is 0.
+    """A buffer [*outer, pixels, channels], or [*outer, channels / plane, pixels, plane] where `plane` is more than 1.
 
     In planes of one vector, pixels side by side are loaded and stored two by one instruction, on ARM.
     """
 
     def __init__(self, outer: Sequence[int], pixels: int, channels: int, plane: int, dtype: DType) -> None:
         self._plane = plane
-        shape = (channels // plane, pixels, plane) if plane else (pixels, channels)
+        shape = (channels // plane, pixels, plane) if plane > 1 else (pixels, channels)
         self._buffer = build.alloc_buffer([*outer, *shape], dtype)
 
     def __getitem__(self, index: tuple[Any, ...]) -> Any:
@@ -152,7 +152,7 @@ class Pixels:
 
     def _place(self, index: tuple[Any, ...]) -> tuple[Any, ...]:
         *outer, pixel, channel = index
-        if not self._plane:
+        if self._plane == 1:
             return index
         if isinstance(channel, tirx.Ramp):
             first = channel.base

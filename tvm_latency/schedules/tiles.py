@@ -65,11 +65,6 @@ def terms_together(target: Target) -> int:
     return target.lanes if target.kind == "arm" else 1
 
 
-def plane_of(target: Target) -> int:
-    """The channels of a plane of an image between stages; see `loops.Pixels`."""
-    return target.lanes if target.kind == "arm" else 0
-
-
 @dataclass(frozen=True)
 class Product:
     """A matrix product [m, k] x [k, n], as one core does it whose level-1 cache has so many bytes.
