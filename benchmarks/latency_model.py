@@ -205,8 +205,8 @@ def print_space(table: dict[str, Any]) -> None:
     overflow = table["overflow"]
     print(
         f"  fitted to {table['fitted_to']}; weights beyond {overflow['above_bytes'] / 1e6:.1f} MB: "
-        f"{1e12 * overflow['seconds_per_byte']:.1f} +- {1e12 * overflow['spread_s_per_byte']:.1f} ps a byte, wider "
-        f"networks lack {overflow['share']:.1%} besides"
+        f"{1e12 * overflow['seconds_per_byte']:.1f} +- {1e12 * overflow['spread_s_per_byte']:.1f} ps a byte, and "
+        f"such networks lack {overflow['share']:.1%} besides"
     )
     print(scores_line("latency table, corrected", Scores(**accuracy["networks"])))
     print(scores_line("cost model alone", Scores(**accuracy["model"])))

@@ -6,12 +6,13 @@ the same two turns of the reference met the same machine: what slowed one of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
 
 from tvm_latency.database import Round
 
@@ -24,8 +25,11 @@ USUAL = 25
 # Rounds in which the machine was so many times as slow as usual do not count: what slows the others by so much slows a
 # candidate by more or less. Where fewer than three others are left, those count in which it was least slow.
 SLOW, LEAST_ROUNDS = 1.3, 3
-# Tukey's polish of a table has arrived long before.
-POLISHES = 10
+# What a round differs by from what its candidate and its group say is usual up to this, on a logarithmic scale; what
+# differs by more pulls linearly, not squared.
+USUAL_MISS = 0.01
+# The fit has arrived long before, and has once nothing changes by more.
+FITS, ARRIVED = 50, 1e-5
 # A reference whose mean call takes so many times as long as usual was disturbed. Its median call tells less: it may fit
 # between two turns of another process on the same core, where the mean one takes 1.4 to 2.7 times as long.
 DISTURBED = 1.1
@@ -56,8 +60,9 @@ def steady(measured: Mapping[str, Sequence[Round]]) -> dict[str, Steady]:
     """What each of the candidates takes, from the rounds of all of them; those without a round are left out.
 
     Logarithms of seconds are a sum of what the candidate takes and how slow the machine was in its group, which has the
-    same turns of the reference: by Tukey's median polish (Exploratory Data Analysis, 1977, chapter 11), with the
-    reference as one of the candidates. Rounds in which the core was shared do not count, where there are others.
+    same turns of the reference, itself one of the candidates. Rounds in which the core was shared do not count, where
+    there are others. Rows of several days are compared by the candidates that were measured on more than one of them,
+    which the reference always was.
     """
     if not any(measured.values()):
         return {}
@@ -98,20 +103,26 @@ def _fast(samples_s: Sequence[float]) -> float:
 
 
 def _slowness(logs: Numbers, row: NDArray[np.int_], column: NDArray[np.int_]) -> Numbers:
-    """How slow the machine was in each column, on a logarithmic scale."""
-    of_rows, of_columns = _medians(row), _medians(column)
-    takes = of_rows(logs)
-    for _ in range(POLISHES):
-        slowness = of_columns(logs - takes[row])
-        takes = of_rows(logs - slowness[column])
+    """How slow the machine was in each column, on a logarithmic scale, up to a constant.
+
+    Least squares of what rows and columns leave over, robust to outliers (soft L1), by reweighting. Alternating medians
+    stop where no row and no column alone can be bettered, long before groups that few candidates connect are level.
+    """
+    rows, columns = row.max() + 1, column.max() + 1
+    weights, slowness = np.ones_like(logs), np.zeros(columns)
+    for _ in range(FITS):
+        table = coo_array((weights, (row, column)), shape=(rows, columns)).tocsr()
+        of_rows, of_columns = table.sum(axis=1), table.sum(axis=0)
+        row_sums = np.bincount(row, weights * logs, rows)
+        column_sums = np.bincount(column, weights * logs, columns)
+        # Without the columns, which each row's equation says in terms of the rows; the constant is a mean of zero.
+        normal = np.diag(of_rows) - (table / of_columns @ table.T).toarray() + of_rows.mean() / rows
+        takes = np.linalg.solve(normal, row_sums - table @ (column_sums / of_columns))
+        before, slowness = slowness, (column_sums - table.T @ takes) / of_columns
+        if np.abs(slowness - before).max() <= ARRIVED:
+            break
+        weights = 1.0 / np.hypot(1.0, (logs - takes[row] - slowness[column]) / USUAL_MISS)
     return slowness
-
-
-def _medians(index: NDArray[np.int_]) -> Callable[[Numbers], Numbers]:
-    """A function that answers the median of the values of each index."""
-    order = np.argsort(index, kind="stable")
-    ends = np.cumsum(np.bincount(index))[:-1]
-    return lambda values: np.array([np.median(part) for part in np.split(values[order], ends)])
 
 
 def _steady(level: Numbers, slowness: Numbers) -> Steady:

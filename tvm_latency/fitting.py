@@ -79,13 +79,13 @@ def fit(measured: Measured, target: Target, others: Iterable[OpSpec] = (), seed:
 def _overflow(table: LatencyTable, measured: Measured) -> Overflow:
     none = Overflow(measured.heaviest_bytes)
     excess = [none.bytes_of(net) for net in measured.heavy]
-    network_s = [found.seconds for found in measured.heavy.values()]
-    missing_s = [found.seconds - table.network_seconds(net) for net, found in measured.heavy.items()]
+    sum_s = [table.network_seconds(net) for net in measured.heavy]
+    missing_s = [found.seconds - alone for found, alone in zip(measured.heavy.values(), sum_s)]
     # Both the measurement and the sum of the operators may be off.
     uncertain_s = [
         hypot(found.spread_s, max(table.spread, LEAST_SPREAD) * found.seconds) for found in measured.heavy.values()
     ]
-    return Overflow.fit(measured.heaviest_bytes, excess, missing_s, network_s, uncertain_s)
+    return Overflow.fit(measured.heaviest_bytes, excess, missing_s, sum_s, uncertain_s)
 
 
 def baselines(measured: Measured, alone: LatencyTable, target: Target, seed: int = 0) -> dict[str, NetworkPredictor]:

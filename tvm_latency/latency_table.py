@@ -86,11 +86,14 @@ class LatencyTable:
         Raises:
             MissingLatencyError: the table has no entry for one of them.
         """
-        return sum(self.entry(op).network_s for op in ops) + self.overflow_seconds(ops)
+        return self._sum_s(ops) + self.overflow_seconds(ops)
 
     def overflow_seconds(self, ops: Sequence[OpSpec]) -> float:
         """The part of `network_seconds` that is not its operators'."""
-        return self.overflow.seconds_per_byte * self.overflow.bytes_of(ops)
+        return self.overflow.seconds(ops, self._sum_s(ops))
+
+    def _sum_s(self, ops: Sequence[OpSpec]) -> float:
+        return sum(self.entry(op).network_s for op in ops)
 
     def network(self, ops: Sequence[OpSpec]) -> Prediction:
         """`network_seconds` with its spread: that of networks, of an overflow, and of operators that were not measured.
@@ -101,9 +104,8 @@ class LatencyTable:
         seconds = self.network_seconds(ops)
         guessed = [entry for entry in map(self.entry, ops) if entry.source == "predicted"]
         spreads = (entry.spread_s * entry.network_s / entry.seconds for entry in guessed)
-        heavier = self.overflow.bytes_of(ops)
-        overflow_s = (self.overflow.spread_s_per_byte * heavier, self.overflow.share * seconds if heavier else 0.0)
-        return Prediction(seconds, hypot(self.spread * seconds, *overflow_s, *spreads))
+        overflow_s = self.overflow.spread_s(ops, self._sum_s(ops))
+        return Prediction(seconds, hypot(self.spread * seconds, overflow_s, *spreads))
 
     def completed(self, ops: Iterable[OpSpec], predict: Callable[[OpSpec], Entry]) -> LatencyTable:
         """This table with a predicted entry for each of `ops` that it lacks."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import hypot
 from typing import Annotated
 
 import numpy as np
@@ -14,8 +15,10 @@ from tvm_latency.opspec import OpSpec, network_weight_bytes
 
 # As far beyond what was measured a network may be, as a share of it.
 SLACK = 0.02
-# What the cost model usually misses of wider operators, as a share of a network's time.
+# What heavy networks usually lack, as a share of the sum of their operators.
 USUAL_SHARE = 0.1
+# They lack all of it from so much beyond, as a share of the most that a network of the space has.
+ALL_FROM = 0.1
 
 Array = NDArray[np.float64]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -24,15 +27,15 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 @dataclass(frozen=True)
 class Overflow:
-    """Seconds for each byte of weights beyond `above_bytes`, with a standard deviation.
+    """What networks take beyond the sum of their operators: a share of it, and seconds for each byte of weights beyond
+    `above_bytes`, with a standard deviation.
 
     A network comes back to a weight after all its others have passed through the caches, and the more there are, the
     fewer it finds there. As long as networks have as many as those of the space, their correction holds what that
-    costs, and a network is the sum of its operators. Beyond, this is added.
+    costs, and a network is the sum of its operators. Beyond, this is added. A cache that is filled in turn keeps
+    nothing as soon as not all of it fits, so most of it comes at once.
 
-    most_bytes: of weights, in any network that it was fitted to. share: of the time of these, what their sums lacked
-        whatever their bytes. They have operators wider than any that was measured, of which the cost model misses that;
-        a network with as many bytes may have such or not, so it is no part of what it takes, only of its spread.
+    most_bytes: of weights, in any network that it was fitted to.
     """
 
     above_bytes: NonNegative = 0.0
@@ -44,6 +47,21 @@ class Overflow:
     def bytes_of(self, ops: Sequence[OpSpec]) -> float:
         """Of the network's weights, the bytes beyond."""
         return max(0.0, network_weight_bytes(ops) - self.above_bytes)
+
+    def seconds(self, ops: Sequence[OpSpec], sum_s: float) -> float:
+        """What the network takes beyond the sum of its operators, which is `sum_s`."""
+        excess = self.bytes_of(ops)
+        return self.share * self._grown(excess) * sum_s + self.seconds_per_byte * excess
+
+    def spread_s(self, ops: Sequence[OpSpec], sum_s: float) -> float:
+        """The standard deviation of that. Whether a network lacks the share is as uncertain as the share."""
+        excess = self.bytes_of(ops)
+        return hypot(self.share * self._grown(excess) * sum_s, self.spread_s_per_byte * excess)
+
+    def _grown(self, excess: float) -> float:
+        """The part of the share that there is with so many bytes beyond."""
+        all_from = ALL_FROM * self.above_bytes
+        return min(1.0, excess / all_from) if all_from else float(excess > 0)
 
     def times(self, factor: float) -> Overflow:
         """On a machine where everything takes so many times as long."""
@@ -66,24 +84,25 @@ class Overflow:
         above_bytes: float,
         excess_bytes: Sequence[float],
         missing_s: ArrayLike,
-        network_s: ArrayLike,
+        sum_s: ArrayLike,
         uncertain_s: ArrayLike,
     ) -> Overflow:
-        """What a byte takes, from networks that have more weights and wider operators; 0 if none has more weights.
+        """From networks that have more weights; 0 if none has.
 
-        missing = share * network + rate * excess for a rate of at least 0, with the least absolute error in units of
+        missing = share * sum + rate * excess for a rate of at least 0, with the least absolute error in units of
         what is uncertain, and of `USUAL_SHARE` for the share, which one network alone says nothing of. The spread is
         what the rate changes by where one of the networks is left out (the jackknife); all of it for two and fewer.
 
-        excess_bytes: of each network, beyond `above_bytes`; missing_s: what the sum of its operators lacks;
-        network_s: what it takes; uncertain_s: by how much its rounds scatter and sums of operators are off, above 0.
+        excess_bytes: of each network, beyond `above_bytes`; sum_s: of its operators; missing_s: what that lacks;
+        uncertain_s: by how much its rounds scatter and sums of operators are off, above 0.
         What leaves the caches is slowed by whoever else uses them, so some heavy networks are far noisier than others.
         """
-        excess = np.asarray(excess_bytes, dtype=float)
+        none, excess = cls(above_bytes), np.asarray(excess_bytes, dtype=float)
         beyond = excess > 0
         if not beyond.any():
-            return cls(above_bytes)
-        lines = np.stack([network_s, excess, missing_s], axis=1)[beyond] / np.asarray(uncertain_s)[beyond, None]
+            return none
+        sums = np.array([none._grown(one) for one in excess]) * np.asarray(sum_s)
+        lines = np.stack([sums, excess, missing_s], axis=1)[beyond] / np.asarray(uncertain_s)[beyond, None]
         share, rate = _least_absolute(lines)
         count = len(lines)
         without = np.array([_least_absolute(np.delete(lines, left_out, axis=0))[1] for left_out in range(count)])

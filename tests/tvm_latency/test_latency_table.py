@@ -60,9 +60,9 @@ def test_a_network_of_more_weights_than_the_space_takes_longer_than_its_operator
     heavy = replace(table(**{LINEAR.key: PREDICTED}), overflow=Overflow(above, 4e-9, 3e-9, share=0.02))
     assert heavy.network_seconds([POOL, LINEAR]) == pytest.approx(9e-5)
     found, excess = heavy.network([LINEAR, LINEAR]), 0.5 * LINEAR.weight_bytes
-    assert heavy.overflow_seconds([LINEAR, LINEAR]) == pytest.approx(excess * 4e-9)
-    assert found.mean_s == heavy.network_seconds([LINEAR, LINEAR]) == pytest.approx(2 * 8e-5 + excess * 4e-9)
-    assert found.spread_s == pytest.approx(hypot(0.03 * found.mean_s, 4e-6, 4e-6, excess * 3e-9, 0.02 * found.mean_s))
+    assert heavy.overflow_seconds([LINEAR, LINEAR]) == pytest.approx(0.02 * 16e-5 + excess * 4e-9)
+    assert found.mean_s == heavy.network_seconds([LINEAR, LINEAR]) == pytest.approx(1.02 * 16e-5 + excess * 4e-9)
+    assert found.spread_s == pytest.approx(hypot(0.03 * found.mean_s, 4e-6, 4e-6, excess * 3e-9, 0.02 * 16e-5))
 
 
 def test_an_absent_operator_is_a_sentence_and_no_number() -> None:

@@ -30,10 +30,10 @@ def test_a_cost_that_is_the_same_everywhere_is_found(rate: float, excess: list[f
 
 @pytest.mark.parametrize("rate", [0.0, 4e-11])
 @pytest.mark.parametrize("share", [-0.02, 0.05])
-def test_what_wider_operators_lack_is_not_charged_to_bytes(rate: float, share: float) -> None:
-    excess, network_s = [2e6, 6e6, 9e6, 14e6, 16e6], [9e-3, 10e-3, 11e-3, 13e-3, 11e-3]
-    missing = [share * s + rate * x for s, x in zip(network_s, excess)]
-    found = Overflow.fit(0.0, excess, missing, network_s, [1e-4] * 5)
+def test_what_all_of_them_lack_is_not_charged_to_bytes(rate: float, share: float) -> None:
+    excess, sum_s = [2e6, 6e6, 9e6, 14e6, 16e6], [9e-3, 10e-3, 11e-3, 13e-3, 11e-3]
+    missing = [share * s + rate * x for s, x in zip(sum_s, excess)]
+    found = Overflow.fit(0.0, excess, missing, sum_s, [1e-4] * 5)
     assert found.seconds_per_byte == pytest.approx(rate, abs=1e-20)
     assert found.share == pytest.approx(share)
 
@@ -44,11 +44,11 @@ Six = st.lists(st.floats(-1.0, 1.0), min_size=6, max_size=6)
 @given(st.integers(1, 6), Six, st.integers(0, 2**31))
 def test_the_error_is_least_in_units_of_what_is_uncertain(count: int, missing: list[float], seed: int) -> None:
     random, missing = Random(seed), missing[:count]
-    excess, network_s, uncertain_s = ([random.uniform(0.1, 1.0) for _ in missing] for _ in range(3))
-    found = Overflow.fit(0.0, excess, missing, network_s, uncertain_s)
+    excess, sum_s, uncertain_s = ([random.uniform(0.1, 1.0) for _ in missing] for _ in range(3))
+    found = Overflow.fit(0.0, excess, missing, sum_s, uncertain_s)
 
     def error(share: float, rate: float) -> float:
-        of_each = zip(missing, network_s, excess, uncertain_s)
+        of_each = zip(missing, sum_s, excess, uncertain_s)
         return sum(abs(share * s + rate * x - m) / u for m, s, x, u in of_each) + abs(share) / USUAL_SHARE
 
     least = error(found.share, found.seconds_per_byte)
@@ -58,14 +58,25 @@ def test_the_error_is_least_in_units_of_what_is_uncertain(count: int, missing: l
     assert found.seconds_per_byte >= 0
 
 
+def test_the_share_comes_within_a_tenth_of_what_the_space_has() -> None:
+    unit = LINEAR.weight_bytes
+    within, half, beyond = (Overflow(above * unit, 0.0, 0.0, 0.0, 0.08) for above in (1.0, 1 / 1.05, 1 / 1.1))
+    for overflow, share in ((within, 0.0), (half, 0.04), (beyond, 0.08)):
+        assert overflow.seconds([LINEAR], 2.0) == pytest.approx(share * 2.0)
+        assert overflow.spread_s([LINEAR], 2.0) == pytest.approx(share * 2.0)
+    byte = Overflow(0.75 * unit, 1e-9, 5e-10)
+    assert byte.seconds([LINEAR], 2.0) == pytest.approx(0.25e-9 * unit)
+    assert byte.spread_s([LINEAR], 2.0) == pytest.approx(0.125e-9 * unit)
+
+
 def test_networks_that_a_neighbour_slowed_count_less() -> None:
     """Three of five by 14 %, in half of their rounds, which then scatter by as much."""
-    excess, network_s = [3e6, 6e6, 10e6, 14e6, 16e6], [9e-3, 10e-3, 10.5e-3, 12.5e-3, 11e-3]
+    excess, sum_s = [3e6, 6e6, 10e6, 14e6, 16e6], [9e-3, 10e-3, 10.5e-3, 12.5e-3, 11e-3]
     slower = [0.0, 0.14, 0.14, 0.0, 0.14]
-    missing = [5e-11 * x + share * s for x, share, s in zip(excess, slower, network_s)]
-    noisy = [max(share, 0.02) * s for share, s in zip(slower, network_s)]
-    known = Overflow.fit(0.0, excess, missing, network_s, noisy)
-    alike = Overflow.fit(0.0, excess, missing, network_s, [0.02 * s for s in network_s])
+    missing = [5e-11 * x + share * s for x, share, s in zip(excess, slower, sum_s)]
+    noisy = [max(share, 0.02) * s for share, s in zip(slower, sum_s)]
+    known = Overflow.fit(0.0, excess, missing, sum_s, noisy)
+    alike = Overflow.fit(0.0, excess, missing, sum_s, [0.02 * s for s in sum_s])
     assert (known.share, known.seconds_per_byte) == pytest.approx((0.0, 5e-11), abs=1e-12)
     assert alike.seconds_per_byte > 1e-10
 
@@ -75,9 +86,9 @@ def test_the_spread_is_that_of_what_is_found() -> None:
     random, within = Random(0), 0
     for _ in range(40):
         excess = [random.uniform(3e6, 16e6) for _ in range(6)]
-        network_s = [random.uniform(9e-3, 13e-3) for _ in excess]
-        missing = [0.05 * s + 4e-11 * x + random.gauss(0, 0.01 * s) for s, x in zip(network_s, excess)]
-        found = Overflow.fit(0.0, excess, missing, network_s, [0.01 * s for s in network_s])
+        sum_s = [random.uniform(9e-3, 13e-3) for _ in excess]
+        missing = [0.05 * s + 4e-11 * x + random.gauss(0, 0.01 * s) for s, x in zip(sum_s, excess)]
+        found = Overflow.fit(0.0, excess, missing, sum_s, [0.01 * s for s in sum_s])
         within += abs(found.seconds_per_byte - 4e-11) <= 2 * found.spread_s_per_byte
     assert within >= 34
 
