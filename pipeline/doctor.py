@@ -72,7 +72,7 @@ def _elsewhere() -> Check:
             find_toolchain(board)
         except ToolchainError as error:
             missing[f"no compiler for {machine}"] = error.install or str(error)
-        if launcher(board) is None:
+        if board.emulator and launcher(board) is None:
             missing[f"no {board.emulator[0]} to test with"] = "apt install qemu-user"
     if find_spec("adbutils") is None:
         missing["no adb to measure on phones with"] = 'pip install "netlathe[adb]"'

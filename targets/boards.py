@@ -135,6 +135,20 @@ BOARDS: tuple[Target, ...] = (
         l3_bytes=2 * _MIB,
         cores=4,
     ),
+    _aarch64(
+        # Its Firestorm cores, by `sysctl hw.perflevel0` and Apple's CPU Optimization Guide: 128 KiB, 12 MiB for four, and
+        # behind that 8 MiB for the whole chip. Code only: nothing here runs it.
+        name="apple-m1",
+        cpu_model="Apple M1",
+        mtriple="arm64-apple-macos12",
+        mcpu="apple-m1",
+        float16=(),
+        toolchain="macos",
+        l1d_bytes=128 * _KIB,
+        l2_bytes=12 * _MIB,
+        l3_bytes=12 * _MIB,
+        cores=4,
+    ),
     Target(
         # Cortex-A9, documents DDI0388 and DDI0409 (its NEON): 16 registers of 128 bits.
         name="armv7-cortex-a9",

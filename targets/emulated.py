@@ -53,16 +53,16 @@ class EmulatedRunner:
 
     def __init__(self, target: Target, deadline_s: float = 30.0, caches: bool = False) -> None:
         before = launcher(target)
-        if not before:
-            lacks = (
-                f"{target.emulator[0]} is not installed (`apt install qemu-user`)"
-                if target.emulator
-                else "there is none"
+        if not target.emulator:
+            raise RunnerError(
+                f"{target.name} is not this machine, and nothing emulates it. Run its netbench there, or have TVM's RPC "
+                "measure: --runner rpc:HOST:PORT."
             )
+        if not before:
             raise RunnerError(
                 f"{target.name} is not this machine. Say how it can be reached: --runner adb, --runner ssh:USER@HOST, "
                 "or --runner bundle:FOLDER to carry a folder there. Without it an emulator would count what programs "
-                f"execute, and {lacks}."
+                f"execute, and {target.emulator[0]} is not installed (`apt install qemu-user`)."
             )
         if not _takes_plugins(before[0]):
             raise RunnerError(

@@ -111,7 +111,7 @@ def with_runner(target: Target, runner: str) -> Target:
     What is measured so never mixes with what was measured in other ways: the fingerprint names the runner.
 
     Raises:
-        TargetError: there is no such runner.
+        TargetError: there is no such runner, or it is none for the target's system.
         RunnerError: no phone, or more than one, is connected, and none was named.
     """
     kind, _, address = runner.partition(":")
@@ -121,6 +121,11 @@ def with_runner(target: Target, runner: str) -> Target:
         meant = f"Did you mean {' or '.join(close)}? " if close else ""
         raise TargetError(
             f"Unknown runner {kind!r}. {meant}There are: {', '.join(ways)}. A board without one is emulated."
+        )
+    if target.runner == EMULATED and not target.emulator and kind != "rpc":
+        raise TargetError(
+            f"{kind} measures on Linux and Android, and {target.name} is neither. Run its netbench there, or have TVM's "
+            "RPC measure: --runner rpc:HOST:PORT."
         )
     # Under one name there is one machine, wherever the command is given.
     if kind == "adb" and not address:

@@ -24,6 +24,9 @@ ANDROID_API = 29
 ZIG = (sys.executable, "-m", "ziglang", "cc")
 ZIG_AR = (sys.executable, "-m", "ziglang", "ar")
 
+# The first whose kernel says by name which extensions a CPU has: see standalone/cpu.c.
+MACOS = "aarch64-macos.12.0"
+
 INSTALL_ZIG = 'pip install "netlathe[cc]"'
 
 _ERROR_LINES = 12
@@ -61,13 +64,15 @@ class Toolchain(Protocol):
 class CompilerToolchain:
     """A C compiler driver, named by the words that start it.
 
-    static: those where it compiles C, and links without shared libraries; `shared`: further options for these.
+    static: those where it compiles C, and links programs; shared, program: further options for what is linked so.
     """
 
     command: tuple[str, ...]
     static: tuple[str, ...]
     archiver: tuple[str, ...]
-    shared: tuple[str, ...] = ()
+    # Symbolic: two libraries in one process may have functions of the same name, and each must call its own.
+    shared: tuple[str, ...] = ("-Wl,-Bsymbolic",)
+    program: tuple[str, ...] = ("-static", "-Wl,--gc-sections")
     output_format: str = "so"
 
     def __call__(self, output: str, objects: Sequence[str], options: Sequence[str] | None = None) -> None:
@@ -76,9 +81,8 @@ class CompilerToolchain:
         Raises:
             ToolchainError: the compiler cannot be started or refuses; the message ends with what it said.
         """
-        # Symbolic: two libraries in one process may have functions of the same name, and each must call its own.
         # Stripped: TVM describes every loop variable for debuggers, by lines of no source.
-        words = ["-shared", "-fPIC", "-Wl,-Bsymbolic", "-s", *self.shared, "-o", output, *objects, *(options or ())]
+        words = ["-shared", "-fPIC", "-s", *self.shared, "-o", output, *objects, *(options or ())]
         _run(self.command, words, f"link {output}")
 
     def compile(self, sources: Sequence[Path]) -> None:
@@ -108,12 +112,12 @@ class CompilerToolchain:
         _run(self.archiver, ["rcs", str(output), *map(str, objects)], f"write {output.name}", missing=missing)
 
     def link_static(self, objects: Sequence[Path], output: Path) -> None:
-        """Link object files into a program that needs no library.
+        """Link object files into a program that needs no library, but for the one that macOS has every program use.
 
         Raises:
             ToolchainError: see `__call__`.
         """
-        words = ["-static", "-pthread", "-s", "-Wl,--gc-sections", "-o", str(output), *map(str, objects), "-lm"]
+        words = ["-pthread", "-s", *self.program, "-o", str(output), *map(str, objects), "-lm"]
         refused = "\nIf a static C library is missing, install it (glibc-static), or set CC to `python -m ziglang cc`."
         _run(self.static, words, f"link {output.name}", refused=refused)
 
@@ -186,7 +190,7 @@ def _cross_toolchain(machine: str, environ: Mapping[str, str]) -> Toolchain:
     if importlib.util.find_spec("ziglang"):
         # Nothing of a C library is needed but what the loading process has. The linker's own alignment is right for the
         # pages of 16 KiB that new phones have, and for those of 64 KiB of servers.
-        shared = ("-nostdlib",)
+        shared = (*CompilerToolchain.shared, "-nostdlib")
         return CompilerToolchain((*ZIG, "-target", names.zig), (*ZIG, "-target", names.zig_static), ZIG_AR, shared)
     gcc = shutil.which(f"{names.gcc}-gcc", path=environ.get("PATH", os.defpath))
     if gcc:
@@ -213,12 +217,24 @@ def _android_toolchain(environ: Mapping[str, str]) -> Toolchain:
         return _cross_toolchain("aarch64", environ)
     archiver = Path(clang).with_name("llvm-ar")
     # New phones have pages of 16 KiB, which old NDKs do not think of.
-    return CompilerToolchain((clang,), (clang,), (str(archiver),), ("-Wl,-z,max-page-size=16384",))
+    shared = (*CompilerToolchain.shared, "-Wl,-z,max-page-size=16384")
+    return CompilerToolchain((clang,), (clang,), (str(archiver),), shared)
+
+
+def _macos_toolchain(_: Mapping[str, str]) -> Toolchain:
+    """Zig, which signs what it links for Apple's machines as these ask for, and has the names of their one library."""
+    if not importlib.util.find_spec("ziglang"):
+        raise ToolchainError("No compiler for macOS was found (looked for the ziglang package).", INSTALL_ZIG)
+    words = (*ZIG, "-target", MACOS)
+    # Of TVM's functions it is the loading process that has them.
+    shared = ("-Wl,-undefined,dynamic_lookup",)
+    return CompilerToolchain(words, words, ZIG_AR, shared, ("-Wl,-dead_strip",))
 
 
 TOOLCHAINS: dict[str, Callable[[Mapping[str, str]], Toolchain]] = {
     "host": _host_toolchain,
     "android": _android_toolchain,
+    "macos": _macos_toolchain,
     **{machine: partial(_cross_toolchain, machine) for machine in CROSS},
 }
 

@@ -116,7 +116,7 @@ def test_what_cannot_be_counted_is_refused(tmp_path: Path) -> None:
         RunnerError, match=r"--runner adb, .* no-such-emulator is not installed \(`apt install qemu-user"
     ):
         EmulatedRunner(missing)
-    with pytest.raises(RunnerError, match="an emulator would count what programs execute, and there is none"):
+    with pytest.raises(RunnerError, match=r"is not this machine, and nothing emulates it\. Run its netbench there"):
         EmulatedRunner(replace(BOARD, emulator=()))
     plain = tmp_path / "qemu"
     plain.write_text("#!/bin/sh\necho usage\n")

@@ -92,6 +92,12 @@ def test_machines_elsewhere_by_a_cross_gcc_or_a_line_to_install_one(
     assert find_toolchain(target, {"PATH": str(tmp_path)}).static == (str(gcc),)
 
 
+def test_macs_are_for_zig_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ToolchainError, match=r"No compiler for macOS .*pip install \"netlathe\[cc\]\""):
+        find_toolchain(get_target("apple-m1"))
+
+
 def test_what_is_missing_for_programs_and_libraries_is_said(tmp_path: Path) -> None:
     (tmp_path / "wrong.c").write_text("int main(void) { return undefined; }\n")
     with pytest.raises(ToolchainError, match=r"(?s)could not compile wrong\.c .*undefined"):

@@ -43,6 +43,28 @@ static bool saved(const char *name, const uint32_t words[WORDS]) {
   uint32_t needed = strncmp(name, "avx512", 6) == 0 ? 0xe6 : strncmp(name, "avx", 3) == 0 || !strcmp(name, "fma") ? 6 : 0;
   return (words[XCR0] & needed) == needed;
 }
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
+
+/* A word for each, which is 1 if it is there; macOS 12 and later know these names. */
+static const char *const names[] = {
+    "hw.optional.AdvSIMD",          "hw.optional.arm.FEAT_LSE", "hw.optional.arm.FEAT_FP16",
+    "hw.optional.arm.FEAT_RDM",     "hw.optional.arm.FEAT_LRCPC", "hw.optional.arm.FEAT_DotProd",
+    "hw.optional.arm.FEAT_FHM",     "hw.optional.arm.FEAT_I8MM", "hw.optional.arm.FEAT_BF16",
+};
+enum { WORDS = sizeof names / sizeof *names };
+
+static const feature features[] = {
+    {"neon", 0, 0},    {"lse", 1, 0},     {"fullfp16", 2, 0}, {"rdm", 3, 0},  {"rcpc", 4, 0},
+    {"dotprod", 5, 0}, {"fp16fml", 6, 0}, {"i8mm", 7, 0},     {"bf16", 8, 0},
+};
+
+static void detect(uint32_t words[WORDS]) {
+  for (unsigned i = 0; i < WORDS; i++) {
+    size_t size = sizeof *words;
+    sysctlbyname(names[i], &words[i], &size, NULL, 0);
+  }
+}
 #else
 #include <sys/auxv.h>
 
@@ -65,7 +87,9 @@ static void detect(uint32_t words[WORDS]) {
   words[HWCAP] = (uint32_t)getauxval(AT_HWCAP);
   words[HWCAP2] = (uint32_t)getauxval(AT_HWCAP2);
 }
+#endif
 
+#if !defined(__x86_64__)
 static bool saved(const char *name, const uint32_t words[WORDS]) {
   (void)name, (void)words;
   return true;

@@ -1,15 +1,8 @@
-#define _GNU_SOURCE
 #include "evict.h"
 
-#include <sys/syscall.h>
-#include <unistd.h>
+#include "system.h"
 
 enum { CACHE_LINE = 32 }; /* the shortest there is */
-
-bool netlathe_bind(uint64_t cpu_mask) {
-  /* The system reads words of a long, which on machines that store low bytes first is the same. */
-  return syscall(SYS_sched_setaffinity, 0, sizeof cpu_mask, &cpu_mask) == 0;
-}
 
 static void touch(volatile unsigned char *bytes, size_t count) {
   for (size_t i = 0; i < count; i += CACHE_LINE) bytes[i] += 1;

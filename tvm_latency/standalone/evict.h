@@ -2,7 +2,6 @@
 #ifndef NETLATHE_EVICT_H
 #define NETLATHE_EVICT_H
 
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -11,9 +10,6 @@ typedef struct {
   unsigned char *buffer; /* of `bytes` */
   uint64_t cpu_mask;
 } netlathe_evictor;
-
-/* Binds the calling thread to the CPUs of the mask, bit by bit. */
-bool netlathe_bind(uint64_t cpu_mask);
 
 /* Reads and writes the buffer once on every CPU of the mask, or on the present one for 0, and then on each its share of
  * the input. How much of what was in the caches that pushes out is up to the machine. The input comes last, because in a

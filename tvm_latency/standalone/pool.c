@@ -1,28 +1,21 @@
 #define _GNU_SOURCE
 #include "pool.h"
 
-#include <limits.h>
-#include <linux/futex.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
-#include <sys/syscall.h>
 #include <time.h>
-#include <unistd.h>
+
+#include "system.h"
 
 /* Kernels of one network follow each other sooner, and a thread that sleeps takes as long to wake. What a turn of waiting
  * takes differs from CPU to CPU by a factor of a hundred, so the clock is asked, once in a while. */
 enum { SPIN_NS = 50000, TURNS = 64 };
 
-/* A number that threads wait for. */
-typedef struct {
-  atomic_uint value, sleepers;
-} event;
-
 struct netlathe_pool {
-  event round;   /* counts launches */
-  event working; /* threads that have not finished this one */
+  netlathe_event round;   /* counts launches */
+  netlathe_event working; /* threads that have not finished this one */
   atomic_bool failed;
   bool quit;
   unsigned threads, members_count; /* the caller is no member */
@@ -53,30 +46,23 @@ static int64_t now_ns(void) {
   return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-static void wait_until_not(event *e, unsigned value) {
+static void wait_until_not(netlathe_event *event, unsigned value) {
   int64_t end = 0;
   for (unsigned turn = 1; end == 0 || turn % TURNS != 0 || now_ns() < end; turn++) {
-    if (atomic_load_explicit(&e->value, memory_order_acquire) != value) return;
+    if (atomic_load_explicit(&event->value, memory_order_acquire) != value) return;
     relax();
     if (turn == TURNS) end = now_ns() + SPIN_NS;
   }
-  atomic_fetch_add(&e->sleepers, 1);
-  while (atomic_load(&e->value) == value) syscall(SYS_futex, &e->value, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
-  atomic_fetch_sub(&e->sleepers, 1);
-}
-
-/* After a change of its value, in sequential order: either a sleeper sees the new value, or its count is seen here. */
-static void wake(event *e) {
-  if (atomic_load(&e->sleepers)) syscall(SYS_futex, &e->value, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+  netlathe_sleep_while(event, value);
 }
 
 static void start(netlathe_pool *pool) {
   atomic_fetch_add(&pool->round.value, 1);
-  wake(&pool->round);
+  netlathe_wake(&pool->round);
 }
 
 static void finish(netlathe_pool *pool) {
-  if (atomic_fetch_sub(&pool->working.value, 1) == 1) wake(&pool->working);
+  if (atomic_fetch_sub(&pool->working.value, 1) == 1) netlathe_wake(&pool->working);
 }
 
 static void wait_for_members(netlathe_pool *pool) {
@@ -93,10 +79,7 @@ static void work(netlathe_pool *pool, unsigned number) {
 static bool pin(uint64_t mask, unsigned number) {
   if (mask == 0) return true;
   for (unsigned past = number % (unsigned)__builtin_popcountll(mask); past > 0; past--) mask &= mask - 1;
-  unsigned long words[sizeof mask / sizeof(unsigned long)] = {0};
-  unsigned cpu = (unsigned)__builtin_ctzll(mask), bits = 8 * sizeof *words;
-  words[cpu / bits] = 1UL << cpu % bits;
-  return syscall(SYS_sched_setaffinity, 0, sizeof words, words) == 0;
+  return netlathe_bind(mask & -mask);
 }
 
 static void *member_main(void *argument) {

@@ -1,5 +1,4 @@
-/* Threads that compute the parts of one kernel together. Linux: they sleep on futexes, in no type of a C library, so that
- * one archive links with any. */
+/* Threads that compute the parts of one kernel together. */
 #ifndef NETLATHE_POOL_H
 #define NETLATHE_POOL_H
 

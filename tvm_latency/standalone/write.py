@@ -25,7 +25,7 @@ from tvm_latency.single_call import SYMBOL_PREFIX, code_of
 
 LIBRARY, HEADER, NETBENCH, WEIGHTS = "libnet.a", "net.h", "netbench", "weights.bin"
 SOURCES = Path(__file__).parent
-RUNTIME = ("runtime.c", "pool.c", "cpu.c")
+RUNTIME = ("runtime.c", "pool.c", "system.c", "cpu.c")
 PROGRAM = ("netbench.c", "evict.c", "expected.c")
 # DLDataTypeCode of dlpack.h.
 _TYPE_CODES = {"int": 0, "uint": 1, "float": 2, "bool": 6}
