@@ -79,7 +79,10 @@ def _elsewhere() -> Check:
     if shutil.which("ssh") is None:
         missing["no ssh to measure on boards with"] = "apt install openssh-client"
     if not missing:
-        return Check("other machines", True, f"compilers and emulators for {', '.join(boards)}; adb and ssh")
+        emulated = ", ".join(machine for machine, board in boards.items() if board.emulator)
+        return Check(
+            "other machines", True, f"compilers for {', '.join(boards)}; emulators for {emulated}; adb and ssh"
+        )
     return Check("other machines", True, "; ".join(f"{what}: `{line}`" for what, line in missing.items()))
 
 

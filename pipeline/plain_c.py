@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from targets.runner import Timing
 from targets.target import EMULATED, Target
 from targets.toolchain import ToolchainError
 from tvm_latency.build import Compiled
+from tvm_latency.code_store import cache_folder, kept
 from tvm_latency.opspec import WeightType
 from tvm_latency.standalone.write import (
     HEADER,
@@ -28,6 +32,9 @@ from tvm_latency.standalone.write import (
 )
 
 PLAIN_C = (LIBRARY, HEADER, NETBENCH)
+SELF_TEST = ("--num_runs=0", "--warmup_runs=0", "--json")
+# Of answers of emulators, some hundred bytes each.
+KEPT_BYTES = 2**20
 
 
 def write_plain_c(
@@ -67,6 +74,8 @@ def _emulated_by(words: Sequence[str]) -> str:
 def self_test(folder: Path, target: Target, against: str, weights: WeightType) -> Verification | None:
     """What `netbench` finds of its own output, here or under an emulator; None without it, or where nothing runs it.
 
+    An emulator is not asked again of a program that it has run.
+
     weights: how the network stores them.
 
     Raises:
@@ -76,7 +85,7 @@ def self_test(folder: Path, target: Target, against: str, weights: WeightType) -
     if before is None or not (folder / NETBENCH).exists():
         return None
     try:
-        printed = run_program(folder / NETBENCH, "--num_runs=0", "--warmup_runs=0", "--json", before=before)
+        printed = _tested(folder / NETBENCH, before)
     except ProgramError as error:
         raise VerifyError(
             f"The plain C form does not do what {against} does. {error} {cause_of_difference(weights, target.dtype)}"
@@ -84,3 +93,22 @@ def self_test(folder: Path, target: Target, against: str, weights: WeightType) -
     found: dict[str, Any] = json.loads(printed)
     where = _emulated_by(before) if before else ""
     return Verification(against + where, 1, found["max_abs_error"], float(found["same_top1"]))
+
+
+def _tested(program: Path, before: tuple[str, ...]) -> str:
+    """What the self-test prints. An emulator takes seconds, and says of the same program what it said before.
+
+    Raises:
+        ProgramError: it fails.
+    """
+
+    def test() -> bytes:
+        return run_program(program, *SELF_TEST, before=before).encode()
+
+    if not before:
+        return test().decode()
+    emulator = Path(shutil.which(before[0]) or "").stat()
+    settings = sorted(item for item in os.environ.items() if item[0].startswith("QEMU_"))
+    facts = (*before, *SELF_TEST, emulator.st_mtime_ns, emulator.st_size, settings)
+    digest = blake2b(f"{facts}".encode() + program.read_bytes(), digest_size=20).hexdigest()
+    return kept(cache_folder("self-tests"), digest, test, KEPT_BYTES).decode()

@@ -18,7 +18,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from supernet import parallel
 from supernet.architecture import Architecture
-from supernet.augment import augmentation
 from supernet.checkpoint import CheckpointError, Notice, load_checkpoint, log_notice, save_checkpoint
 from supernet.data import ImageData
 from supernet.files import write_atomically
@@ -74,7 +73,10 @@ def train(
         TrainError: the loss is no longer a number.
         CheckpointError: the checkpoint belongs to another training.
     """
-    augment = augment or augmentation(data.name, data.resolution)
+    if augment is None:
+        from supernet.augment import augmentation  # loads kornia, which who compiles does not need
+
+        augment = augmentation(data.name, data.resolution)
     run = _Training(arch, data, settings, augment, torch.device(device) if device else parallel.local_device())
     owner = {
         "architecture": arch.text,

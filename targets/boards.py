@@ -136,8 +136,8 @@ BOARDS: tuple[Target, ...] = (
         cores=4,
     ),
     _aarch64(
-        # Its Firestorm cores, by `sysctl hw.perflevel0` and Apple's CPU Optimization Guide: 128 KiB, 12 MiB for four, and
-        # behind that 8 MiB for the whole chip. Code only: nothing here runs it.
+        # Its Firestorm cores, by `sysctl hw.perflevel0` and Apple's CPU Optimization Guide: 128 KiB, and 12 MiB for all
+        # four. The 8 MiB of the whole chip are fewer. Code only: nothing here runs it.
         name="apple-m1",
         cpu_model="Apple M1",
         mtriple="arm64-apple-macos12",

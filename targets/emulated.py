@@ -53,10 +53,10 @@ class EmulatedRunner:
 
     def __init__(self, target: Target, deadline_s: float = 30.0, caches: bool = False) -> None:
         before = launcher(target)
-        if not target.emulator:
+        if target.code_only:
             raise RunnerError(
-                f"{target.name} is not this machine, and nothing emulates it. Run its netbench there, or have TVM's RPC "
-                "measure: --runner rpc:HOST:PORT."
+                f"{target.name} is not this machine, and nothing emulates it. Run its netbench there, or measure by "
+                "TVM's RPC: --runner rpc:HOST:PORT."
             )
         if not before:
             raise RunnerError(

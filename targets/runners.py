@@ -122,10 +122,10 @@ def with_runner(target: Target, runner: str) -> Target:
         raise TargetError(
             f"Unknown runner {kind!r}. {meant}There are: {', '.join(ways)}. A board without one is emulated."
         )
-    if target.runner == EMULATED and not target.emulator and kind != "rpc":
+    if target.code_only and kind != "rpc":
         raise TargetError(
-            f"{kind} measures on Linux and Android, and {target.name} is neither. Run its netbench there, or have TVM's "
-            "RPC measure: --runner rpc:HOST:PORT."
+            f"The runner {kind} measures on Linux and Android, and {target.name} is neither. Run its netbench there, "
+            "or measure by TVM's RPC: --runner rpc:HOST:PORT."
         )
     # Under one name there is one machine, wherever the command is given.
     if kind == "adb" and not address:

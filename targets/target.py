@@ -82,6 +82,11 @@ class Target:
         return self.name.partition("@")[0]
 
     @property
+    def code_only(self) -> bool:
+        """Whether what measures on Linux and Android cannot on this system, and nothing emulates it."""
+        return "linux" not in self.mtriple
+
+    @property
     def unit(self) -> Unit:
         """What its figures are."""
         return unit_of(self.runner)

@@ -56,7 +56,7 @@ class Toolchain(Protocol):
     def archive(self, objects: Sequence[Path], output: Path) -> None:
         """Put object files into a static library."""
 
-    def link_static(self, objects: Sequence[Path], output: Path) -> None:
+    def link_program(self, objects: Sequence[Path], output: Path) -> None:
         """Link object files into a program that needs no library."""
 
 
@@ -111,14 +111,15 @@ class CompilerToolchain:
         missing = "It comes with the compiler's binutils."
         _run(self.archiver, ["rcs", str(output), *map(str, objects)], f"write {output.name}", missing=missing)
 
-    def link_static(self, objects: Sequence[Path], output: Path) -> None:
+    def link_program(self, objects: Sequence[Path], output: Path) -> None:
         """Link object files into a program that needs no library, but for the one that macOS has every program use.
 
         Raises:
             ToolchainError: see `__call__`.
         """
         words = ["-pthread", "-s", *self.program, "-o", str(output), *map(str, objects), "-lm"]
-        refused = "\nIf a static C library is missing, install it (glibc-static), or set CC to `python -m ziglang cc`."
+        missing = "If a static C library is missing, install it (glibc-static), or set CC to `python -m ziglang cc`."
+        refused = f"\n{missing}" if "-static" in self.program else ""
         _run(self.static, words, f"link {output.name}", refused=refused)
 
 

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from hashlib import blake2b
-from itertools import count
 from pathlib import Path
 from tempfile import mkstemp
 
-# Room is made at the first file that a process adds, and whenever it has added so many more.
+from platformdirs import user_cache_path
+
+# Room is made at the first file that a process adds to a folder, and whenever it has added so many more.
 ADDED = 256
 
-_added = count()
+_added: Counter[Path] = Counter()
 _DIGEST = 32
+
+
+def cache_folder(name: str) -> Path:
+    """Where this user's processes keep things of one kind."""
+    return user_cache_path("netlathe", appauthor=False) / name
 
 
 def kept(folder: Path, key: str, make: Callable[[], bytes], most_bytes: int) -> bytes:
@@ -34,7 +41,8 @@ def kept(folder: Path, key: str, make: Callable[[], bytes], most_bytes: int) -> 
     made = make()
     with suppress(OSError):
         _write(file, _digest(made) + made)
-        if next(_added) % ADDED == 0:
+        before, _added[folder] = _added[folder], _added[folder] + 1
+        if before % ADDED == 0:
             _make_room(folder, most_bytes)
     return made
 

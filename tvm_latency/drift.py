@@ -12,6 +12,7 @@ from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import solve
 from scipy.sparse import coo_array
 
 from tvm_latency.database import Round
@@ -25,11 +26,12 @@ USUAL = 25
 # Rounds in which the machine was so many times as slow as usual do not count: what slows the others by so much slows a
 # candidate by more or less. Where fewer than three others are left, those count in which it was least slow.
 SLOW, LEAST_ROUNDS = 1.3, 3
-# What a round differs by from what its candidate and its group say is usual up to this, on a logarithmic scale; what
-# differs by more pulls linearly, not squared.
+# A round may miss what its candidate and its group say by so much, on a logarithmic scale: what quiet machines scatter
+# by. One that misses more pulls linearly, not squared.
 USUAL_MISS = 0.01
-# The fit has arrived long before, and has once nothing changes by more.
-FITS, ARRIVED = 50, 1e-5
+# The fit has arrived when no group moves by more. That takes some 20 steps on a quiet machine, and several times as
+# many where rounds scatter by some per cent; what is left then is far below that scatter.
+FITS, ARRIVED = 200, 1e-5
 # A reference whose mean call takes so many times as long as usual was disturbed. Its median call tells less: it may fit
 # between two turns of another process on the same core, where the mean one takes 1.4 to 2.7 times as long.
 DISTURBED = 1.1
@@ -103,7 +105,7 @@ def _fast(samples_s: Sequence[float]) -> float:
 
 
 def _slowness(logs: Numbers, row: NDArray[np.int_], column: NDArray[np.int_]) -> Numbers:
-    """How slow the machine was in each column, on a logarithmic scale, up to a constant.
+    """How slow the machine was in each column, on a logarithmic scale, where all rows have a mean of 0.
 
     Least squares of what rows and columns leave over, robust to outliers (soft L1), by reweighting. Alternating medians
     stop where no row and no column alone can be bettered, long before groups that few candidates connect are level.
@@ -115,9 +117,9 @@ def _slowness(logs: Numbers, row: NDArray[np.int_], column: NDArray[np.int_]) ->
         of_rows, of_columns = table.sum(axis=1), table.sum(axis=0)
         row_sums = np.bincount(row, weights * logs, rows)
         column_sums = np.bincount(column, weights * logs, columns)
-        # Without the columns, which each row's equation says in terms of the rows; the constant is a mean of zero.
+        # The columns put into the equations of the rows; what these leave open, the mean of all, is set to 0.
         normal = np.diag(of_rows) - (table / of_columns @ table.T).toarray() + of_rows.mean() / rows
-        takes = np.linalg.solve(normal, row_sums - table @ (column_sums / of_columns))
+        takes = solve(normal, row_sums - table @ (column_sums / of_columns), assume_a="pos")
         before, slowness = slowness, (column_sums - table.T @ takes) / of_columns
         if np.abs(slowness - before).max() <= ARRIVED:
             break

@@ -13,11 +13,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import tvm
-from platformdirs import user_cache_path
 from tvm_ffi import StructuralKey
 
 from targets.target import Target
-from tvm_latency.code_store import kept
+from tvm_latency.code_store import cache_folder, kept
 from tvm_latency.single_call import NETWORK, caller, code_of
 
 # TVM's options for all code, and for kernels: LLVM finds common subexpressions itself, and TVM's search takes a tenth
@@ -82,10 +81,11 @@ def _code(
     attributes = target.tvm_attributes()
     facts = (_THIS_CODE, version("apache-tvm"), sorted(attributes.items()), opt_level, options)
     digest = blake2b(f"{facts} {tvm.ir.save_json(function)}".encode(), digest_size=20).hexdigest()
-    folder = user_cache_path("netlathe", appauthor=False) / "kernels"
-    return KernelCode.from_bytes(
-        kept(folder, digest, lambda: _compile(function, attributes, opt_level, dict(options)).to_bytes(), KEPT_BYTES)
-    )
+
+    def compiled() -> bytes:
+        return _compile(function, attributes, opt_level, dict(options)).to_bytes()
+
+    return KernelCode.from_bytes(kept(cache_folder("kernels"), digest, compiled, KEPT_BYTES))
 
 
 def _compile(function: Any, attributes: dict[str, Any], opt_level: int, options: dict[str, Any]) -> KernelCode:

@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from tvm_latency.opspec import OpSpec
 from tvm_latency.overflow import NonNegative, Overflow
 
-FORMAT: Literal["netlathe-latency-table/3"] = "netlathe-latency-table/3"
+FORMAT: Literal["netlathe-latency-table/4"] = "netlathe-latency-table/4"
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -65,7 +65,7 @@ class LatencyTable:
     entries: Mapping[str, Entry]
     spread: NonNegative = 0.0
     overflow: Overflow = field(default_factory=Overflow)
-    format: Literal["netlathe-latency-table/3"] = FORMAT
+    format: Literal["netlathe-latency-table/4"] = FORMAT
 
     def entry(self, op: OpSpec) -> Entry:
         """The latency of one operator.
@@ -86,7 +86,8 @@ class LatencyTable:
         Raises:
             MissingLatencyError: the table has no entry for one of them.
         """
-        return self._sum_s(ops) + self.overflow_seconds(ops)
+        sum_s = self._sum_s(ops)
+        return sum_s + self.overflow.seconds(ops, sum_s)
 
     def overflow_seconds(self, ops: Sequence[OpSpec]) -> float:
         """The part of `network_seconds` that is not its operators'."""

@@ -17,7 +17,8 @@ from tvm_latency.opspec import OpSpec, network_weight_bytes
 SLACK = 0.02
 # What heavy networks usually lack, as a share of the sum of their operators.
 USUAL_SHARE = 0.1
-# They lack all of it from so much beyond, as a share of the most that a network of the space has.
+# They lack all of it from so much beyond, as a share of the most that a network of the space has. What a calibration
+# measures has at least as much, so that how it begins is not known; it begins without a step.
 ALL_FROM = 0.1
 
 Array = NDArray[np.float64]
@@ -35,7 +36,7 @@ class Overflow:
     costs, and a network is the sum of its operators. Beyond, this is added. A cache that is filled in turn keeps
     nothing as soon as not all of it fits, so most of it comes at once.
 
-    most_bytes: of weights, in any network that it was fitted to.
+    most_bytes: of weights, in any network that it was fitted to. share: below 0 if sums of operators are too long.
     """
 
     above_bytes: NonNegative = 0.0
@@ -54,7 +55,7 @@ class Overflow:
         return self.share * self._grown(excess) * sum_s + self.seconds_per_byte * excess
 
     def spread_s(self, ops: Sequence[OpSpec], sum_s: float) -> float:
-        """The standard deviation of that. Whether a network lacks the share is as uncertain as the share."""
+        """The standard deviation of that: some networks lack hardly any of the share, and others more than it."""
         excess = self.bytes_of(ops)
         return hypot(self.share * self._grown(excess) * sum_s, self.spread_s_per_byte * excess)
 
@@ -64,7 +65,7 @@ class Overflow:
         return min(1.0, excess / all_from) if all_from else float(excess > 0)
 
     def times(self, factor: float) -> Overflow:
-        """On a machine where everything takes so many times as long."""
+        """On a machine where everything takes so many times as long, with caches like these."""
         return replace(
             self,
             seconds_per_byte=factor * self.seconds_per_byte,

@@ -56,6 +56,31 @@ def test_it_is_written_and_tests_itself(compiled: Compiled, tmp_path: Path) -> N
     assert self_test(tmp_path, replace(TARGET, runner="emulated", emulator=("nowhere",)), "itself", "float32") is None
 
 
+def test_an_emulator_tests_the_same_program_once(compiled: Compiled, tmp_path: Path) -> None:
+    write(compiled, tmp_path, onnx_reference(MODEL))
+    emulator, calls = tmp_path / "emulator", tmp_path / "calls"
+    emulator.write_text(f'#!/bin/sh\necho called >>{calls}\nexec "$@"\n')
+    emulator.chmod(0o755)
+    board = replace(TARGET, name="board", runner="emulated", emulator=(str(emulator),))
+    first, second = (self_test(tmp_path, board, "PyTorch", "float32") for _ in range(2))
+    assert first == second
+    assert first is not None
+    assert len(calls.read_text().splitlines()) == 1
+    # Another emulator, and another program, are asked.
+    emulator.write_text(emulator.read_text() + "# newer\n")
+    self_test(tmp_path, board, "PyTorch", "float32")
+    with (tmp_path / "netbench").open("ab") as program:
+        program.write(b"other")
+    self_test(tmp_path, board, "PyTorch", "float32")
+    assert len(calls.read_text().splitlines()) == 3
+    # What fails is not remembered.
+    write(compiled, tmp_path, lambda image: onnx_reference(MODEL)(image) + np.float32(0.1))
+    for _ in range(2):
+        with pytest.raises(VerifyError, match="does not do what PyTorch does"):
+            self_test(tmp_path, board, "PyTorch", "float32")
+    assert len(calls.read_text().splitlines()) == 5
+
+
 def test_a_wrong_one_is_refused_with_a_cause(compiled: Compiled, tmp_path: Path) -> None:
     right = onnx_reference(MODEL)
     write(compiled, tmp_path, lambda image: right(image) + np.float32(0.1))

@@ -107,7 +107,7 @@ def test_a_damaged_file_leaves_the_calibration_that_was_there(calibrated: Path, 
     content = json.loads(file.read_text())
     content["parts"][LATENCY_TABLE]["format"] = "netlathe-latency-table/1"
     file.write_text(json.dumps(content))
-    with pytest.raises(LatencyTableError, match="not a latency table of format netlathe-latency-table/3"):
+    with pytest.raises(LatencyTableError, match="not a latency table of format netlathe-latency-table/4"):
         api.calibrate("x86", "digits", imported=file, database=tmp_path / "m.sqlite")
     assert {path.name: path.read_bytes() for path in there.iterdir()} == before
 

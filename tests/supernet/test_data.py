@@ -322,6 +322,12 @@ def test_importing_the_search_imports_no_library_of_one_source() -> None:
     assert done.stdout.split() == []
 
 
+def test_importing_what_compiles_imports_nothing_that_only_trains() -> None:
+    program = "import sys, pipeline.artefacts; print(*{'kornia', 'sklearn', 'datasets', 'xgboost'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 def test_folder_without_images(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     picture(0).save(tmp_path / "loose.png")

@@ -54,7 +54,7 @@ def program(tmp_path: Path) -> Callable[..., Job]:
         source = tmp_path / f"{key}.c"
         source.write_text(PROGRAM.replace("BEGIN", begin).replace("LINES", str(lines)))
         toolchain.compile([source])
-        toolchain.link_static([source.with_suffix(".o")], source.with_suffix(".netbench"))
+        toolchain.link_program([source.with_suffix(".o")], source.with_suffix(".netbench"))
         return Job(key=key, module=source.with_suffix(".netbench"))
 
     return make
@@ -117,7 +117,7 @@ def test_what_cannot_be_counted_is_refused(tmp_path: Path) -> None:
     ):
         EmulatedRunner(missing)
     with pytest.raises(RunnerError, match=r"is not this machine, and nothing emulates it\. Run its netbench there"):
-        EmulatedRunner(replace(BOARD, emulator=()))
+        EmulatedRunner(get_target("apple-m1"))
     plain = tmp_path / "qemu"
     plain.write_text("#!/bin/sh\necho usage\n")
     plain.chmod(0o755)

@@ -58,8 +58,10 @@ def test_what_is_wrong_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         find_runner(get_target("raspberry-pi-4@ssh:'pi"))
     with pytest.raises(TargetError, match=r"Unknown runner 'emulated'\. .* A board without one is emulated\."):
         get_target("raspberry-pi-4@emulated")
-    with pytest.raises(TargetError, match=r"ssh measures on Linux and Android, and apple-m1 is neither\. .* rpc:HOST:PORT"):
-        get_target("apple-m1@ssh:mac")
+    for runner in ("ssh:mac", "local", "bundle"):
+        with pytest.raises(TargetError, match=r"measures on Linux and Android, and apple-m1 is neither\. .*rpc:HOST"):
+            get_target(f"apple-m1@{runner}")
+    assert get_target("apple-m1@rpc:127.0.0.1:9090").runner == "rpc:127.0.0.1:9090"
     with pytest.raises(RunnerError, match="raspberry-pi-4@local cannot run on this machine"):
         find_runner(get_target("raspberry-pi-4@local"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib.util
+import os
 import subprocess
 from pathlib import Path
 
@@ -92,6 +93,15 @@ def test_machines_elsewhere_by_a_cross_gcc_or_a_line_to_install_one(
     assert find_toolchain(target, {"PATH": str(tmp_path)}).static == (str(gcc),)
 
 
+@pytest.mark.parametrize("target", ["x86", "raspberry-pi-4", "android-arm64", "armv7-cortex-a9", "riscv64"])
+def test_on_linux_functions_are_a_librarys_own_and_programs_static(target: str) -> None:
+    found = find_toolchain(get_target(target), {"PATH": os.environ["PATH"]})
+    assert isinstance(found, CompilerToolchain)
+    assert "-Wl,-Bsymbolic" in found.shared
+    assert found.program == ("-static", "-Wl,--gc-sections")
+    assert ("-nostdlib" in found.shared) == (target != "x86")
+
+
 def test_macs_are_for_zig_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ToolchainError, match=r"No compiler for macOS .*pip install \"netlathe\[cc\]\""):
@@ -103,7 +113,7 @@ def test_what_is_missing_for_programs_and_libraries_is_said(tmp_path: Path) -> N
     with pytest.raises(ToolchainError, match=r"(?s)could not compile wrong\.c .*undefined"):
         find_toolchain(TARGET).compile([tmp_path / "wrong.c"])
     with pytest.raises(ToolchainError, match=r"(?s)could not link program .*install it \(glibc-static\)"):
-        find_toolchain(TARGET).link_static([tmp_path / "missing.o"], tmp_path / "program")
+        find_toolchain(TARGET).link_program([tmp_path / "missing.o"], tmp_path / "program")
     broken = CompilerToolchain(("cc",), ("cc",), ("no-such-ar",))
     with pytest.raises(ToolchainError, match=r"'no-such-ar' could not be started .* to write lib\.a\. It comes with"):
         broken.archive([tmp_path / "a.o"], tmp_path / "lib.a")
@@ -118,6 +128,8 @@ def test_phones_by_the_ndk_where_there_is_one(tmp_path: Path) -> None:
         find_toolchain(phone, {"ANDROID_NDK_HOME": str(tmp_path)})
     clang.parent.mkdir(parents=True)
     clang.touch(mode=0o755)
-    assert find_toolchain(phone, {"ANDROID_NDK_HOME": str(tmp_path)}).command == (str(clang),)
+    found = find_toolchain(phone, {"ANDROID_NDK_HOME": str(tmp_path)})
+    assert found.command == (str(clang),)
+    assert found.shared == ("-Wl,-Bsymbolic", "-Wl,-z,max-page-size=16384")
     pytest.importorskip("ziglang")
     assert find_toolchain(phone, {}).command[:3] == ZIG[:3]

@@ -90,7 +90,7 @@ def test_saved_and_loaded_tables_are_equal(tmp_path_factory: pytest.TempPathFact
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "netlathe-latency-table/0"}, "format: Input should be 'netlathe-latency-table/3'"),
+        ({"format": "netlathe-latency-table/0"}, "format: Input should be 'netlathe-latency-table/4'"),
         (
             {"entries": {"a": {"seconds": 0.0, "spread_s": 0.0, "source": "measured", "network_s": 1.0}}},
             "entries.a.seconds: .*greater than 0",

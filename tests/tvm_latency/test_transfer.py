@@ -89,9 +89,9 @@ def test_what_weights_cost_beyond_the_space_goes_with_what_they_cost_within(sour
 
     What makes networks slow is told apart as far as they differ, and the prior pulls all kinds of work together.
     """
-    heavy = replace(source, table=replace(source.table, overflow=Overflow(2e7, 4e-11, 1e-11, 3e7)))
+    heavy = replace(source, table=replace(source.table, overflow=Overflow(2e7, 4e-11, 1e-11, 3e7, 0.05)))
     slow, much_slower = (transfer(heavy, OPS, nets, HERE).table.overflow for nets in (measured(1e-9), slower(4.0)))
-    assert (slow.above_bytes, slow.most_bytes) == (2e7, 3e7)
+    assert (slow.above_bytes, slow.most_bytes, slow.share) == (2e7, 3e7, 0.05)
     assert 4e-11 <= slow.seconds_per_byte < 2 * 4e-11
     assert slow.spread_s_per_byte == pytest.approx(slow.seconds_per_byte / 4)
     assert much_slower.seconds_per_byte == pytest.approx(4 * 4e-11, rel=0.3)

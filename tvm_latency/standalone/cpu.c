@@ -46,18 +46,18 @@ static bool saved(const char *name, const uint32_t words[WORDS]) {
 #elif defined(__APPLE__)
 #include <sys/sysctl.h>
 
-/* A word for each, which is 1 if it is there; macOS 12 and later know these names. */
-static const char *const names[] = {
-    "hw.optional.AdvSIMD",          "hw.optional.arm.FEAT_LSE", "hw.optional.arm.FEAT_FP16",
-    "hw.optional.arm.FEAT_RDM",     "hw.optional.arm.FEAT_LRCPC", "hw.optional.arm.FEAT_DotProd",
-    "hw.optional.arm.FEAT_FHM",     "hw.optional.arm.FEAT_I8MM", "hw.optional.arm.FEAT_BF16",
-};
-enum { WORDS = sizeof names / sizeof *names };
+/* By LLVM's names and by Arm's, which macOS 12 and later have behind this prefix; NEON is in every CPU. */
+#define SYSCTL "hw.optional.arm.FEAT_"
+#define EACH(X) \
+  X(lse, LSE) X(fullfp16, FP16) X(rdm, RDM) X(rcpc, LRCPC) X(dotprod, DotProd) X(fp16fml, FHM) X(i8mm, I8MM) X(bf16, BF16)
+#define WORD(llvm, arm) arm,
+#define NAME(llvm, arm) SYSCTL #arm,
+#define FEATURE(llvm, arm) {#llvm, arm, 0},
 
-static const feature features[] = {
-    {"neon", 0, 0},    {"lse", 1, 0},     {"fullfp16", 2, 0}, {"rdm", 3, 0},  {"rcpc", 4, 0},
-    {"dotprod", 5, 0}, {"fp16fml", 6, 0}, {"i8mm", 7, 0},     {"bf16", 8, 0},
-};
+/* A word for each, which is 1 if it is there. */
+enum { EACH(WORD) WORDS };
+static const char *const names[] = {EACH(NAME)};
+static const feature features[] = {EACH(FEATURE)};
 
 static void detect(uint32_t words[WORDS]) {
   for (unsigned i = 0; i < WORDS; i++) {

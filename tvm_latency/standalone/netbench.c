@@ -225,7 +225,7 @@ int main(int count, char **words) {
   }
   if (s.deadline_secs) alarm((unsigned)s.deadline_secs);
   if (s.cpu_mask && !netlathe_bind(s.cpu_mask)) {
-    fprintf(stderr, "netbench: no CPU of the mask %llx is there, or the system lets nobody choose.\n", (unsigned long long)s.cpu_mask);
+    fprintf(stderr, "netbench: no CPU of the mask %llx is there or may be chosen.\n", (unsigned long long)s.cpu_mask);
     return OUT_OF_RESOURCES;
   }
   netlathe *net;

@@ -68,7 +68,7 @@ def write_standalone(compiled: Compiled, folder: Path, title: str, test: SelfTes
         work = Path(name)
         library, program = _compiled_sources(compiled, toolchain, work, title, test)
         toolchain.archive(library, work / LIBRARY)
-        toolchain.link_static([*program, *library], work / NETBENCH)
+        toolchain.link_program([*program, *library], work / NETBENCH)
         for file in (LIBRARY, HEADER, NETBENCH):
             copyfile(work / file, folder / file)
     (folder / NETBENCH).chmod(0o755)
@@ -83,7 +83,7 @@ def write_netbench(compiled: Compiled, path: Path, test: SelfTest) -> None:
     toolchain = find_toolchain(compiled.target)
     with TemporaryDirectory() as name:
         library, program = _compiled_sources(compiled, toolchain, Path(name), "candidate", test)
-        toolchain.link_static([*program, *library], path)
+        toolchain.link_program([*program, *library], path)
     path.chmod(0o755)
 
 

@@ -1,74 +1,122 @@
-"""Code for Apple's machines, which nothing here runs: its files, and its kernels on another system under qemu."""
+"""Code for Apple's machines, which nothing here runs: its files, and its core's code on another system under qemu."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
+import struct
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
 from macholib import mach_o
 from macholib.MachO import MachO
 from macholib.SymbolTable import SymbolTable
-from onnx.reference import ReferenceEvaluator
 
 from targets.emulator import launcher, run_program
 from targets.registry import get_target
-from targets.target import Target
-from tvm_latency.build import Compiled, compile_onnx
-from tvm_latency.standalone.write import LIBRARY, NETBENCH, SelfTest, probe_input, write_standalone
+from targets.toolchain import MACOS, ZIG
+from tvm_latency.build import Compiled
+from tvm_latency.standalone.write import LIBRARY, NETBENCH
 
 pytestmark = [
     pytest.mark.compiles,
     pytest.mark.skipif(importlib.util.find_spec("ziglang") is None, reason="ziglang is not installed"),
 ]
-SIZE = 33
 APPLE = get_target("apple-m1")
 # The same core, by another system's conventions.
 ON_LINUX = replace(
     APPLE, mtriple="aarch64-linux-gnu", toolchain="aarch64", emulator=("qemu-aarch64", "-cpu", "max"), threads=2
 )
+USER = """#include "net.h"
+int main(void) {
+  static float image[NETLATHE_INPUT_SIZE], logits[NETLATHE_OUTPUT_SIZE];
+  netlathe *net;
+  return netlathe_create(&net, 1, 0) || netlathe_run(net, image, logits);
+}
+"""
+CS_MAGIC_EMBEDDED_SIGNATURE, CS_MAGIC_CODE_DIRECTORY = 0xFADE0CC0, 0xFADE0C02
 
 
-def write(model: onnx.ModelProto, target: Target, folder: Path) -> Compiled:
-    image = probe_input((1, 3, SIZE, SIZE))
-    (expected,) = ReferenceEvaluator(model).run(None, {model.graph.input[0].name: image})
-    compiled = compile_onnx(model, target)
-    write_standalone(compiled, folder, "small", SelfTest(np.asarray(expected), 1e-4))
-    return compiled
+class Examined:
+    """A Mach-O file of one architecture."""
+
+    def __init__(self, file: Path) -> None:
+        self.content, self.macho = file.read_bytes(), MachO(str(file))
+        (self.header,) = self.macho.headers
+        self.commands = {load.cmd: command for load, command, _ in self.header.commands}
+        self.undefined = {name.decode() for _, name in SymbolTable(self.macho, self.header).undefsyms}
+
+    def check(self) -> None:
+        """For macOS 12 on arm64, signed, of no library but the system's, and with no name that dyld may replace."""
+        assert self.header.header.cputype == 0x0100000C
+        build = self.commands[mach_o.LC_BUILD_VERSION]
+        assert (build.platform, build.minos >> 16) == (1, 12)
+        assert {name for _, _, name in self.header.walkRelocatables()} <= {"/usr/lib/libSystem.B.dylib"}
+        assert not self.header.header.flags & mach_o.MH_BINDS_TO_WEAK
+        self.check_signature()
+
+    def check_signature(self) -> None:
+        """Every page has the hash that the code directory says."""
+        place = self.commands[mach_o.LC_CODE_SIGNATURE]
+        signature = self.content[place.dataoff :]
+        magic, _, count = struct.unpack(">3I", signature[:12])
+        assert magic == CS_MAGIC_EMBEDDED_SIGNATURE
+        blobs = [struct.unpack(">2I", signature[12 + 8 * i : 20 + 8 * i])[1] for i in range(count)]
+        (directory,) = (
+            signature[at:] for at in blobs if struct.unpack(">I", signature[at : at + 4]) == (CS_MAGIC_CODE_DIRECTORY,)
+        )
+        hashes, _, _, slots, limit = struct.unpack(">5I", directory[16:36])
+        size, page = directory[36], 1 << directory[39]
+        assert (size, limit, slots) == (32, place.dataoff, -(-limit // page))
+        for slot in range(slots):
+            found = directory[hashes + size * slot : hashes + size * (slot + 1)]
+            covered = self.content[page * slot : min(page * (slot + 1), limit)]
+            assert found == hashlib.sha256(covered).digest()
 
 
-def examine(file: Path) -> tuple[MachO, set[str]]:
-    """A Mach-O file for macOS on arm64, signed as that demands, and the symbols that others have to give it."""
-    found = MachO(str(file))
-    (header,) = found.headers
-    assert header.header.cputype == 0x0100000C
-    commands = {load.cmd: command for load, command, _ in header.commands}
-    assert mach_o.LC_CODE_SIGNATURE in commands
-    assert commands[mach_o.LC_BUILD_VERSION].platform == 1
-    assert commands[mach_o.LC_BUILD_VERSION].minos >> 16 == 12
-    assert {name for _, _, name in header.walkRelocatables()} <= {"/usr/lib/libSystem.B.dylib"}
-    return header, {name.decode() for _, name in SymbolTable(found, header).undefsyms}
+@pytest.fixture(scope="module")
+def compiled(write: Callable[..., Compiled], tmp_path_factory: pytest.TempPathFactory) -> tuple[Compiled, Path]:
+    folder = tmp_path_factory.mktemp("apple")
+    return write(APPLE, folder), folder
 
 
-def test_files_are_what_macos_takes(mobile_network: Callable[[int], onnx.ModelProto], tmp_path: Path) -> None:
-    compiled = write(mobile_network(SIZE), APPLE, tmp_path)
-    program, _ = examine(tmp_path / NETBENCH)
-    assert program.filetype == "execute"
-    assert (tmp_path / LIBRARY).read_bytes().startswith(b"!<arch>\n")
-    library, undefined = examine(compiled.export(tmp_path / "model.so"))
-    assert library.filetype == "dylib"
-    # Of TVM's runtime, and of C.
-    assert {name for name in undefined if not name.startswith(("_TVM", "___tvm"))} <= {"_memset", "_memcpy", "dyld_stub_binder"}
+def test_netbench_has_all_inside(compiled: tuple[Compiled, Path]) -> None:
+    network, folder = compiled
+    found = Examined(folder / NETBENCH)
+    found.check()
+    assert found.header.filetype == "execute"
+    assert network.plan is not None
+    assert network.plan.weights.tobytes() in found.content
+    assert not any("TVM" in name or "tvm" in name for name in found.undefined)
+
+
+def test_a_program_links_with_the_library(compiled: tuple[Compiled, Path], tmp_path: Path) -> None:
+    _, folder = compiled
+    (tmp_path / "user.c").write_text(USER)
+    words = [*ZIG, "-target", MACOS, f"-I{folder}", tmp_path / "user.c", folder / LIBRARY, "-o", tmp_path / "user"]
+    subprocess.run(words, check=True)
+    found = Examined(tmp_path / "user")
+    found.check()
+    assert not any("TVM" in name or "tvm" in name for name in found.undefined)
+
+
+def test_the_library_for_tvm_needs_tvm_and_c(compiled: tuple[Compiled, Path], tmp_path: Path) -> None:
+    network, _ = compiled
+    found = Examined(network.export(tmp_path / "model.so"))
+    found.check()
+    assert found.header.filetype == "dylib"
+    others = {name for name in found.undefined if not name.startswith(("_TVM", "___tvm", "___TVM"))}
+    assert others <= {"_memset", "_memcpy", "dyld_stub_binder"}
 
 
 @pytest.mark.skipif(launcher(ON_LINUX) is None, reason="qemu-aarch64 is not installed")
-def test_its_kernels_compute_the_network(mobile_network: Callable[[int], onnx.ModelProto], tmp_path: Path) -> None:
-    write(mobile_network(SIZE), ON_LINUX, tmp_path)
+def test_code_for_its_core_computes_the_network(write: Callable[..., Compiled], tmp_path: Path) -> None:
+    """Threads wait by futexes here."""
+    write(ON_LINUX, tmp_path)
     options = ("--num_runs=0", "--warmup_runs=0", "--num_threads=2", "--json")
     found = json.loads(run_program(tmp_path / NETBENCH, *options, before=launcher(ON_LINUX) or ()))
-    assert found["max_abs_error"] <= 1e-4
+    assert found["threads"] == 2
