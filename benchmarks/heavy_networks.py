@@ -14,6 +14,7 @@ import argparse
 from contextlib import closing
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from benchmarks.latency_model import AS_IT_IS
 from benchmarks.networks import PUBLISHED
@@ -63,13 +64,13 @@ def main() -> None:
     with closing(MeasurementDatabase(options.keep / f"{IMAGENET.name}.sqlite")) as database:
         heavy, within, times = measured(database, target)
 
-    def row(name: str, net: Net) -> dict[str, str | float]:
+    def row(name: str, net: Net) -> dict[str, Any]:
         alone_s, whole_s = sum(times[op.key].seconds for op in net), times[network_key(net)].seconds
         megabytes = 1e-6 * network_weight_bytes(net)
         return {"net": name, "megabytes": megabytes, "measured_ms": 1e3 * whole_s, "alone": alone_s / whole_s}
 
     space = [row(f"of the space {number}", net) for number, net in enumerate(within)]
-    ratios = [float(one["alone"]) for one in space]
+    ratios = [one["alone"] for one in space]
     print(f"{len(space)} networks of the space: alone {median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
     rows = [row(name, net) for name, net in heavy.items()]
     for one in rows:

@@ -21,11 +21,13 @@ def save_results(name: str, target: Target, figures: dict[str, Any], variant: st
     variant: what tells this file from others of the same benchmark.
     """
     path = FOLDER / f"{name}{variant}.json"
+    # Where something lies on one machine is nothing to anybody else.
+    options = ["DIR" if Path(option).is_absolute() else option for option in sys.argv[1:]]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(
         path,
         {
-            "command": " ".join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
+            "command": " ".join(["python", "-m", f"benchmarks.{name}", *options]),
             "date": datetime.now(timezone.utc).date().isoformat(),
             "target": {**asdict(target), "fingerprint": target.fingerprint},
             "versions": versions(),
