@@ -210,7 +210,7 @@ def bench(
     rounds: int = ROUNDS,
     calls: int = CALLS,
 ) -> dict[str, Any]:
-    """Time each network on our runtime and on others, in turn, in one pinned process.
+    """Time each network on our runtime and on others, in turn, in pinned processes.
 
     against: comma-separated names of runtimes; empty to time ours alone.
     resolution, classes: as for `compile`.

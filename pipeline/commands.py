@@ -185,7 +185,7 @@ def bench(
     dtype: options.Dtype = "float32",
     json: options.Json = False,
 ) -> None:
-    """Time networks on several runtimes in turn, in one pinned process."""
+    """Time networks on several runtimes in turn, in pinned processes."""
     from pipeline import artefacts
 
     found = artefacts.bench(

@@ -22,6 +22,8 @@ from tvm_latency.standalone.write import NETBENCH
 
 # Small networks run in a fraction of a millisecond: enough runs to outlast a busy moment of the machine.
 NETWORK_ROUNDS, NETWORK_REPEATS, NETWORK_WARMUP = 10, 100, 20
+# Where a process has its memory makes a small network some per cent faster or slower, for as long as it lives.
+PROCESSES = 5
 # Large ones would take minutes for that: so many seconds in a turn, and in all turns, unless the least take longer.
 TURN_S, TOTAL_S, LEAST = 2.0, 20.0, 3
 # A first call has this long; a turn that takes so many times as long as the first call announced is stuck.
@@ -62,7 +64,8 @@ def measure_files(
 ) -> dict[str, Timing]:
     """Every timed run of each network, by name: back to back within a turn, in turns with each other.
 
-    What slows the machine for a while so slows all of them, and their ratios hold. One call of each, which is not
+    What slows the machine for a while so slows all of them, and their ratios hold. The turns are those of several
+    processes, which have their memory in different places. One call of each, which is not
     reported, decides how many are timed; not where somebody would have to walk for it. What is counted needs one.
 
     files: what runs, of the form that the target's runner takes.
@@ -122,8 +125,8 @@ def _within(most: int, affordable: float) -> int:
 def _timed(jobs: Sequence[Job], target: Target, rounds: int, deadline_s: float) -> dict[str, Timing]:
     found = {job.key: Timing(job.key, ()) for job in jobs}
     runner = find_runner(target, deadline_s)
-    # In one pass: a process for each would start as often.
-    for result in runner.run([[*jobs] * rounds]):
+    processes = min(PROCESSES, rounds)
+    for result in runner.run([[*jobs] * len(range(number, rounds, processes)) for number in range(processes)]):
         if isinstance(result, Failure):
             again = "" if runner.at_once else " To measure it once more, remove the folder of its bundle first."
             raise MeasureError(f"{result.key} could not be measured on {target.name}: {result.reason}.{again}")

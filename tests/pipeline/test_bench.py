@@ -136,6 +136,18 @@ def test_the_child_has_the_variables_that_were_asked_for(
     assert time_interleaved([entry], SHAPE, threads=1, rounds=1, calls=1, environment={"MAX_ISA": "AVX2"})
 
 
+def test_rounds_are_shared_out_to_processes(model: BenchModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "log"
+    (tmp_path / "openvino.py").write_text(
+        NOISY_OPENVINO.replace('print("loading")', f'open({str(log)!r}, "a").write(f"{{os.getpid()}}\\n")')
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    entry = BenchEntry("n", "openvino", BenchModel(onnx_file=model.onnx_file, library=""))
+    (found,) = time_interleaved([entry], SHAPE, threads=1, rounds=4, calls=2, processes=3)
+    assert [len(calls) for calls in found.rounds_s] == [2] * 4
+    assert len(set(log.read_text().split())) == 3
+
+
 def test_runtimes_that_disagree_are_an_error(model: BenchModel, tmp_path: Path) -> None:
     other = tmp_path / "other.onnx"
     other.write_bytes(network_graph(OPS, random_values(1)).SerializeToString())

@@ -37,6 +37,7 @@ class FakeRunner:
 
     call_s = 1e-3
     asked: ClassVar[list[tuple[Job, int, float]]]
+    passes: ClassVar[list[list[int]]]
 
     form = "library"
     at_once = True
@@ -46,6 +47,7 @@ class FakeRunner:
         self.deadline_s = deadline_s
 
     def run(self, passes: Sequence[Sequence[Job]]) -> Iterator[Timing | Failure]:
+        self.passes.append([len(jobs) for jobs in passes])
         for job in (job for jobs in passes for job in jobs):
             rounds = sum(other == job for jobs in passes for other in jobs)
             self.asked.append((job, rounds, self.deadline_s))
@@ -56,6 +58,7 @@ class FakeRunner:
 def runner(monkeypatch: pytest.MonkeyPatch) -> type[FakeRunner]:
     class Runner(FakeRunner):
         asked: ClassVar[list[tuple[Job, int, float]]] = []
+        passes: ClassVar[list[list[int]]] = []
 
     monkeypatch.setattr(measure, "find_runner", Runner)
     return Runner
@@ -64,6 +67,8 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> type[FakeRunner]:
 def test_a_fast_network_is_timed_often(runner: type[FakeRunner]) -> None:
     found = measure_files({"a": Path("a.so"), "b": Path("b.so")}, (1, 3), get_target("x86"))
     assert {name: len(timing.samples_s) for name, timing in found.items()} == {"a": 1000, "b": 1000}
+    # One call of each decides how many; then five processes have two rounds of both.
+    assert runner.passes == [[2], [4] * 5]
 
 
 @pytest.mark.parametrize("call_s", [0.05, 0.3, 2.0, 15.0])
