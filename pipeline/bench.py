@@ -19,7 +19,7 @@ from targets.host import available_cpus
 from targets.unit import MILLISECONDS, Unit
 
 ROUNDS, CALLS, WARMUP = 30, 10, 10
-# Where a process has its memory makes a small network some per cent faster or slower, for as long as it lives.
+# For the reason that `pipeline.measure` has as many.
 PROCESSES = 5
 DEADLINE_S = 600.0
 
