@@ -144,6 +144,16 @@ class Target:
 
     def tvm_attributes(self) -> dict[str, object]:
         """The dictionary that `tvm.target.Target` takes. `num-cores` is the threads the code may use."""
+        if self.kind == "cuda":
+            return {
+                "kind": "cuda",
+                "arch": self.mcpu,
+                "max_threads_per_block": 1024,
+                # What a kernel has without asking for more.
+                "max_shared_memory_per_block": 48 << 10,
+                "thread_warp_size": 32,
+                "host": {"kind": "llvm", "mtriple": self.mtriple},
+            }
         attributes: dict[str, object] = {
             "kind": "llvm",
             "mtriple": self.mtriple,

@@ -8,6 +8,10 @@ from functools import lru_cache
 from targets.target import Target
 from tvm_latency.schedules.dense_conv import dense_conv
 from tvm_latency.schedules.depthwise import depthwise
+from tvm_latency.schedules.gpu.dense_conv import dense_conv as gpu_dense_conv
+from tvm_latency.schedules.gpu.depthwise import depthwise as gpu_depthwise
+from tvm_latency.schedules.gpu.mean_pool import mean_pool as gpu_mean_pool
+from tvm_latency.schedules.gpu.product import product as gpu_product
 from tvm_latency.schedules.inverted_residual import inverted_residual
 from tvm_latency.schedules.kernel import Kernel, Spec
 from tvm_latency.schedules.mean_pool import mean_pool
@@ -22,6 +26,7 @@ SCHEDULE_VERSION = 9
 Kind = Callable[[Spec, Target], Kernel | None]
 
 CPU_KINDS: tuple[Kind, ...] = (inverted_residual, paired_pointwise, pointwise, depthwise, dense_conv, mean_pool)
+GPU_KINDS: tuple[Kind, ...] = (gpu_product, gpu_depthwise, gpu_dense_conv, gpu_mean_pool)
 
 
 @lru_cache(maxsize=4096)
@@ -30,7 +35,7 @@ def schedule_kernel(spec: Spec, target: Target) -> Kernel | None:
 
     Remembered: the blocks of a network, and the networks of a space, share most of their kernels.
     """
-    for kind in CPU_KINDS:
+    for kind in GPU_KINDS if target.kind == "cuda" else CPU_KINDS:
         if (kernel := kind(spec, target)) is not None:
             return kernel
     return None

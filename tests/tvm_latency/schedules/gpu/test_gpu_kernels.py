@@ -1,0 +1,75 @@
+"""Kernels for GPUs compute what PyTorch does: their device code is run on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from targets.gpus import GPUS
+from targets.target import DType
+from tvm_latency.device_code import device_code
+from tvm_latency.schedules import schedule_kernel
+from tvm_latency.schedules.gpu import mean_pool
+from tvm_latency.schedules.kernel import ConvSpec, Kernel, PoolSpec, Spec
+
+MakeCase = Callable[[Spec, Kernel], Any]
+H100 = GPUS[-1]
+
+POINTWISE = ConvSpec(batch=1, height=7, width=7, in_channels=96, out_channels=160, clip=(0.0, 6.0))
+DEPTHWISE = ConvSpec(
+    batch=1, height=14, width=14, in_channels=64, out_channels=64, groups=64, kernel=(3, 3), padding=1, clip=(0.0, 6.0)
+)
+STEM = ConvSpec(batch=1, height=33, width=31, in_channels=3, out_channels=32, kernel=(3, 3), padding=1, stride=2)
+SPECS: list[Spec] = [
+    POINTWISE,
+    replace(POINTWISE, residual=True, clip=None),
+    replace(POINTWISE, height=28, width=28, in_channels=16),
+    replace(POINTWISE, in_channels=35, out_channels=21),
+    replace(POINTWISE, in_channels=18, out_channels=1001, height=1, width=1, batch=3),
+    replace(POINTWISE, weights="float16"),
+    DEPTHWISE,
+    replace(DEPTHWISE, stride=2),
+    replace(DEPTHWISE, kernel=(5, 5), padding=2, height=9, width=11, residual=True),
+    replace(DEPTHWISE, kernel=(7, 7), padding=3, batch=2, height=7, width=7),
+    replace(DEPTHWISE, in_channels=21, out_channels=21, groups=21),
+    replace(DEPTHWISE, padding=0, weights="float16"),
+    # Enough pixels for threads that have several, of which the last has fewer.
+    replace(DEPTHWISE, height=90, width=91, batch=2),
+    STEM,
+    replace(STEM, out_channels=21, weights="float16"),
+    replace(STEM, in_channels=24, stride=1, residual=True),
+    PoolSpec(batch=2, height=7, width=7, channels=320),
+    PoolSpec(batch=1, height=3, width=5, channels=21),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.suffix)
+def test_device_code_computes_what_pytorch_does(
+    spec: Spec, dtype: DType, make_case: MakeCase, run_on_cpu: Callable[..., None]
+) -> None:
+    target = H100.with_dtype(dtype)
+    kernel = schedule_kernel(spec, target)
+    assert kernel is not None
+    case = make_case(spec, kernel)
+    code = device_code(kernel.func, kernel.name, target)
+    operands = [*case.arguments, case.empty_output()]
+    run_on_cpu(code, operands)
+    assert case.accepts(operands[-1])
+
+
+def test_what_lacks_a_barrier_is_found(
+    make_case: MakeCase, run_on_cpu: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the tests above would say nothing about barriers."""
+    monkeypatch.setattr(mean_pool, "wait_for_block", lambda: None)
+    spec = PoolSpec(batch=1, height=7, width=7, channels=64)
+    kernel = mean_pool.mean_pool(spec, H100)
+    assert kernel is not None
+    case = make_case(spec, kernel)
+    code = device_code(kernel.func, kernel.name, H100)
+    with pytest.raises(AssertionError, match="the order of threads"):
+        run_on_cpu(code, [*case.arguments, case.empty_output()])
