@@ -21,6 +21,7 @@ _cuda = partial(
     vector_registers=255,
     l3_bytes=0,
     float16=(),
+    toolchain="cuda",
     runner=EMULATED,
 )
 

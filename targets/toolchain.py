@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -24,7 +24,7 @@ ANDROID_API = 29
 ZIG = (sys.executable, "-m", "ziglang", "cc")
 ZIG_AR = (sys.executable, "-m", "ziglang", "ar")
 
-# The first whose kernel says by name which extensions a CPU has: see standalone/cpu.c.
+# The first whose kernel says by name which extensions a CPU has: see standalone/cpu/cpu.c.
 MACOS = "aarch64-macos.12.0"
 
 INSTALL_ZIG = 'pip install "netlathe[cc]"'
@@ -64,7 +64,8 @@ class Toolchain(Protocol):
 class CompilerToolchain:
     """A C compiler driver, named by the words that start it.
 
-    static: those where it compiles C, and links programs; shared, program: further options for what is linked so.
+    static: those where it compiles C, and links programs; shared, program: further options for what is linked so;
+    libraries: what programs need.
     """
 
     command: tuple[str, ...]
@@ -73,6 +74,7 @@ class CompilerToolchain:
     # Symbolic: two libraries in one process may have functions of the same name, and each must call its own.
     shared: tuple[str, ...] = ("-Wl,-Bsymbolic",)
     program: tuple[str, ...] = ("-static", "-Wl,--gc-sections")
+    libraries: tuple[str, ...] = ("-lm",)
     output_format: str = "so"
 
     def __call__(self, output: str, objects: Sequence[str], options: Sequence[str] | None = None) -> None:
@@ -112,12 +114,13 @@ class CompilerToolchain:
         _run(self.archiver, ["rcs", str(output), *map(str, objects)], f"write {output.name}", missing=missing)
 
     def link_program(self, objects: Sequence[Path], output: Path) -> None:
-        """Link object files into a program that needs no library, but for the one that macOS has every program use.
+        """Link object files into a program that needs no library, but for the one that macOS has every program use and
+        the driver of a GPU.
 
         Raises:
             ToolchainError: see `__call__`.
         """
-        words = ["-pthread", "-s", *self.program, "-o", str(output), *map(str, objects), "-lm"]
+        words = ["-pthread", "-s", *self.program, "-o", str(output), *map(str, objects), *self.libraries]
         missing = "If a static C library is missing, install it (glibc-static), or set CC to `python -m ziglang cc`."
         refused = f"\n{missing}" if "-static" in self.program else ""
         _run(self.static, words, f"link {output.name}", refused=refused)
@@ -149,7 +152,7 @@ def _run(
         )
 
 
-def _host_toolchain(environ: Mapping[str, str]) -> Toolchain:
+def _host_toolchain(environ: Mapping[str, str]) -> CompilerToolchain:
     try:
         words = shlex.split(environ.get("CC", ""))
     except ValueError as error:
@@ -232,10 +235,20 @@ def _macos_toolchain(_: Mapping[str, str]) -> Toolchain:
     return CompilerToolchain(words, words, ZIG_AR, shared, ("-Wl,-dead_strip",))
 
 
+def _cuda_toolchain(environ: Mapping[str, str]) -> Toolchain:
+    """What is for the CPU beside a GPU: static, it could not load the driver. Zig's runs on older systems than this."""
+    program, libraries = ("-Wl,--gc-sections",), ("-lm", "-ldl")
+    if importlib.util.find_spec("ziglang"):
+        words = (*ZIG, "-target", "x86_64-linux-gnu.2.17")
+        return CompilerToolchain(words, words, ZIG_AR, program=program, libraries=libraries)
+    return replace(_host_toolchain(environ), program=program, libraries=libraries)
+
+
 TOOLCHAINS: dict[str, Callable[[Mapping[str, str]], Toolchain]] = {
     "host": _host_toolchain,
     "android": _android_toolchain,
     "macos": _macos_toolchain,
+    "cuda": _cuda_toolchain,
     **{machine: partial(_cross_toolchain, machine) for machine in CROSS},
 }
 

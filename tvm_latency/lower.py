@@ -95,7 +95,8 @@ def lower(model: onnx.ModelProto, target: Target, weights: WeightType = "float32
     calls = tuple(name for name in _called(module["main"]) if name in rest or name in ours)
     with compiler_errors("lowered"):
         plan = plan_network(module)
-        module = single_call(module, plan, target.pointer_bits) if plan else module
+        # What launches the kernels of a GPU is no function of TVM's: see `tvm_latency.gpu_network`.
+        module = single_call(module, plan, target.pointer_bits) if plan and target.kind != "cuda" else module
     return Lowered(module, tuple(ours), specs, tuple(sorted(rest)), calls, plan)
 
 

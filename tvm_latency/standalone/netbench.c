@@ -24,7 +24,7 @@ static const char HELP[] =
     "Times at least num_runs inferences and at least min_secs seconds, but no longer than max_secs; none if num_runs is\n"
     "0. evict_bytes of memory pass through the caches before each; the program is killed after deadline_secs, unless\n"
     "that is 0; --samples adds every time to --json.\n"
-    "Exit codes: 0 right; 1 the output is wrong; 2 an option is wrong; 3 this CPU lacks what the code needs;\n"
+    "Exit codes: 0 right; 1 the output is wrong; 2 an option is wrong; 3 the machine lacks what the code needs;\n"
     "4 no memory, no thread, or no CPU of the mask; 5 a kernel failed.\n";
 
 typedef struct {
@@ -110,20 +110,14 @@ static double percentile(const double *sorted, size_t count, double share) {
   return sorted[index > 0 ? index - 1 : 0];
 }
 
-typedef struct {
-  double last, *seconds;
-} stopwatch;
-
-static void after_step(void *context, unsigned step) {
-  stopwatch *watch = context;
-  double time = now();
-  watch->seconds[step] += time - watch->last;
-  watch->last = now();
+static void add_step(void *context, unsigned step, double seconds) {
+  double *of_steps = context;
+  of_steps[step] += seconds;
 }
 
 /* Seconds of each inference, and how many there were; the status of the last. */
 static int measure(netlathe *net, const settings *s, const netlathe_evictor *evictor, double **samples, size_t *runs,
-                   stopwatch *watch) {
+                   double *of_steps) {
   size_t count = 0, room = 0;
   double begin = now();
   while (s->num_runs > 0 && (count < s->num_runs || now() - begin < s->min_secs) && (count == 0 || now() - begin < s->max_secs)) {
@@ -132,11 +126,10 @@ static int measure(netlathe *net, const settings *s, const netlathe_evictor *evi
       if (more == NULL) return NETLATHE_NO_MEMORY;
       *samples = more;
     }
-    if (evictor->bytes) netlathe_evict(evictor, input, NETLATHE_INPUT_SIZE);
-    double start = watch->last = now();
-    int status = netlathe_run_profiled(net, input, output, s->profile ? after_step : NULL, watch);
+    if (s->evict_bytes) netlathe_evict(evictor, input, NETLATHE_INPUT_SIZE);
+    int status = netlathe_run_timed(net, input, output, *samples + count, s->profile ? add_step : NULL, of_steps);
     if (status != NETLATHE_OK) return status;
-    (*samples)[count++] = now() - start;
+    count++;
   }
   *runs = count;
   return NETLATHE_OK;
@@ -202,13 +195,13 @@ static int bench(netlathe *net, const settings *s) {
   for (unsigned long i = 0; i < s->warmup_runs; i++) netlathe_run(net, input, output);
   size_t count = 0;
   double *samples = NULL;
-  stopwatch watch = {0.0, calloc(netlathe_plan_of_net.step_count, sizeof(double))};
-  netlathe_evictor evictor = {s->evict_bytes, calloc(s->evict_bytes + 1, 1), s->cpu_mask};
-  status = watch.seconds && evictor.buffer ? measure(net, s, &evictor, &samples, &count, &watch) : NETLATHE_NO_MEMORY;
-  if (status == NETLATHE_OK) print(s, error, samples, count, watch.seconds);
+  double *of_steps = calloc(netlathe_plan_of_net.step_count, sizeof *of_steps);
+  netlathe_evictor *evictor = netlathe_evictor_create(s->evict_bytes, s->cpu_mask);
+  status = of_steps && evictor ? measure(net, s, evictor, &samples, &count, of_steps) : NETLATHE_NO_MEMORY;
+  if (status == NETLATHE_OK) print(s, error, samples, count, of_steps);
   free(samples);
-  free(evictor.buffer);
-  free(watch.seconds);
+  if (evictor != NULL) netlathe_evictor_destroy(evictor);
+  free(of_steps);
   return status == NETLATHE_OK ? 0 : failed(status);
 }
 
@@ -219,8 +212,8 @@ int main(int count, char **words) {
   if (wrong) return wrong;
   const char *missing = netlathe_missing_feature();
   if (missing) {
-    fprintf(stderr, "netbench: this CPU lacks %s, which the network was compiled for. Compile it for this CPU.\n",
-            missing);
+    fprintf(stderr, "netbench: this %s lacks %s, which the network was compiled for. Compile it for this %s.\n",
+            NETLATHE_MACHINE, missing, NETLATHE_MACHINE);
     return WRONG_CPU;
   }
   if (s.deadline_secs) alarm((unsigned)s.deadline_secs);

@@ -4,10 +4,11 @@
 
 #include "net.h"
 
-typedef void netlathe_after_step(void *context, unsigned step);
+/* A kernel has run, for so long. */
+typedef void netlathe_after_step(void *context, unsigned step, double seconds);
 
-/* netlathe_run; `after` follows each kernel, unless it is NULL. */
-int netlathe_run_profiled(netlathe *instance, const float *input, float *output, netlathe_after_step *after,
-                          void *context);
+/* netlathe_run, and how long it computed; `after` follows each kernel, unless it is NULL. */
+int netlathe_run_timed(netlathe *instance, const float *input, float *output, double *seconds,
+                       netlathe_after_step *after, void *context);
 
 #endif

@@ -1,4 +1,7 @@
-"""The compiled network as plain C: `libnet.a`, `net.h` and `netbench`, without TVM's runtime."""
+"""The compiled network as plain C: `libnet.a`, `net.h` and `netbench`, without TVM's runtime.
+
+What CPUs and GPUs have in common stands in this folder, the rest in `cpu` and `cuda`, in files of the same names.
+"""
 
 from __future__ import annotations
 
@@ -12,29 +15,24 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import tvm
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
-from tvm.target.codegen import llvm_get_cpu_features
 
-from targets.target import Target
 from targets.toolchain import Toolchain, find_toolchain
 from tvm_latency.build import Compiled
+from tvm_latency.gpu_network import GpuNetwork
 from tvm_latency.network_plan import NetworkPlan, Operand
-from tvm_latency.single_call import SYMBOL_PREFIX, code_of
+from tvm_latency.standalone import cpu_facts, gpu_facts
 
 LIBRARY, HEADER, NETBENCH, WEIGHTS = "libnet.a", "net.h", "netbench", "weights.bin"
 SOURCES = Path(__file__).parent
-RUNTIME = ("runtime.c", "pool.c", "system.c", "cpu.c")
+COMMON = ("system.c", "plan.c", "weights.S")
 PROGRAM = ("netbench.c", "evict.c", "expected.c")
-# DLDataTypeCode of dlpack.h.
-_TYPE_CODES = {"int": 0, "uint": 1, "float": 2, "bool": 6}
-_KIB = 1024
-# A `netlathe_tensor` and a `netlathe_any`, on 64 bits.
-_OPERAND_BYTES = 48 + 16
 _TEMPLATES = Environment(
     loader=PackageLoader("tvm_latency", "standalone"), undefined=StrictUndefined, keep_trailing_newline=True
 )
+
+Network = Compiled | GpuNetwork
 
 
 class StandaloneError(ValueError):
@@ -56,7 +54,7 @@ def probe_input(shape: Sequence[int]) -> NDArray[np.float32]:
     return numbers.reshape(shape)
 
 
-def write_standalone(compiled: Compiled, folder: Path, title: str, test: SelfTest) -> None:
+def write_standalone(compiled: Network, folder: Path, title: str, test: SelfTest) -> None:
     """Write `libnet.a`, `net.h` and `netbench` into `folder`.
 
     Raises:
@@ -74,7 +72,7 @@ def write_standalone(compiled: Compiled, folder: Path, title: str, test: SelfTes
     (folder / NETBENCH).chmod(0o755)
 
 
-def write_netbench(compiled: Compiled, path: Path, test: SelfTest) -> None:
+def write_netbench(compiled: Network, path: Path, test: SelfTest) -> None:
     """Write `netbench` alone: the same bytes for the same network, whatever the file is called.
 
     Raises:
@@ -88,7 +86,7 @@ def write_netbench(compiled: Compiled, path: Path, test: SelfTest) -> None:
 
 
 def _compiled_sources(
-    compiled: Compiled, toolchain: Toolchain, work: Path, title: str, test: SelfTest
+    compiled: Network, toolchain: Toolchain, work: Path, title: str, test: SelfTest
 ) -> tuple[list[Path], list[Path]]:
     """The object files of `libnet.a`, and those of netbench beside them."""
     library, program = write_sources(compiled, work, title, test), [work / name for name in PROGRAM]
@@ -96,25 +94,27 @@ def _compiled_sources(
     return [file.with_suffix(".o") for file in library], [file.with_suffix(".o") for file in program]
 
 
-def write_sources(compiled: Compiled, folder: Path, title: str, test: SelfTest) -> list[Path]:
+def write_sources(compiled: Network, folder: Path, title: str, test: SelfTest) -> list[Path]:
     """Write what `libnet.a` and netbench are made of; the files of the library, of which the kernels are compiled.
 
     Raises:
         StandaloneError: see `write_standalone`.
     """
     plan = _checked(compiled.plan)
-    for file in SOURCES.glob("*.[chS]"):
-        copyfile(file, folder / file.name)
+    machine, facts_of = ("cuda", gpu_facts) if isinstance(compiled, GpuNetwork) else ("cpu", cpu_facts)
     # It stands in comments and in a string of C.
-    title = re.sub(r"[^\w@.,:+ -]", "_", title)
-    for template in _TEMPLATES.list_templates(extensions=["j2"]):
-        text = _TEMPLATES.get_template(template).render(_facts(compiled, plan, title, test))
-        (folder / template.removesuffix(".j2")).write_text(text)
+    facts = {"title": re.sub(r"[^\w@.,:+ -]", "_", title), **_facts(plan, test), **facts_of.facts(compiled, plan)}
+    for file in (*SOURCES.iterdir(), *(SOURCES / machine).iterdir()):
+        if file.suffix == ".j2":
+            template = _TEMPLATES.get_template(file.relative_to(SOURCES).as_posix())
+            (folder / file.stem).write_text(template.render(facts))
+        elif file.suffix in (".c", ".h", ".S"):
+            copyfile(file, folder / file.name)
     (folder / WEIGHTS).write_bytes(plan.weights.tobytes())
-    return [*compiled.write_objects(folder), *(folder / name for name in (*RUNTIME, "plan.c", "weights.S"))]
+    return [*facts_of.write_code(compiled, folder), *(folder / name for name in (*facts_of.RUNTIME, *COMMON))]
 
 
-def input_of(compiled: Compiled) -> Operand:
+def input_of(compiled: Network) -> Operand:
     """The one tensor that the network takes.
 
     Raises:
@@ -135,28 +135,10 @@ def _checked(plan: NetworkPlan | None) -> NetworkPlan:
     return plan
 
 
-def _facts(compiled: Compiled, plan: NetworkPlan, title: str, test: SelfTest) -> dict[str, Any]:
-    """What the templates say."""
-    shapes = list(dict.fromkeys(operand.shape for step in plan.steps for operand in step.operands))
-    steps = [
-        {"name": step.kernel, "symbol": SYMBOL_PREFIX + code_of(step.kernel), "count": len(step.operands)}
-        for step in plan.steps
-    ]
+def _facts(plan: NetworkPlan, test: SelfTest) -> dict[str, Any]:
+    """What templates of all machines say."""
     return {
-        "title": title,
-        "steps": steps,
-        "symbols": sorted({step["symbol"] for step in steps}),
-        "shapes": shapes,
-        "operands": [
-            _described(operand, shapes.index(operand.shape)) for step in plan.steps for operand in step.operands
-        ],
-        "features": features_of(compiled.target),
         "memory_bytes": plan.memory_bytes,
-        # Each block of it is rounded up to a cache line.
-        "scratch_bytes": compiled.scratch_bytes + _KIB,
-        "memory_kib": -(-_instance_bytes(plan) // _KIB),
-        "scratch_kib": -(-compiled.scratch_bytes // _KIB) + 1,
-        "threads": compiled.target.threads,
         "input_shape": plan.inputs[0].shape,
         "input_size": math.prod(plan.inputs[0].shape),
         "output_shape": plan.output.shape,
@@ -164,29 +146,3 @@ def _facts(compiled: Compiled, plan: NetworkPlan, title: str, test: SelfTest) ->
         "expected": [f"{float(value).hex()}f" for value in test.expected.reshape(-1)],
         "tolerance": float(test.tolerance).hex(),
     }
-
-
-def _instance_bytes(plan: NetworkPlan) -> int:
-    """What `netlathe_create` allocates beside the threads' scratch: see `allocate_all` in runtime.c."""
-    tensors = [*plan.inputs, plan.output]
-    copies = sum(4 * math.prod(tensor.shape) for tensor in tensors)
-    operands = sum(len(step.operands) for step in plan.steps)
-    return plan.memory_bytes + copies + operands * _OPERAND_BYTES
-
-
-def _described(operand: Operand, shape: int) -> dict[str, Any]:
-    kind = operand.dtype.rstrip("0123456789")
-    bits = int(operand.dtype.removeprefix(kind) or 8)
-    return {
-        "offset": operand.offset,
-        "shape": shape,
-        "place": operand.place,
-        "ndim": len(operand.shape),
-        "code": _TYPE_CODES[kind],
-        "bits": bits,
-    }
-
-
-def features_of(target: Target) -> list[str]:
-    """What LLVM may use for the target, by its names."""
-    return sorted(map(str, llvm_get_cpu_features(tvm.target.Target(target.tvm_attributes()))))

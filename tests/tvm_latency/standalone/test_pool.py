@@ -18,8 +18,19 @@ PROGRAM = Path(__file__).with_name("pool_program.c")
 @pytest.mark.parametrize("system", [[], ["-U__linux__"]], ids=["linux", "any"])
 def test_threads_sleep_and_every_task_is_run(system: list[str], sanitizer: list[str], tmp_path: Path) -> None:
     wrapped = ["-Wl,--wrap=syscall", "-Wl,--wrap=pthread_cond_wait"]
-    sources = [PROGRAM, SOURCES / "pool.c", SOURCES / "system.c"]
-    command = ["cc", "-std=gnu11", "-O1", f"-I{SOURCES}", *system, *sanitizer, *sources, *wrapped, "-lpthread"]
+    sources = [PROGRAM, SOURCES / "cpu" / "pool.c", SOURCES / "system.c"]
+    command = [
+        "cc",
+        "-std=gnu11",
+        "-O1",
+        f"-I{SOURCES}",
+        f"-I{SOURCES / 'cpu'}",
+        *system,
+        *sanitizer,
+        *sources,
+        *wrapped,
+        "-lpthread",
+    ]
     subprocess.run([*command, "-o", tmp_path / "program"], check=True)
     # Addresses that the sanitizer does not expect.
     run = ["setarch", "-R"] if sanitizer else []

@@ -18,6 +18,7 @@ import pytest
 from targets.registry import get_target
 from tvm_latency.build import Compiled, compile_onnx
 from tvm_latency.loaded import LoadedNetwork
+from tvm_latency.standalone.cpu_facts import features_of
 from tvm_latency.standalone.write import (
     HEADER,
     LIBRARY,
@@ -25,7 +26,6 @@ from tvm_latency.standalone.write import (
     SOURCES,
     SelfTest,
     StandaloneError,
-    features_of,
     probe_input,
     write_sources,
     write_standalone,
@@ -187,7 +187,7 @@ def test_netbench_refuses_a_cpu_that_lacks_something(
     compiled: Compiled, expected: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """FMA4 was AMD's alone, until 2017."""
-    monkeypatch.setattr("tvm_latency.standalone.write.features_of", lambda target: ["avx2", "fma4"])
+    monkeypatch.setattr("tvm_latency.standalone.cpu_facts.features_of", lambda target: ["avx2", "fma4"])
     write_standalone(compiled, tmp_path, "a test", SelfTest(expected, 1e-6))
     done = run(tmp_path / NETBENCH, returns=3)
     assert done.stderr == (
@@ -229,7 +229,7 @@ def test_networks_without_a_plain_c_form(text: str, message: str, parse_model: A
 @pytest.mark.parametrize("board", ["raspberry-pi-4", "android-arm64"])
 def test_boards_without_cryptography_are_not_refused(board: str) -> None:
     """LLVM says of these cores that they have it. A Raspberry Pi 4 says of itself: fp asimd evtstrm crc32 cpuid."""
-    arm = (SOURCES / "cpu.c").read_text().partition("#if defined(__aarch64__)")[2].partition("#elif")[0]
+    arm = (SOURCES / "cpu" / "cpu.c").read_text().partition("#if defined(__aarch64__)")[2].partition("#elif")[0]
     checked = set(re.findall(r'\{"([^"]+)", HWCAP', arm))
     assert {"neon", "dotprod", "fullfp16"} <= checked
     assert checked.intersection(features_of(get_target(board))) == {"neon"}

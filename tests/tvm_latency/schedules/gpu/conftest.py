@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import ctypes
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
+from targets.cuda_compiler import CudaCompiler
 from tvm_latency.device_code import DeviceCode
 
-HEADERS = Path(__file__).parent / "cuda_on_cpu"
 # Before and behind each operand; written bytes of it are an error, and read ones NaN.
 GUARD_BYTES = 4096
 GUARD = 0xFF
-
-COMPILER = (sys.executable, "-m", "ziglang", "c++", "-std=c++17", "-O1", "-shared", "-fPIC", "-w")
 
 RunOnCpu = Callable[[DeviceCode, Sequence[np.ndarray]], None]
 
@@ -34,7 +29,7 @@ def _guarded(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture
-def run_on_cpu(tmp_path: Path) -> RunOnCpu:
+def run_on_cpu(tmp_path: Path, cuda_on_cpu: CudaCompiler) -> RunOnCpu:
     """Launch device code on operands; what they become is written back into them.
 
     Each launch is run twice, blocks and threads in the reverse order too, and must do the same.
@@ -55,14 +50,8 @@ def run_on_cpu(tmp_path: Path) -> RunOnCpu:
         return [inside.copy() for _, inside in memory]
 
     def run(code: DeviceCode, operands: Sequence[np.ndarray]) -> None:
-        source, library = tmp_path / "kernel.cc", tmp_path / f"{code.launches[0].function}.so"
-        launched = "".join(f"LAUNCHED({function})\n" for function in dict.fromkeys(x.function for x in code.launches))
-        # C++ has these the other way round.
-        text = code.text.replace("__shared__ alignas(64)", "alignas(64) __shared__")
-        source.write_text(f'#include "cuda_on_cpu.h"\n{text}\n{launched}')
-        words: list[Any] = [*COMPILER, "-I", HEADERS, "-o", library, source]
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+        library = tmp_path / f"{code.launches[0].function}.so"
+        library.write_bytes(cuda_on_cpu.cubin(code.text, ""))
         loaded = ctypes.CDLL(str(library))
         forwards, backwards = (once(loaded, code, operands, order) for order in (0, 1))
         for operand, result, other in zip(operands, forwards, backwards, strict=True):

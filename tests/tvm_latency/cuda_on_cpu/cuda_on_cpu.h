@@ -122,6 +122,7 @@ template <auto function>
 struct Unpacked;
 template <class... Types, void (*function)(Types...)>
 struct Unpacked<function> {
+  static constexpr unsigned count = sizeof...(Types);
   template <size_t... I>
   static void call(void **given, std::index_sequence<I...>) {
     function(*(Types *)given[I]...);
@@ -138,6 +139,9 @@ inline void __syncthreads() {
 }
 
 #define LAUNCHED(function)                                                                                  \
+  extern "C" {                                                                                              \
+  extern const unsigned arguments_##function = cuda_on_cpu::Unpacked<function>::count;                      \
+  }                                                                                                         \
   extern "C" void launch_##function(const unsigned *grid, const unsigned *block, void **given, int reversed) { \
     cuda_on_cpu::launch(cuda_on_cpu::Unpacked<function>::run, grid, block, given, reversed);                 \
   }

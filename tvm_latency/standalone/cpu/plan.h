@@ -5,6 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define NETLATHE_MACHINE "CPU"
+
 /* DLTensor of dlpack.h. */
 typedef struct {
   void *data;

@@ -3,6 +3,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "net.h"
 #include "plan.h"
@@ -144,6 +145,12 @@ void netlathe_destroy(netlathe *instance) {
   free(instance);
 }
 
+static double now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 static bool call_kernels(netlathe *instance, const float *input, float *output, netlathe_after_step *after,
                          void *context) {
   const netlathe_plan *plan = instance->plan;
@@ -155,15 +162,15 @@ static bool call_kernels(netlathe *instance, const float *input, float *output, 
   for (unsigned i = 0; i < plan->step_count; i++) {
     const netlathe_step *step = &plan->steps[i];
     netlathe_any result = {0};
+    double start = after != NULL ? now() : 0.0;
     if (step->kernel(NULL, arguments, (int32_t)step->count, &result) != 0) return false;
-    if (after != NULL) after(context, i);
+    if (after != NULL) after(context, i, now() - start);
     arguments += step->count;
   }
   return true;
 }
 
-int netlathe_run_profiled(netlathe *instance, const float *input, float *output, netlathe_after_step *after,
-                          void *context) {
+static int run(netlathe *instance, const float *input, float *output, netlathe_after_step *after, void *context) {
   if (instance == NULL || input == NULL || output == NULL) return NETLATHE_BAD_ARGUMENT;
   if (atomic_flag_test_and_set_explicit(&instance->running, memory_order_acquire)) return NETLATHE_BUSY;
   /* Kernels load and store whole vectors. */
@@ -182,7 +189,15 @@ int netlathe_run_profiled(netlathe *instance, const float *input, float *output,
 }
 
 int netlathe_run(netlathe *instance, const float *input, float *output) {
-  return netlathe_run_profiled(instance, input, output, NULL, NULL);
+  return run(instance, input, output, NULL, NULL);
+}
+
+int netlathe_run_timed(netlathe *instance, const float *input, float *output, double *seconds,
+                       netlathe_after_step *after, void *context) {
+  double start = now();
+  int status = run(instance, input, output, after, context);
+  *seconds = now() - start;
+  return status;
 }
 
 const char *netlathe_message(int status) {

@@ -1,8 +1,24 @@
 #include "evict.h"
 
+#include <stdlib.h>
+
 #include "system.h"
 
 enum { CACHE_LINE = 32 }; /* the shortest there is */
+
+struct netlathe_evictor {
+  size_t bytes;
+  uint64_t cpu_mask;
+  unsigned char buffer[];
+};
+
+netlathe_evictor *netlathe_evictor_create(size_t bytes, uint64_t cpu_mask) {
+  netlathe_evictor *made = calloc(1, sizeof *made + bytes);
+  if (made != NULL) made->bytes = bytes, made->cpu_mask = cpu_mask;
+  return made;
+}
+
+void netlathe_evictor_destroy(netlathe_evictor *evictor) { free(evictor); }
 
 static void touch(volatile unsigned char *bytes, size_t count) {
   for (size_t i = 0; i < count; i += CACHE_LINE) bytes[i] += 1;
@@ -21,7 +37,7 @@ void netlathe_evict(const netlathe_evictor *evictor, float *input, size_t count)
     for (unsigned turn = 0; turn < cpus; turn++, left &= left - 1) {
       if (cpus > 1) netlathe_bind(left & -left);
       if (input_too) touch_share(input, count, turn, cpus);
-      else touch(evictor->buffer, evictor->bytes);
+      else touch((unsigned char *)(uintptr_t)evictor->buffer, evictor->bytes);
     }
   }
   if (cpus > 1) netlathe_bind(mask & -mask);

@@ -1,0 +1,98 @@
+"""The plain C form for GPUs: compiled for real ones, and run whole on a CPU, driver and all."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from targets.cuda_compiler import find_cuda_compiler
+from targets.gpus import GPUS
+from targets.target import DType
+from tvm_latency.expected import expected_output
+from tvm_latency.gpu_network import compile_for_gpu
+from tvm_latency.standalone.write import NETBENCH, SelfTest, probe_input, write_standalone
+
+pytestmark = pytest.mark.compiles
+H100 = GPUS[-1]
+SIZE = 34
+
+
+@pytest.fixture(scope="module", params=["float32", "float16"])
+def program(
+    request: pytest.FixtureRequest,
+    cuda_on_cpu: Any,
+    mobile_network: Callable[[int], onnx.ModelProto],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Netbench of a network with a kernel of every kind, with a driver for this CPU."""
+    dtype: DType = request.param
+    model, folder = mobile_network(SIZE), tmp_path_factory.mktemp("artefact")
+    network = compile_for_gpu(model, H100.with_dtype(dtype), dtype, cuda_on_cpu)
+    expected = expected_output(model, probe_input((1, 3, SIZE, SIZE)))
+    allowed = (1e-4 if dtype == "float32" else 2e-2) * float(np.abs(expected).max())
+    write_standalone(network, folder, "a test", SelfTest(expected, allowed))
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(cuda_on_cpu.driver())}
+
+    def run(*options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        words, given = [str(folder / NETBENCH), *options], {**environment, **variables}
+        return subprocess.run(words, env=given, capture_output=True, text=True, check=False, timeout=120)
+
+    return run
+
+
+def test_netbench_computes_what_numpy_does(program: Callable[..., Any]) -> None:
+    done = program("--json", "--num_runs=3", "--min_secs=0", "--samples", "--evict_bytes=4096")
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    found = json.loads(done.stdout)
+    assert found["same_top1"]
+    assert len(found["samples_s"]) == 3
+    assert min(found["samples_s"]) > 0.0
+
+
+def test_a_profile_has_every_kernel_and_adds_up(program: Callable[..., Any]) -> None:
+    found = json.loads(program("--json", "--num_runs=3", "--min_secs=0", "--profile").stdout)
+    kinds = {operator["name"].partition("_n1")[0] for operator in found["operators"]}
+    assert {"dense_conv", "depthwise", "product", "mean_pool"} <= kinds
+    total = sum(operator["mean_ms"] for operator in found["operators"])
+    assert total == pytest.approx(found["mean_ms"], rel=0.5)
+
+
+def test_a_machine_without_such_a_gpu_is_refused_with_a_sentence(program: Callable[..., Any]) -> None:
+    without = program(LD_LIBRARY_PATH="")
+    assert without.returncode == 3
+    assert "this machine lacks an NVIDIA GPU with its driver, which the network was compiled for" in without.stderr
+    assert program(CUDA_ON_CPU_NO_DEVICE="1").returncode == 3
+    for other, returned in (("86", 3), ("100", 3), ("90", 0)):
+        assert program("--num_runs=0", CUDA_ON_CPU_CAPABILITY=other).returncode == returned
+    assert "compute capability 9.0 (its own has 8.6)" in program(CUDA_ON_CPU_CAPABILITY="86").stderr
+
+
+def test_a_wrong_answer_is_refused(
+    cuda_on_cpu: Any, mobile_network: Callable[[int], onnx.ModelProto], tmp_path: Path
+) -> None:
+    network = compile_for_gpu(mobile_network(8), H100, compiler=cuda_on_cpu)
+    write_standalone(network, tmp_path, "a test", SelfTest(np.full(10, 1e3, np.float32), 1.0))
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(cuda_on_cpu.driver())}
+    done = subprocess.run([tmp_path / NETBENCH], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "the output is off by" in done.stderr
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
+def test_machine_code_is_for_the_architecture(mobile_network: Callable[[int], onnx.ModelProto], arch: str) -> None:
+    """By the ELF header: `e_machine` 190 is CUDA, and flags have the architecture."""
+    network = compile_for_gpu(mobile_network(32), replace(H100, mcpu=arch), compiler=find_cuda_compiler())
+    for kernel in network.kernels.values():
+        assert kernel.code[:4] == b"\x7fELF"
+        assert int.from_bytes(kernel.code[18:20], "little") == 190
+        assert kernel.code[48] == int(arch.removeprefix("sm_"))
