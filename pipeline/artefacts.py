@@ -39,7 +39,7 @@ from targets.emulator import launcher
 from targets.registry import TARGETS, get_target
 from targets.runner import Timing
 from targets.runners import find_runner
-from targets.target import EMULATED, LOCAL, DType, Target, TargetError
+from targets.target import AWAY, EMULATED, LOCAL, DType, Target, TargetError
 from tvm_latency.fallback import FallbackSettings, tune_fallbacks
 from tvm_latency.loaded import LoadedNetwork
 from tvm_latency.lower import Lowered
@@ -93,8 +93,9 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
     machine, weights = find_machine(target, threads, dtype), weight_type(weights, dtype)
     here = machine.runner == LOCAL
     if count and machine.runner != EMULATED:
-        raise TargetError(f"--count has an emulator count instructions, and {target} is measured. Leave it out.")
-    if machine.runner != EMULATED or count:
+        raise TargetError(f"--count has an emulator count instructions, and none counts for {target}. Leave it out.")
+    measured = machine.runner not in (EMULATED, AWAY)
+    if measured or count:
         require_runnable(machine)
     if tune_fallback and not here:
         raise TargetError(f"--tune-fallback measures, and {target} is another machine. Leave it out.")
@@ -125,7 +126,7 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
         self_test(folder, machine, against, weights)
     else:
         verification = self_test(folder, machine, against, weights)
-    if machine.runner != EMULATED:
+    if measured:
         answers = {}
         if not here and find_runner(machine).form == "library":
             write_answer(folder / ANSWER, reference, found.model, allowed)

@@ -83,6 +83,11 @@ def calibrate_space(
         CalibrationError: too little could be measured.
         RunnerError: nothing can be run for the target.
     """
+    if target.kind == "cuda":
+        raise calibrating.CalibrationError(
+            f"Networks can be compiled for {target.machine} and measured there, but there is no cost model for GPUs "
+            "yet. Calibrate a CPU."
+        )
     random = Random(seed)
     drawn = dict.fromkeys(space.random_architecture(random) for _ in range(plan.fit_networks + plan.test_networks))
     networks = [stored_as(net.op_specs(), weights) for net in drawn]

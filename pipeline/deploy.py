@@ -18,7 +18,7 @@ from pipeline.files import sha256, write_atomically, write_json
 from pipeline.plain_c import PLAIN_C
 from targets.runner import Timing
 from targets.target import EMULATED, LOCAL, Target
-from tvm_latency.build import Compiled, compile_onnx
+from tvm_latency.compiled import CompiledNetwork, compile_network
 from tvm_latency.lower import Lowered
 from tvm_latency.opspec import WeightType
 from tvm_latency.schedules import SCHEDULE_VERSION
@@ -48,11 +48,11 @@ def build(
     folder: Path,
     weights: WeightType = "float32",
     finish: Callable[[Lowered], Lowered] | None = None,
-    also: Callable[[Compiled], None] | None = None,
+    also: Callable[[CompiledNetwork], None] | None = None,
 ) -> Build:
     """Compile `model` into `folder`: `model.so` with its weights stored as `weights`, and `model.onnx` as it was given.
 
-    finish: as for `compile_onnx`; also: writes more of what was compiled.
+    finish: as for `compile_network`; also: writes more of what was compiled.
 
     The manifest of an earlier artefact goes first, so that whatever happens none describes files of another.
 
@@ -61,7 +61,7 @@ def build(
         ToolchainError: nothing here links for the target.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    compiled = compile_onnx(model, target, weights, finish)
+    compiled = compile_network(model, target, weights, finish)
     (folder / MANIFEST).unlink(missing_ok=True)
     compiled.export(folder / f".new-{LIBRARY}").replace(folder / LIBRARY)
     write_atomically(folder / MODEL, model.SerializeToString(deterministic=True))

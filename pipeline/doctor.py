@@ -18,7 +18,9 @@ from packaging.requirements import Requirement
 from pipeline.disk import NEEDED_BYTES
 from pipeline.errors import expected_errors, sentence
 from targets.boards import BOARDS
+from targets.cuda_compiler import find_cuda_compiler
 from targets.emulator import launcher
+from targets.gpus import GPUS
 from targets.toolchain import ToolchainError, find_toolchain
 
 _PACKAGE_PARENT = Path(__file__).resolve().parents[1]
@@ -39,6 +41,7 @@ def examine(folder: Path) -> Iterator[Check]:
     free = shutil.disk_usage(folder).free
     yield Check("disk", free >= NEEDED_BYTES, f"{free / 2**30:.1f} GB free; a run needs {NEEDED_BYTES / 2**30:.1f} GB")
     yield _elsewhere()
+    yield _gpus()
     loading = _loads("tvm")
     yield loading
     if loading.ok:
@@ -84,6 +87,14 @@ def _elsewhere() -> Check:
             "other machines", True, f"compilers for {', '.join(boards)}; emulators for {emulated}; adb and ssh"
         )
     return Check("other machines", True, "; ".join(f"{what}: `{line}`" for what, line in missing.items()))
+
+
+def _gpus() -> Check:
+    """Nor does anybody have to compile for GPUs."""
+    try:
+        return Check("GPUs", True, f"{find_cuda_compiler().version} compiles for {', '.join(gpu.name for gpu in GPUS)}")
+    except ToolchainError as error:
+        return Check("GPUs", True, f"no compiler of CUDA: `{error.install}`")
 
 
 def _loads(module: str) -> Check:

@@ -17,8 +17,8 @@ from targets.emulator import ProgramError, launcher, run_program
 from targets.runner import Timing
 from targets.target import EMULATED, Target
 from targets.toolchain import ToolchainError
-from tvm_latency.build import Compiled
 from tvm_latency.code_store import cache_folder, kept
+from tvm_latency.compiled import CompiledNetwork
 from tvm_latency.opspec import WeightType
 from tvm_latency.standalone.write import (
     HEADER,
@@ -38,7 +38,12 @@ KEPT_BYTES = 2**20
 
 
 def write_plain_c(
-    compiled: Compiled, folder: Path, net: str, reference: Inference, tolerance: float, say: Callable[[str], None]
+    compiled: CompiledNetwork,
+    folder: Path,
+    net: str,
+    reference: Inference,
+    tolerance: float,
+    say: Callable[[str], None],
 ) -> None:
     """Write `libnet.a`, `net.h` and `netbench`, in place of older ones; say why, where there can be none.
 

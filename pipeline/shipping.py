@@ -32,7 +32,7 @@ from targets.runner import Timing
 from targets.runners import find_runner
 from targets.target import LOCAL, Target
 from targets.unit import MILLISECONDS, Unit
-from tvm_latency.build import Compiled
+from tvm_latency.compiled import CompiledNetwork
 from tvm_latency.loaded import LoadedNetwork
 
 REPORT = "report.html"
@@ -120,7 +120,7 @@ def _built(context: RunContext, target: Target) -> Result:
     return result
 
 
-def _plain_c(context: RunContext, role: str, folder: Path, model: onnx.ModelProto, compiled: Compiled) -> None:
+def _plain_c(context: RunContext, role: str, folder: Path, model: onnx.ModelProto, compiled: CompiledNetwork) -> None:
     allowed = tolerance(model, context.config.weights, context.config.dtype)
     reference = pytorch(_trained(context, role))
     write_plain_c(compiled, folder, context.networks[role].name, reference, allowed, context.say)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from targets.target import EMULATED, Target
+from targets.target import AWAY, EMULATED, Target
 
 _KIB, _MIB = 1 << 10, 1 << 20
 
@@ -137,8 +137,9 @@ BOARDS: tuple[Target, ...] = (
     ),
     _aarch64(
         # Its Firestorm cores, by `sysctl hw.perflevel0` and Apple's CPU Optimization Guide: 128 KiB, and 12 MiB for all
-        # four. The 8 MiB of the whole chip are fewer. Code only: nothing here runs it.
+        # four. The 8 MiB of the whole chip are fewer.
         name="apple-m1",
+        runner=AWAY,
         cpu_model="Apple M1",
         mtriple="arm64-apple-macos12",
         mcpu="apple-m1",

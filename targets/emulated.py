@@ -53,11 +53,6 @@ class EmulatedRunner:
 
     def __init__(self, target: Target, deadline_s: float = 30.0, caches: bool = False) -> None:
         before = launcher(target)
-        if target.code_only:
-            raise RunnerError(
-                f"{target.name} is not this machine, and nothing emulates it. Run its netbench there, or measure by "
-                "TVM's RPC: --runner rpc:HOST:PORT."
-            )
         if not before:
             raise RunnerError(
                 f"{target.name} is not this machine. Say how it can be reached: --runner adb, --runner ssh:USER@HOST, "

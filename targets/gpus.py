@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from targets.target import EMULATED, Target
+from targets.target import AWAY, Target
 
 _KIB, _MIB = 1 << 10, 1 << 20
 
@@ -22,7 +22,7 @@ _cuda = partial(
     l3_bytes=0,
     float16=(),
     toolchain="cuda",
-    runner=EMULATED,
+    runner=AWAY,
 )
 
 GPUS: tuple[Target, ...] = (

@@ -1,4 +1,4 @@
-"""The targets that have a name: this machine, and those of `targets.boards`."""
+"""The targets that have a name: this machine, and those of `targets.boards` and `targets.gpus`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from targets.boards import BOARDS
+from targets.gpus import GPUS
 from targets.host import Host, detect_host
 from targets.runners import with_runner
 from targets.target import Target, TargetError
@@ -53,15 +54,15 @@ def _x86(host: Host) -> Target:
     return _x86_code(host, "x86", host.llvm_cpu, host.vector_bits, hidden, host.float16)
 
 
-def _board(board: Target, _: Host) -> Target:
-    return board
+def _elsewhere(machine: Target, _: Host) -> Target:
+    return machine
 
 
 TARGETS: dict[str, Callable[[Host], Target]] = {
     "x86": _x86,
     "x86-64-v3": lambda host: _x86_code(host, "x86-64-v3", "x86-64-v3", 256),
     "x86-64-v4": lambda host: _x86_code(host, "x86-64-v4", "x86-64-v4", 512),
-    **{board.name: partial(_board, board) for board in BOARDS},
+    **{machine.name: partial(_elsewhere, machine) for machine in (*BOARDS, *GPUS)},
 }
 
 

@@ -17,7 +17,7 @@ from targets.remote import RemoteRunner
 from targets.rpc import RpcRunner
 from targets.runner import Runner, RunnerError
 from targets.shell import RemoteShell
-from targets.target import EMULATED, LOCAL, Target, TargetError
+from targets.target import AWAY, EMULATED, LOCAL, Target, TargetError
 
 DEADLINE_S = 30.0
 # Until adb has started its server and answered.
@@ -84,6 +84,13 @@ def _emulated(target: Target, address: str, deadline_s: float) -> Runner:
     return EmulatedRunner(target, deadline_s)
 
 
+def _away(target: Target, address: str, deadline_s: float) -> Runner:
+    raise RunnerError(
+        f"{target.name} is not this machine, and nothing emulates it. Run its netbench there, or say how it can be "
+        f"reached: --runner {', or --runner '.join(target.ways)}."
+    )
+
+
 RUNNERS: dict[str, Callable[[Target, str, float], Runner]] = {
     LOCAL: _local,
     "ssh": _ssh,
@@ -91,6 +98,7 @@ RUNNERS: dict[str, Callable[[Target, str, float], Runner]] = {
     "bundle": _bundle,
     "rpc": _rpc,
     EMULATED: _emulated,
+    AWAY: _away,
 }
 
 
@@ -115,17 +123,17 @@ def with_runner(target: Target, runner: str) -> Target:
         RunnerError: no phone, or more than one, is connected, and none was named.
     """
     kind, _, address = runner.partition(":")
-    ways = [name for name in RUNNERS if name != EMULATED]
+    ways = [name for name in RUNNERS if name not in (EMULATED, AWAY)]
     if kind not in ways:
         close = difflib.get_close_matches(kind, ways)
         meant = f"Did you mean {' or '.join(close)}? " if close else ""
         raise TargetError(
             f"Unknown runner {kind!r}. {meant}There are: {', '.join(ways)}. A board without one is emulated."
         )
-    if target.code_only and kind != "rpc":
+    if kind not in {way.partition(":")[0] for way in target.ways}:
         raise TargetError(
-            f"The runner {kind} measures on Linux and Android, and {target.name} is neither. Run its netbench there, "
-            "or measure by TVM's RPC: --runner rpc:HOST:PORT."
+            f"The runner {kind} does not measure on {target.name}. Run its netbench there, or measure by one that "
+            f"does: --runner {', or --runner '.join(target.ways)}."
         )
     # Under one name there is one machine, wherever the command is given.
     if kind == "adb" and not address:

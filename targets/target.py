@@ -10,8 +10,8 @@ from targets.unit import EMULATED_INSTRUCTIONS, MILLISECONDS, Unit
 
 TargetKind = Literal["x86", "arm", "riscv", "cuda"]
 
-LOCAL, EMULATED = "local", "emulated"
-"""Runners of machines that nobody says how to reach: this one, and one that is only emulated."""
+LOCAL, EMULATED, AWAY = "local", "emulated", "away"
+"""Runners of machines that nobody says how to reach: this one, one that is emulated, one that nothing here runs."""
 
 DType = Literal["float32", "float16"]
 """What numbers are computed and passed on as."""
@@ -82,9 +82,13 @@ class Target:
         return self.name.partition("@")[0]
 
     @property
-    def code_only(self) -> bool:
-        """Whether what measures on Linux and Android cannot on this system, and nothing emulates it."""
-        return "linux" not in self.mtriple
+    def ways(self) -> tuple[str, ...]:
+        """How to ask for each runner that can measure there."""
+        if self.kind == "cuda":
+            return "ssh:USER@HOST", "bundle:FOLDER"
+        if "linux" not in self.mtriple:
+            return ("rpc:HOST:PORT",)
+        return LOCAL, "adb", "ssh:USER@HOST", "rpc:HOST:PORT", "bundle:FOLDER"
 
     @property
     def unit(self) -> Unit:
@@ -108,7 +112,7 @@ class Target:
         machine = f"{self.kind} {self.cpu_model} ({self.cores} cores, {caches} KiB)"
         code = f"code {self.mcpu}{''.join(self.features)} threads {self.threads}"
         numbers = f" in {self.dtype}" if self.dtype != "float32" else ""
-        via = f" via {self.runner}" if self.runner != LOCAL else ""
+        via = f" via {self.runner}" if self.runner not in (LOCAL, AWAY) else ""
         return f"{machine} {code}{numbers}{via}"
 
     def with_threads(self, threads: int) -> Target:

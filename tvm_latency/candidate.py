@@ -9,7 +9,7 @@ import numpy as np
 
 from targets.runner import Form
 from targets.target import Target
-from tvm_latency.build import compile_onnx
+from tvm_latency.compiled import compile_network
 from tvm_latency.expected import expected_output
 from tvm_latency.onnx_graph import input_shape, network_graph
 from tvm_latency.opspec import OpSpec
@@ -32,7 +32,7 @@ def build_candidate(ops: Sequence[OpSpec], target: Target, form: Form, path: Pat
         LoweringError, StandaloneError, ToolchainError: it cannot be built.
     """
     model, first = network_graph(ops), ops[0]
-    compiled = compile_onnx(model, target, first.dtype)
+    compiled = compile_network(model, target, first.dtype)
     tolerance = HALF_TOLERANCE if target.dtype == "float16" else TOLERANCE[first.dtype]
     if form == "program":
         expected = expected_output(model, probe_input(input_shape(first)))

@@ -13,8 +13,8 @@ from tvm_ffi import structural_walk
 from targets.target import Target
 
 _AXES = ("x", "y", "z")
-# The pass after which a host function unpacks its operands and does not name them any more, and those that come after it:
-# no kernel has numbers of these types.
+# The pass after which a host function unpacks its operands and does not name them any more, and two that need it: no
+# kernel has numbers of these types.
 _LEFT_OUT = ("tirx.MakePackedAPI", "tirx.FP8StorageLegalize", "tirx.BF16StorageLegalize")
 _DYNAMIC_SHARED = "tirx.use_dyn_shared_memory"
 

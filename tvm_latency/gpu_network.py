@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -36,12 +37,24 @@ class GpuKernel:
 
 @dataclass(frozen=True)
 class GpuNetwork:
-    """A compiled network. kernels: by the names that the plan calls them."""
+    """A compiled network. code: by the names of the functions that the plan calls."""
 
     plan: NetworkPlan
-    kernels: Mapping[str, GpuKernel]
+    code: Mapping[str, GpuKernel]
     target: Target
+    kernels: tuple[str, ...]
     fallbacks: tuple[str, ...]
+
+    def export(self, path: Path) -> Path:
+        """Link everything, weights included, into one shared library, whose `main` takes tensors of the GPU.
+
+        Raises:
+            StandaloneError: the network has not one float32 input and output.
+            ToolchainError: no linker, or it failed.
+        """
+        from tvm_latency.standalone.gpu_library import write_gpu_library
+
+        return write_gpu_library(self, path)
 
 
 def compile_for_gpu(
@@ -70,8 +83,8 @@ def compile_for_gpu(
         module = _scheduled(lowered.module, target)
         functions = {var.name_hint: f for var, f in module.functions_items()}
         compiled = pool.map(partial(_kernel, functions, target, compiler), called)
-        kernels = dict(zip(called, compiled, strict=True))
-    return GpuNetwork(lowered.plan, kernels, target, lowered.fallbacks)
+        code = dict(zip(called, compiled, strict=True))
+    return GpuNetwork(lowered.plan, code, target, lowered.kernels, lowered.fallbacks)
 
 
 def _scheduled(module: Any, target: Target) -> Any:

@@ -59,8 +59,14 @@ def test_what_is_wrong_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TargetError, match=r"Unknown runner 'emulated'\. .* A board without one is emulated\."):
         get_target("raspberry-pi-4@emulated")
     for runner in ("ssh:mac", "local", "bundle"):
-        with pytest.raises(TargetError, match=r"measures on Linux and Android, and apple-m1 is neither\. .*rpc:HOST"):
+        with pytest.raises(TargetError, match=r"does not measure on apple-m1\. .*--runner rpc:HOST:PORT\."):
             get_target(f"apple-m1@{runner}")
+    for runner in ("adb", "rpc:here:1"):
+        with pytest.raises(TargetError, match=r"does not measure on cuda-sm90\. .* ssh:USER@HOST, or .* bundle:FOLDER"):
+            get_target(f"cuda-sm90@{runner}")
+    for machine in ("apple-m1", "cuda-sm80"):
+        with pytest.raises(RunnerError, match=r"is not this machine, and nothing emulates it\. Run its netbench there"):
+            find_runner(get_target(machine))
     assert get_target("apple-m1@rpc:127.0.0.1:9090").runner == "rpc:127.0.0.1:9090"
     with pytest.raises(RunnerError, match="raspberry-pi-4@local cannot run on this machine"):
         find_runner(get_target("raspberry-pi-4@local"))

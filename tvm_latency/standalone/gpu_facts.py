@@ -22,7 +22,7 @@ def write_code(network: GpuNetwork, folder: Path) -> list[Path]:
 def facts(network: GpuNetwork, plan: NetworkPlan) -> dict[str, Any]:
     """What templates for GPUs say."""
     starts, _ = _code(network)
-    steps = [(step, network.kernels[step.kernel]) for step in plan.steps]
+    steps = [(step, network.code[step.kernel]) for step in plan.steps]
     launches = [
         {
             "function": launch.function,
@@ -51,7 +51,7 @@ def facts(network: GpuNetwork, plan: NetworkPlan) -> dict[str, Any]:
 def _code(network: GpuNetwork) -> tuple[dict[str, int], bytes]:
     """Where in all code each kernel's begins, and all of it."""
     starts, code = dict[str, int](), bytearray()
-    for name, kernel in network.kernels.items():
+    for name, kernel in network.code.items():
         starts[name] = len(code)
         code += kernel.code + bytes(-len(kernel.code) % _ALIGNMENT)
     return starts, bytes(code)

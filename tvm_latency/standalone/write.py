@@ -19,8 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from targets.toolchain import Toolchain, find_toolchain
-from tvm_latency.build import Compiled
-from tvm_latency.gpu_network import GpuNetwork
+from tvm_latency.compiled import CompiledNetwork
 from tvm_latency.network_plan import NetworkPlan, Operand
 from tvm_latency.standalone import cpu_facts, gpu_facts
 
@@ -31,8 +30,6 @@ PROGRAM = ("netbench.c", "evict.c", "expected.c")
 _TEMPLATES = Environment(
     loader=PackageLoader("tvm_latency", "standalone"), undefined=StrictUndefined, keep_trailing_newline=True
 )
-
-Network = Compiled | GpuNetwork
 
 
 class StandaloneError(ValueError):
@@ -54,7 +51,7 @@ def probe_input(shape: Sequence[int]) -> NDArray[np.float32]:
     return numbers.reshape(shape)
 
 
-def write_standalone(compiled: Network, folder: Path, title: str, test: SelfTest) -> None:
+def write_standalone(compiled: CompiledNetwork, folder: Path, title: str, test: SelfTest) -> None:
     """Write `libnet.a`, `net.h` and `netbench` into `folder`.
 
     Raises:
@@ -72,7 +69,7 @@ def write_standalone(compiled: Network, folder: Path, title: str, test: SelfTest
     (folder / NETBENCH).chmod(0o755)
 
 
-def write_netbench(compiled: Network, path: Path, test: SelfTest) -> None:
+def write_netbench(compiled: CompiledNetwork, path: Path, test: SelfTest) -> None:
     """Write `netbench` alone: the same bytes for the same network, whatever the file is called.
 
     Raises:
@@ -86,7 +83,7 @@ def write_netbench(compiled: Network, path: Path, test: SelfTest) -> None:
 
 
 def _compiled_sources(
-    compiled: Network, toolchain: Toolchain, work: Path, title: str, test: SelfTest
+    compiled: CompiledNetwork, toolchain: Toolchain, work: Path, title: str, test: SelfTest
 ) -> tuple[list[Path], list[Path]]:
     """The object files of `libnet.a`, and those of netbench beside them."""
     library, program = write_sources(compiled, work, title, test), [work / name for name in PROGRAM]
@@ -94,14 +91,14 @@ def _compiled_sources(
     return [file.with_suffix(".o") for file in library], [file.with_suffix(".o") for file in program]
 
 
-def write_sources(compiled: Network, folder: Path, title: str, test: SelfTest) -> list[Path]:
+def write_sources(compiled: CompiledNetwork, folder: Path, title: str, test: SelfTest) -> list[Path]:
     """Write what `libnet.a` and netbench are made of; the files of the library, of which the kernels are compiled.
 
     Raises:
         StandaloneError: see `write_standalone`.
     """
     plan = _checked(compiled.plan)
-    machine, facts_of = ("cuda", gpu_facts) if isinstance(compiled, GpuNetwork) else ("cpu", cpu_facts)
+    machine, facts_of = ("cuda", gpu_facts) if compiled.target.kind == "cuda" else ("cpu", cpu_facts)
     # It stands in comments and in a string of C.
     facts = {"title": re.sub(r"[^\w@.,:+ -]", "_", title), **_facts(plan, test), **facts_of.facts(compiled, plan)}
     for file in (*SOURCES.iterdir(), *(SOURCES / machine).iterdir()):
@@ -114,7 +111,7 @@ def write_sources(compiled: Network, folder: Path, title: str, test: SelfTest) -
     return [*facts_of.write_code(compiled, folder), *(folder / name for name in (*facts_of.RUNTIME, *COMMON))]
 
 
-def input_of(compiled: Network) -> Operand:
+def input_of(compiled: CompiledNetwork) -> Operand:
     """The one tensor that the network takes.
 
     Raises:

@@ -19,3 +19,4 @@ inline bool __hgt(__half a, __half b) { return a.value > b.value; }
 inline bool __hlt(__half a, __half b) { return a.value < b.value; }
 inline float __half2float(__half a) { return (float)a.value; }
 inline __half __float2half(float a) { return __half(a); }
+inline __half __float2half_rn(float a) { return __half(a); }

@@ -1,7 +1,7 @@
 // The device functions of a text of CUDA C++, run on a CPU. Include it before the text, and say LAUNCHED(function) after.
 //
-// The threads of a block are coroutines that change places at barriers only; in the reverse order, too, so that what
-// needs a barrier and lacks one gives another result. Shared memory is NaN when a block begins.
+// The threads of a block are coroutines that change places at barriers and matrix products only; in the reverse order,
+// too, so that what needs a barrier and lacks one gives another result. Shared memory is NaN when a block begins.
 #pragma once
 
 #include <math.h>
@@ -13,6 +13,8 @@
 
 #include <utility>
 #include <vector>
+
+#include "cuda_fp16.h"
 
 #define __global__
 #define __device__
@@ -62,16 +64,36 @@ struct Thread {
   std::vector<char> stack;
 };
 
+// Threads wait until so many have arrived.
+struct Barrier {
+  unsigned arrived, generation;
+};
+
+// What a matrix product of a warp reads of each of its threads.
+struct Fragments {
+  const __half *a_top, *a_bottom, *b;
+};
+
 static ucontext_t scheduler;
 static std::vector<Thread> threads;
 static Thread *running;
 static void (*body)(void **);
 static void **arguments;
-static unsigned waiting;
+static Barrier of_block, of_warps[32];
+static Fragments fragments[1024];
+static unsigned long progress; // barriers that were passed, and threads that ended
 
 static void enter() {
   body(arguments);
   running->ended = true;
+  progress++;
+}
+
+static void wait(Barrier &barrier, size_t count) {
+  unsigned generation = barrier.generation;
+  if (++barrier.arrived == count) barrier.arrived = 0, barrier.generation++, progress++;
+  while (barrier.generation == generation) swapcontext(&running->context, &scheduler);
+  threadIdx = running->index;
 }
 
 static void start(Thread &thread) {
@@ -82,12 +104,12 @@ static void start(Thread &thread) {
   makecontext(&thread.context, enter, 0);
 }
 
-// Every thread up to its next barrier or its end, until all have ended.
+// Every thread as far as it gets, again and again, until all have ended.
 static void run_block(bool reversed) {
   if (__start_shared_memory) memset(__start_shared_memory, 0xff, __stop_shared_memory - __start_shared_memory);
   for (Thread &thread : threads) start(thread);
   for (size_t ended = 0; ended < threads.size();) {
-    waiting = 0;
+    unsigned long before = progress;
     ended = 0;
     for (size_t i = 0; i < threads.size(); i++) {
       running = &threads[reversed ? threads.size() - 1 - i : i];
@@ -95,8 +117,8 @@ static void run_block(bool reversed) {
       if (!running->ended) swapcontext(&scheduler, &running->context);
       ended += running->ended;
     }
-    if (waiting > 0 && ended > 0) {
-      fprintf(stderr, "%zu threads of a block ended where %u wait for them.\n", ended, waiting);
+    if (before == progress) {
+      fprintf(stderr, "%zu threads of a block wait for %zu that have ended.\n", threads.size() - ended, ended);
       abort();
     }
   }
@@ -132,10 +154,26 @@ struct Unpacked<function> {
 
 }  // namespace cuda_on_cpu
 
-inline void __syncthreads() {
-  cuda_on_cpu::waiting++;
-  swapcontext(&cuda_on_cpu::running->context, &cuda_on_cpu::scheduler);
-  threadIdx = cuda_on_cpu::running->index;
+inline void __syncthreads() { cuda_on_cpu::wait(cuda_on_cpu::of_block, cuda_on_cpu::threads.size()); }
+
+// mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32, by the layout of fragments in PTX ISA, "Matrix Fragments for
+// mma.m16n8k16": of rows g and g + 8 a thread has the terms 2 t, 2 t + 1, 2 t + 8 and 2 t + 9, of the columns 2 t and
+// 2 t + 1 both rows' sums.
+inline void netlathe_mma(float *top, float *bottom, const __half *a_top, const __half *a_bottom, const __half *b) {
+  using namespace cuda_on_cpu;
+  unsigned number = running - threads.data(), lane = number % 32, first = number - lane;
+  fragments[number] = {a_top, a_bottom, b};
+  wait(of_warps[number / 32], 32);
+  for (unsigned term = 0; term < 16; term++) {
+    unsigned t = term % 8 / 2, at = term % 2 + term / 8 * 2;
+    const Fragments &row = fragments[first + lane / 4 * 4 + t];
+    for (unsigned c = 0; c < 2; c++) {
+      float weight = fragments[first + (lane % 4 * 2 + c) * 4 + t].b[at];
+      top[c] += (float)row.a_top[at] * weight;
+      bottom[c] += (float)row.a_bottom[at] * weight;
+    }
+  }
+  wait(of_warps[number / 32], 32);
 }
 
 #define LAUNCHED(function)                                                                                  \

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import tvm
+from tvm.runtime.vm import VirtualMachine
 
 from targets.cuda_compiler import find_cuda_compiler
 from targets.gpus import GPUS
@@ -92,7 +95,69 @@ def test_a_wrong_answer_is_refused(
 def test_machine_code_is_for_the_architecture(mobile_network: Callable[[int], onnx.ModelProto], arch: str) -> None:
     """By the ELF header: `e_machine` 190 is CUDA, and flags have the architecture."""
     network = compile_for_gpu(mobile_network(32), replace(H100, mcpu=arch), compiler=find_cuda_compiler())
-    for kernel in network.kernels.values():
+    for kernel in network.code.values():
         assert kernel.code[:4] == b"\x7fELF"
         assert int.from_bytes(kernel.code[18:20], "little") == 190
         assert kernel.code[48] == int(arch.removeprefix("sm_"))
+
+
+CALL = """
+import ctypes, sys
+import numpy as np
+
+class Tensor(ctypes.Structure):
+    _fields_ = [
+        ("data", ctypes.c_void_p), ("device_type", ctypes.c_int32), ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32), ("code", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)), ("strides", ctypes.c_void_p), ("byte_offset", ctypes.c_uint64),
+    ]
+
+class Any(ctypes.Structure):
+    _fields_ = [("type_index", ctypes.c_int32), ("padding", ctypes.c_uint32), ("pointer", ctypes.c_void_p)]
+
+def tensor(array, device):
+    shape = (ctypes.c_int64 * array.ndim)(*array.shape)
+    return Tensor(array.ctypes.data, device, 0, array.ndim, 2, 32, 1, shape, None, 0)
+
+def aligned(array):
+    room = np.empty(array.nbytes + 64, np.uint8)
+    start = -room.ctypes.data % 64
+    inside = room[start : start + array.nbytes].view(np.float32).reshape(array.shape)
+    inside[...] = array
+    return inside
+
+library, expected = ctypes.CDLL(sys.argv[1]), np.load(sys.argv[2])
+image, outputs = aligned(expected["image"]), [aligned(np.full((1, 10), np.nan, np.float32)) for _ in range(7)]
+for device, outputs in ((1, outputs[:1]), (2, outputs)):
+    # More buffers than graphs are kept, each twice.
+    for output in (*outputs, *outputs):
+        given = [tensor(image, device), tensor(output, device)]
+        arguments = (Any * 2)(*(Any(7, 0, ctypes.addressof(t)) for t in given))
+        status = library.__tvm_ffi_netlathe_network(None, arguments, 2, ctypes.byref(Any()))
+        assert status == (0 if device == 2 else -1), status
+        assert device == 1 or abs(output - expected["output"]).max() <= expected["tolerance"]
+        output[...] = np.nan
+"""
+
+
+def test_the_library_for_tvm_computes_the_same(
+    cuda_on_cpu: Any, mobile_network: Callable[[int], onnx.ModelProto], tmp_path: Path
+) -> None:
+    """As TVM's virtual machine calls it; what it refuses is not in the memory of a GPU."""
+    model = mobile_network(SIZE)
+    library = compile_for_gpu(model, H100, compiler=cuda_on_cpu).export(tmp_path / "model.so")
+    image = probe_input((1, 3, SIZE, SIZE))
+    output = expected_output(model, image)
+    tolerance = 1e-4 * np.abs(output).max()
+    np.savez(tmp_path / "expected.npz", image=image, output=output, tolerance=tolerance)
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(cuda_on_cpu.driver())}
+    words = [sys.executable, "-c", CALL, str(library), str(tmp_path / "expected.npz")]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_tvm_says_where_the_input_belongs(mobile_network: Callable[[int], onnx.ModelProto], tmp_path: Path) -> None:
+    library = compile_for_gpu(mobile_network(8), H100).export(tmp_path / "model.so")
+    machine = VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())
+    with pytest.raises(ValueError, match=r"make the virtual machine for tvm\.cuda\(0\)"):
+        machine["main"](tvm.runtime.tensor(np.zeros((1, 3, 8, 8), np.float32)))

@@ -20,14 +20,12 @@ from tvm_latency.schedules.gpu.grid import (
     grid,
     kernel_function,
     lanes_of,
-    loaded,
     part,
     registers,
-    shared,
-    wait_for_block,
     where,
     zeros,
 )
+from tvm_latency.schedules.gpu.parts import add_parts
 from tvm_latency.schedules.gpu.tiles import COLUMNS, ProductTile, product_tile
 from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, PackedArray, Spec, bias_size, packed
 from tvm_latency.schedules.loops import as_type
@@ -139,19 +137,10 @@ class _Nest:
             self.output.store(row, channel, COLUMNS, value)
 
     def _add_parts(self, acc: Any, thread: Any) -> None:
-        """All threads share what there is to add up and to store."""
         tile = self.tile
-        sums = shared(tile.parts, tile.block_rows, tile.block_columns)
-        for r, row, c, column in self._vectors():
-            copy(sums, [self.part, row, column], acc, [r, c], COLUMNS)
-        wait_for_block()
-        vectors = tile.block_rows * tile.block_columns // COLUMNS
-        for begin in range(0, vectors, tile.threads):
-            number = begin + thread
-            with where(number < vectors if begin + tile.threads > vectors else None):
-                row, vector = digits(number, tile.block_columns // COLUMNS)
-                column = vector * COLUMNS
-                total = loaded(sums, [0, row, column], COLUMNS)
-                with build.serial(tile.parts - 1) as other, build.unroll(COLUMNS) as c:
-                    build.buffer_store(total, total[c] + sums[other + 1, row, column + c], [c])
-                self._store(row, column, part(total, 0))
+
+        def put(sums: Any) -> None:
+            for r, row, c, column in self._vectors():
+                copy(sums, [self.part, row, column], acc, [r, c], COLUMNS)
+
+        add_parts((tile.parts, tile.block_rows, tile.block_columns), (thread, tile.threads), put, self._store)

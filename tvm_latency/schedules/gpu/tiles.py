@@ -11,6 +11,8 @@ from tvm_latency.schedules.kernel import ConvSpec
 
 # A thread loads and stores so many columns at once.
 COLUMNS = 4
+# A warp loads so many terms of a row at once for its matrix units, which begin an instruction in so many cycles.
+MATRIX_TERMS, MATRIX_CYCLES = 32, 2
 # Of one multiprocessor, from compute capability 8.0 on: CUDA C++ Programming Guide, "Compute Capabilities".
 THREADS, REGISTERS = 1536, 65536
 # Fused multiply-adds of 32 threads that begin in a cycle; bytes that level 1, and level 2, answer in one.
@@ -54,26 +56,76 @@ class ProductTile:
         return -(-m // self.block_rows) * -(-n // self.block_columns)
 
     def cycles(self, m: int, k: int, n: int, multiprocessors: int) -> float:
-        """About how long a product takes: the busiest multiprocessor's work, or one thread's waiting if that is longer.
-
-        Each turn of a thread's loop waits for what it loads, and those of other threads that are there fill the time.
-        """
-        blocks, warps = self.blocks(m, n), self.threads / 32
-        registers = self.rows * self.columns + COLUMNS * (self.rows + self.columns) + 24
-        together = max(1, min(THREADS // self.threads, REGISTERS // (registers * self.threads)))
-        of_one = -(-blocks // multiprocessors)
-        turns = -(-k // (COLUMNS * self.parts))
+        """About how long a product takes."""
+        warps, turns = self.threads / 32, -(-k // (COLUMNS * self.parts))
         multiply = turns * COLUMNS * self.rows * self.columns * warps / FMA_WARPS
         # The lanes of a warp read few rows, each of them 16 bytes, and many columns beside each other.
         lanes = min(32, self.column_threads)
         loads = turns * warps * (self.rows * max(1.0, 32 / lanes / 4) + self.columns * max(1.0, lanes * 16 / L1_BYTES))
         fetch = 4 * k * (self.block_rows + self.block_columns) / L2_BYTES
-        waves = -(-of_one // together)
-        adding = MEET_CYCLES + 4 * self.parts if self.parts > 1 else 0
-        return max(of_one * max(multiply, loads, fetch), waves * turns * LOAD_CYCLES) + waves * BLOCK_CYCLES + adding
+        registers = self.rows * self.columns + COLUMNS * (self.rows + self.columns) + 24
+        of_one = -(-self.blocks(m, n) // multiprocessors)
+        return _cycles(of_one, max(multiply, loads, fetch), turns, registers, self.threads, self.parts)
 
 
-def _tiles() -> list[ProductTile]:
+@dataclass(frozen=True)
+class MatrixTile:
+    """row_tiles x column_tiles sums of 16 x 8 in a warp, and so many warps beside each other in a block.
+
+    parts: of the terms; the warps of a part have all rows and columns of the block.
+    """
+
+    row_tiles: int
+    column_tiles: int
+    row_warps: int
+    column_warps: int
+    parts: int
+
+    @property
+    def threads(self) -> int:
+        """Of a block."""
+        return 32 * self.row_warps * self.column_warps * self.parts
+
+    @property
+    def block_rows(self) -> int:
+        """Of a block."""
+        return 16 * self.row_tiles * self.row_warps
+
+    @property
+    def block_columns(self) -> int:
+        """Of a block."""
+        return 8 * self.column_tiles * self.column_warps
+
+    def cycles(self, m: int, k: int, n: int, multiprocessors: int) -> float:
+        """About how long a product takes."""
+        warps, turns = self.threads / 32, -(-k // (MATRIX_TERMS * self.parts))
+        multiply = turns * 2 * self.row_tiles * self.column_tiles * warps * MATRIX_CYCLES
+        loads = turns * warps * (2 * self.row_tiles + self.column_tiles) * 32 * 16 / L1_BYTES
+        fetch = 2 * k * (self.block_rows + self.block_columns) / L2_BYTES
+        registers = 4 * (self.row_tiles * self.column_tiles + 2 * self.row_tiles + self.column_tiles) + 24
+        of_one = -(-(-(-m // self.block_rows) * -(-n // self.block_columns)) // multiprocessors)
+        return _cycles(of_one, max(multiply, loads, fetch), turns, registers, self.threads, self.parts)
+
+
+def _cycles(blocks: int, work: float, turns: int, registers: int, threads: int, parts: int) -> float:
+    """Of a multiprocessor that has so many blocks: their work, or one thread's waiting if that is longer.
+
+    work: cycles that a block keeps the busiest unit. Each turn of a thread's loop waits for what it loads, and other
+    blocks that are there at the same time fill the time.
+    """
+    together = max(1, min(THREADS // threads, REGISTERS // (registers * threads)))
+    waves = -(-blocks // together)
+    adding = MEET_CYCLES + 4 * parts if parts > 1 else 0
+    return max(blocks * work, waves * turns * LOAD_CYCLES) + waves * BLOCK_CYCLES + adding
+
+
+def _fits(tile: ProductTile | MatrixTile) -> bool:
+    """Whether a block has enough threads, not too many, and no more sums of parts than 32 KiB of shared memory hold."""
+    sums = tile.parts * tile.block_rows * tile.block_columns
+    return 64 <= tile.threads <= 512 and (tile.parts == 1 or sums <= 8192)
+
+
+def _product_tiles() -> list[ProductTile]:
     sums = ((1, 4), (2, 4), (4, 4), (8, 4), (4, 8), (8, 8))
     found = (
         ProductTile(*of_thread, row_threads, column_threads, parts)
@@ -81,22 +133,27 @@ def _tiles() -> list[ProductTile]:
             sums, (1, 2, 4, 8, 16, 32), (1, 2, 4, 8, 16), (1, 2, 4, 8, 16, 32)
         )
     )
-    # Sums of all parts meet in 32 KiB of shared memory.
-    fits = 8192
-    return [
-        tile
-        for tile in found
-        if 64 <= tile.threads <= 512 and (tile.parts == 1 or tile.parts * tile.block_rows * tile.block_columns <= fits)
-    ]
+    return [tile for tile in found if _fits(tile)]
 
 
-TILES = _tiles()
+def _matrix_tiles() -> list[MatrixTile]:
+    found = (MatrixTile(*numbers) for numbers in choices((1, 2, 4), (2, 4), (1, 2, 4), (1, 2, 4, 8), (1, 2, 4, 8, 16)))
+    return [tile for tile in found if _fits(tile)]
+
+
+PRODUCT_TILES, MATRIX_TILES = _product_tiles(), _matrix_tiles()
 
 
 @lru_cache(maxsize=4096)
 def product_tile(m: int, k: int, n: int, target: Target) -> ProductTile:
     """The tile with the shortest estimate; of equal ones that with the fewest parts."""
-    return min(TILES, key=lambda tile: (tile.cycles(m, k, n, target.cores), tile.parts, tile.threads))
+    return min(PRODUCT_TILES, key=lambda tile: (tile.cycles(m, k, n, target.cores), tile.parts, tile.threads))
+
+
+@lru_cache(maxsize=4096)
+def matrix_tile(m: int, k: int, n: int, target: Target) -> MatrixTile:
+    """The same for matrix units."""
+    return min(MATRIX_TILES, key=lambda tile: (tile.cycles(m, k, n, target.cores), tile.parts, tile.threads))
 
 
 def strip_pixels(threads: int, spec: ConvSpec, target: Target) -> int:

@@ -30,6 +30,11 @@ SPECS: list[Spec] = [
     replace(POINTWISE, in_channels=35, out_channels=21),
     replace(POINTWISE, in_channels=18, out_channels=1001, height=1, width=1, batch=3),
     replace(POINTWISE, weights="float16"),
+    # Of matrix units in float16.
+    *(
+        replace(POINTWISE, weights="float16", in_channels=i, out_channels=o, height=h, residual=h == 28)
+        for i, o, h in ((16, 96, 28), (24, 40, 28), (320, 21, 7), (960, 160, 7), (64, 1001, 1), (144, 24, 56))
+    ),
     DEPTHWISE,
     replace(DEPTHWISE, stride=2),
     replace(DEPTHWISE, kernel=(5, 5), padding=2, height=9, width=11, residual=True),
