@@ -44,11 +44,11 @@ def measured(database: MeasurementDatabase, target: Target) -> tuple[dict[str, N
         fitted = found.calibration.fitted_to
         heavy = {f"drawn {number}": net for number, net in enumerate(fitted.heavy)}
         heavy |= {name: net for name, net in named.items() if network_weight_bytes(net) > fitted.heaviest_bytes}
-        cold = Context(target.fingerprint, *code_versions(), evict_bytes(IMAGENET))
+        cold = Context(target.fingerprint, *code_versions(target), evict_bytes(IMAGENET))
         ops = {op.key: Candidate((op,), cold) for net in [*heavy.values(), *fitted.networks] for op in net}
         with workbench(target, database, progress) as bench:
             bench.measure(ops)
-    warm = Context(target.fingerprint, *code_versions(), 0)
+    warm = Context(target.fingerprint, *code_versions(target), 0)
     nets = {network_key(net): Candidate(net, warm) for net in [*heavy.values(), *fitted.networks, *fitted.heavy]}
     rows = {key: database.find(key, candidate.context) for key, candidate in {**ops, **nets}.items()}
     return heavy, list(fitted.networks), steady({key: row.rounds for key, row in rows.items() if row})

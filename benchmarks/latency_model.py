@@ -87,7 +87,7 @@ def calibrated(space: SearchSpace, target: Target, second: Target | None, folder
 
 def measure_longer(nets: Iterable[Net], target: Target, database: MeasurementDatabase, progress: Progress) -> None:
     """Give networks that were measured, and that nothing is fitted to, the rounds of `JUDGING`."""
-    context = Context(target.fingerprint, *code_versions(), evict_bytes=0)
+    context = Context(target.fingerprint, *code_versions(target), evict_bytes=0)
     with workbench(target, database, progress, JUDGING) as bench:
         bench.measure({network_key(net): Candidate(net, context) for net in nets})
 

@@ -70,7 +70,7 @@ class Evidence:
         # What was found with another scale, recipe, data or machine is not taken for this one's.
         scale, machine = self.scale, self.target.fingerprint
         rivals = [scale.mobilenet(width) for width in scale.widths]
-        facts = (scale.space, rivals, scale.recipe, BUDGETS, self.data.digest, code_versions(), machine)
+        facts = (scale.space, rivals, scale.recipe, BUDGETS, self.data.digest, code_versions(self.target), machine)
         owner = blake2b(repr(facts).encode(), digest_size=4).hexdigest()
         self.folder = root / f"{self.scale.space.name}-{owner}-seed-{seed}"
         self.database = root / "measurements.sqlite"

@@ -83,11 +83,6 @@ def calibrate_space(
         CalibrationError: too little could be measured.
         RunnerError: nothing can be run for the target.
     """
-    if target.kind == "cuda":
-        raise calibrating.CalibrationError(
-            f"Networks can be compiled for {target.machine} and measured there, but there is no cost model for GPUs "
-            "yet. Calibrate a CPU."
-        )
     random = Random(seed)
     drawn = dict.fromkeys(space.random_architecture(random) for _ in range(plan.fit_networks + plan.test_networks))
     networks = [stored_as(net.op_specs(), weights) for net in drawn]
@@ -101,7 +96,7 @@ def calibrate_space(
             networks[plan.fit_networks :],
             target=target,
             workbench=bench,
-            versions=code_versions(),
+            versions=code_versions(target),
             evict_bytes=evict_bytes(space, weights),
             heavy_networks=heavy_networks(space, plan.heavy_networks, Random(seed), weights),
             heaviest_bytes=heaviest_bytes(space, weights),

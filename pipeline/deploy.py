@@ -21,7 +21,7 @@ from targets.target import EMULATED, LOCAL, Target
 from tvm_latency.compiled import CompiledNetwork, compile_network
 from tvm_latency.lower import Lowered
 from tvm_latency.opspec import WeightType
-from tvm_latency.schedules import SCHEDULE_VERSION
+from tvm_latency.schedules import schedule_version
 
 FORMAT = "netlathe-artefact/1"
 LIBRARY, MODEL, REFERENCE, MANIFEST = "model.so", "model.onnx", "reference.npz", "manifest.json"
@@ -98,7 +98,7 @@ def write_manifest(
         "dtype": target.dtype,
         "library_bytes": built.library.stat().st_size,
         "versions": versions(),
-        "schedule_version": SCHEDULE_VERSION,
+        "schedule_version": schedule_version(target),
         "latency": {
             unit.measured_key: 1e3 * median(timing.samples_s) if timing else None,
             f"{unit.obtained}_how": _how(len(timing.samples_s), target) if timing else None,

@@ -30,7 +30,7 @@ from targets.target import Target
 from tvm_latency.accuracy import Scores
 from tvm_latency.database import MeasurementDatabase
 from tvm_latency.opspec import stored_as
-from tvm_latency.schedules import SCHEDULE_VERSION
+from tvm_latency.schedules import GPU_SCHEDULE_VERSION, SCHEDULE_VERSION
 
 SEARCH_CHECKPOINT = "search.checkpoint"
 # The derived network is predicted to use so much of a budget, if one does.
@@ -77,7 +77,7 @@ def setup(context: RunContext, folder: Path) -> Result:
 
 def all_versions() -> dict[str, str]:
     """Every version that a run's results depend on: what is installed, and our schedules."""
-    return {**versions(), "schedules": str(SCHEDULE_VERSION)}
+    return {**versions(), "schedules": f"{SCHEDULE_VERSION}, {GPU_SCHEDULE_VERSION} for GPUs"}
 
 
 def suitable_space(data: str) -> str:

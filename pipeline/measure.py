@@ -17,7 +17,7 @@ from targets.target import Target
 from tvm_latency.candidate import build_candidate
 from tvm_latency.onnx_graph import input_shape
 from tvm_latency.opspec import WeightType, stored_as
-from tvm_latency.schedules import SCHEDULE_VERSION
+from tvm_latency.schedules import schedule_version
 from tvm_latency.standalone.write import NETBENCH
 
 # Small networks run in a fraction of a millisecond: enough runs to outlast a busy moment of the machine.
@@ -40,9 +40,9 @@ class MeasureError(RuntimeError):
     """A network could not be run on its target."""
 
 
-def code_versions() -> tuple[int, str]:
+def code_versions(target: Target) -> tuple[int, str]:
     """What decides, beside the machine, which measurements count: our schedules, and TVM."""
-    return SCHEDULE_VERSION, version("apache-tvm")
+    return schedule_version(target), version("apache-tvm")
 
 
 def what_runs(folder: Path, target: Target) -> Path:

@@ -69,7 +69,7 @@ def export_calibration(file: Path, folder: Path, space: SearchSpace, target: Tar
             "fingerprint": target.fingerprint,
             "space": space.name,
             "weights": weights,
-            "versions": list(code_versions()),
+            "versions": list(code_versions(target)),
             "parts": {name: read_json(folder / name) for name in _PARTS},
         },
     )
@@ -98,7 +98,7 @@ def import_calibration(
         "fingerprint": target.fingerprint,
         "space": space.name,
         "weights": weights,
-        "versions": list(code_versions()),
+        "versions": list(code_versions(target)),
     }
     for name, here in expected.items():
         if content.get(name) != here:
@@ -132,7 +132,7 @@ def _import_yaml(file: Path, folder: Path, space: SearchSpace, target: Target, w
     write_json(folder / ACCURACY, {})
     table.save(folder / LATENCY_TABLE)
     CostModel.fit(tuple(seconds), tuple(seconds.values()), target).save(folder / MODEL)
-    write_json(folder / VERSIONS, {"versions": list(code_versions())})
+    write_json(folder / VERSIONS, {"versions": list(code_versions(target))})
     return left_out
 
 
@@ -143,7 +143,7 @@ def _install(parts: dict[str, Any], folder: Path, target: Target, weights: Weigh
         fresh = Path(name)
         for part, content in parts.items():
             write_json(fresh / part, content)
-        write_json(fresh / VERSIONS, {"versions": list(code_versions())})
+        write_json(fresh / VERSIONS, {"versions": list(code_versions(target))})
         load_calibration(fresh, target, weights)
         for stale in (VERSIONS, ACCURACY_PLOT):
             (folder / stale).unlink(missing_ok=True)

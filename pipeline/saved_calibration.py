@@ -30,7 +30,7 @@ def save_calibration(found: SpaceCalibration, folder: Path, target: Target) -> N
     write_json(folder / ACCURACY, {**asdict(accuracy), "networks_held_out": networks})
     predicted_against_measured(networks, accuracy.noise, target.unit).write_html(folder / ACCURACY_PLOT)
     # Last, so that a folder that has it is complete.
-    write_json(folder / VERSIONS, {"versions": list(code_versions())})
+    write_json(folder / VERSIONS, {"versions": list(code_versions(target))})
 
 
 def space_options(space: str, resolution: int | None = None, width: float = 1.0) -> str:
@@ -61,7 +61,7 @@ def load_calibration(
             f"{weights} weights. "
             f"Run {command} first."
         )
-    there, here = saved.get("versions"), list(code_versions())
+    there, here = saved.get("versions"), list(code_versions(target))
     if there != here:
         raise MeasureError(
             f"The calibration in {folder} was made with other versions of schedules and TVM ({there}; here {here}). "

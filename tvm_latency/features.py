@@ -8,37 +8,31 @@ miss: how well the shapes fill the tiles and vectors, and in which cache the ten
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import ceil, log2
+from math import log2
+from typing import Protocol
 
 from targets.target import Target
+from tvm_latency import cpu_work, gpu_work
 from tvm_latency.opspec import FLOAT_BYTES, OpSpec
-from tvm_latency.schedules.tiles import FMA_IN_FLIGHT, Product, Tile, matmul_tile, ring_tile
 
 Measure = Callable[[OpSpec, Target], float]
 
 
-def _issues(outputs: int, channels: int, reduction: int, tile: Tile, columns: int) -> float:
-    """Vector multiply-add slots of a loop nest, those that wait for a result or compute on padding included.
+class _Work(Protocol):
+    """What `cpu_work` and `gpu_work` count."""
 
-    columns: of the sums that are in flight at once.
-    """
-    vectors, groups = ceil(channels / tile.vector), ceil(channels / columns)
-    return outputs / tile.rows * reduction * max(tile.rows * vectors, FMA_IN_FLIGHT * groups)
-
-
-def _product(pixels: int, channels: int, reduction: int, target: Target, *, by_lane: bool = True) -> float:
-    tile = _product_tile(pixels, reduction, channels, target, by_lane=by_lane)
-    return _issues(pixels, channels, reduction, tile, tile.columns)
+    def product(
+        self, pixels: int, channels: int, reduction: int, target: Target, *, pointwise: bool = True
+    ) -> float: ...
+    def depthwise(self, op: OpSpec, out_pixels: int, target: Target) -> float: ...
+    def product_rows(self, pixels: int, channels: int, reduction: int, target: Target) -> int: ...
+    def strip_rows(self, op: OpSpec, target: Target) -> int: ...
+    def macs_per_issue(self, target: Target) -> int: ...
 
 
-def _product_tile(pixels: int, reduction: int, channels: int, target: Target, *, by_lane: bool = True) -> Tile:
-    product = Product.on(target, pixels, reduction, channels, by_lane=by_lane)
-    return matmul_tile(product, target.lanes, target.vector_registers)
-
-
-def _strip_tile(op: OpSpec, target: Target) -> Tile:
-    row_bytes = op.kernel * (op.width + op.kernel - 1) * target.number_bytes
-    return ring_tile(op.out_width, op.hidden_channels, row_bytes, target)
+def _work(target: Target) -> _Work:
+    """Who counts the work of products and depthwise convolutions: slots or cycles, which are called issues here."""
+    return gpu_work if target.kind == "cuda" else cpu_work
 
 
 def _pixels(op: OpSpec) -> int:
@@ -55,27 +49,25 @@ def _out_pixels(op: OpSpec) -> int:
 
 
 def _expand_issues(op: OpSpec, target: Target) -> float:
-    return _product(_pixels(op), op.hidden_channels, op.in_channels, target) if op.expands else 0.0
+    return _work(target).product(_pixels(op), op.hidden_channels, op.in_channels, target) if op.expands else 0.0
 
 
 def _depthwise_issues(op: OpSpec, target: Target) -> float:
-    if op.kind not in ("mbconv", "depthwise"):
-        return 0.0
-    tile = _strip_tile(op, target)
-    return _issues(_out_pixels(op), op.hidden_channels, op.kernel**2, tile, tile.vector)
+    return _work(target).depthwise(op, _out_pixels(op), target) if op.kind in ("mbconv", "depthwise") else 0.0
 
 
 def _project_issues(op: OpSpec, target: Target) -> float:
-    mbconv = op.kind == "mbconv"
-    return _product(_out_pixels(op), op.out_channels, op.hidden_channels, target) if mbconv else 0.0
+    if op.kind != "mbconv":
+        return 0.0
+    return _work(target).product(_out_pixels(op), op.out_channels, op.hidden_channels, target)
 
 
 def _dense_issues(op: OpSpec, target: Target) -> float:
     """Of a dense convolution or a linear layer."""
     if op.kind not in ("conv", "linear"):
         return 0.0
-    pointwise = op.kernel == 1 and op.stride == 1
-    return _product(_out_pixels(op), op.out_channels, op.kernel**2 * op.in_channels, target, by_lane=pointwise)
+    pointwise, terms = op.kernel == 1 and op.stride == 1, op.kernel**2 * op.in_channels
+    return _work(target).product(_out_pixels(op), op.out_channels, terms, target, pointwise=pointwise)
 
 
 def _all_issues(op: OpSpec, target: Target) -> float:
@@ -106,7 +98,7 @@ def _window_bytes(op: OpSpec, target: Target) -> int:
 def _useful_share(op: OpSpec, target: Target) -> float:
     """Share of the issued lanes that do useful work; 1 where nothing is multiplied."""
     issues = _all_issues(op, target)
-    return op.macs / (issues * target.lanes) if issues else 1.0
+    return op.macs / (issues * _work(target).macs_per_issue(target)) if issues else 1.0
 
 
 # Each is an amount of work, at least 0; its fitted coefficient is seconds per unit. The last word is the unit.
@@ -141,8 +133,8 @@ _FEATURES: dict[str, Measure] = {
     "hidden_remainder": lambda op, t: op.hidden_channels % t.lanes,
     "out_remainder": lambda op, t: op.out_channels % t.lanes,
     "out_width_remainder": lambda op, t: op.out_width % 4,
-    "product_rows": lambda op, t: _product_tile(_out_pixels(op), op.hidden_channels, op.out_channels, t).rows,
-    "strip_rows": lambda op, t: _strip_tile(op, t).rows,
+    "product_rows": lambda op, t: _work(t).product_rows(_out_pixels(op), op.out_channels, op.hidden_channels, t),
+    "strip_rows": lambda op, t: _work(t).strip_rows(op, t),
     "log_window_over_l1": lambda op, t: log2(_window_bytes(op, t) / t.l1d_bytes),
     "log_expanded_over_l2": lambda op, t: log2(_expanded_bytes(op, t) / t.l2_bytes),
     "log_weights_over_l2": lambda op, t: log2((1 + op.weight_bytes) / t.l2_bytes),

@@ -8,7 +8,6 @@ import pytest
 
 from pipeline import api, doctor
 from targets.toolchain import ToolchainError
-from tvm_latency.calibrate import CalibrationError
 
 pytestmark = pytest.mark.compiles
 
@@ -43,11 +42,6 @@ def test_what_no_kind_covers_is_scheduled_by_tvm(tmp_path: Path) -> None:
     made = api.compile(str(tmp_path / "net.onnx"), "cuda-sm80", tmp_path / "gpu", say=lambda text: None)
     assert made["fallbacks"]
     assert "netbench" in made["files"]
-
-
-def test_what_gpus_cannot_do_yet_is_said(tmp_path: Path) -> None:
-    with pytest.raises(CalibrationError, match="there is no cost model for GPUs yet"):
-        api.calibrate("cuda-sm90@ssh:somewhere", space="digits", database=tmp_path / "rows.sqlite")
 
 
 def test_the_doctor_names_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fitted.table.save(folder / LATENCY_TABLE)
     fitted.model.save(folder / MODEL)
     write_json(folder / ACCURACY, {"noise": 0.01})
-    write_json(folder / VERSIONS, {"versions": list(code_versions())})
+    write_json(folder / VERSIONS, {"versions": list(code_versions(TARGET))})
     return folder
 
 

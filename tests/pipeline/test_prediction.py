@@ -58,7 +58,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fitted = fit(measured(), target)
     fitted.table.save(folder / "latency_table.json")
     fitted.model.save(folder / "cost_model.json")
-    write_json(folder / VERSIONS, {"versions": list(code_versions())})
+    write_json(folder / VERSIONS, {"versions": list(code_versions(target))})
     return path
 
 

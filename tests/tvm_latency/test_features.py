@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from targets.gpus import GPUS
 from targets.target import Target
 from tvm_latency.features import FEATURES, TERMS, features, terms
 from tvm_latency.opspec import OpSpec, stored_as
@@ -47,9 +48,10 @@ def feature(op: OpSpec, name: str, target: Target = TARGET) -> float:
     return dict(zip(FEATURES, features(op, target)))[name]
 
 
+@pytest.mark.parametrize("target", [TARGET, GPUS[-1], GPUS[0].with_dtype("float16")], ids=lambda target: target.name)
 @given(op=ops)
-def test_every_operator_has_finite_features_and_work(op: OpSpec) -> None:
-    values, work = features(op, TARGET), terms(op, TARGET)
+def test_every_operator_has_finite_features_and_work(target: Target, op: OpSpec) -> None:
+    values, work = features(op, target), terms(op, target)
     assert len(values) == len(FEATURES)
     assert all(map(math.isfinite, values + work))
     # Otherwise its estimate would be 0 s.
@@ -102,3 +104,17 @@ def test_without_a_third_cache_the_second_is_the_last() -> None:
     small = replace(TARGET, l3_bytes=0)
     same = replace(TARGET, l3_bytes=TARGET.l2_bytes)
     assert feature(BLOCK, "log_bytes_over_l3", small) == feature(BLOCK, "log_bytes_over_l3", same)
+
+
+def test_work_of_a_gpu_is_in_its_cycles() -> None:
+    """More multiprocessors have less work each, as far as there are blocks for all."""
+    large, h100 = replace(BLOCK, height=112, width=112), GPUS[-1]
+    few = replace(h100, cores=33)
+
+    def issues(op: OpSpec, target: Target) -> float:
+        return sum(value for name, value in zip(TERMS, terms(op, target)) if name.endswith("issues"))
+
+    assert 3.0 < issues(large, few) / issues(large, h100) < 5.0
+    assert 1.0 <= issues(BLOCK, few) / issues(BLOCK, h100) < 3.0
+    # Matrix units are some times as fast.
+    assert issues(large, h100.with_dtype("float16")) < 0.5 * issues(large, h100)

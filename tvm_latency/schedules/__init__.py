@@ -22,12 +22,18 @@ from tvm_latency.schedules.pointwise import pointwise
 # Written into every measurement and manifest: raise it whenever other code comes out of a schedule, or an operator is
 # built or timed in another way. A golden test notices the former.
 SCHEDULE_VERSION = 9
+GPU_SCHEDULE_VERSION = 1
 
 # Schedules an operator, or answers None where it is not of its kind.
 Kind = Callable[[Spec, Target], Kernel | None]
 
 CPU_KINDS: tuple[Kind, ...] = (inverted_residual, paired_pointwise, pointwise, depthwise, dense_conv, mean_pool)
 GPU_KINDS: tuple[Kind, ...] = (matrix_product, gpu_product, gpu_depthwise, gpu_dense_conv, gpu_mean_pool)
+
+
+def schedule_version(target: Target) -> int:
+    """That of the kernels for a kind of machine."""
+    return GPU_SCHEDULE_VERSION if target.kind == "cuda" else SCHEDULE_VERSION
 
 
 @lru_cache(maxsize=4096)

@@ -1,6 +1,6 @@
 """The code of every kind, as loops to read and by digest.
 
-Whoever changes it raises SCHEDULE_VERSION, or old measurements would mix.
+Whoever changes it raises SCHEDULE_VERSION, or that of GPUs, or old measurements would mix.
 """
 
 from __future__ import annotations
@@ -8,17 +8,20 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from targets.target import Target
-from tvm_latency.schedules import SCHEDULE_VERSION, schedule_kernel
+from targets.gpus import GPUS
+from targets.target import DType, Target
+from tvm_latency.schedules import GPU_SCHEDULE_VERSION, SCHEDULE_VERSION, schedule_kernel
 from tvm_latency.schedules.kernel import BlockSpec, ConvSpec, PoolSpec, Spec
 from tvm_latency.schedules.threads import PARALLEL_MACS
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "schedules.json"
+GPU_GOLDEN = GOLDEN.with_name("gpu_schedules.json")
 LOOPS = GOLDEN.with_name("loops")
 
 BLOCK = ConvSpec(batch=1, height=14, width=14, in_channels=24, out_channels=24, clip=(0.0, 6.0))
@@ -89,14 +92,31 @@ def digests() -> dict[str, str]:
     return found | {f"{name}, in float16": digest(spec, half) for name, spec in SPECS.items()}
 
 
-def test_code_that_changed_has_another_version(request: pytest.FixtureRequest) -> None:
-    found = {"schedule_version": SCHEDULE_VERSION, "digests": digests()}
-    golden = json.loads(GOLDEN.read_text())
+def gpu_digests() -> dict[str, str]:
+    types: tuple[DType, ...] = ("float32", "float16")
+    return {
+        f"{name}, {gpu.name}, in {dtype}": digest(spec, gpu.with_dtype(dtype))
+        for gpu, dtype, (name, spec) in itertools.product((GPUS[0], GPUS[-1]), types, SPECS.items())
+        if not isinstance(spec, BlockSpec)
+    }
+
+
+@pytest.mark.parametrize(
+    ("file", "version", "digests"),
+    [(GOLDEN, SCHEDULE_VERSION, digests), (GPU_GOLDEN, GPU_SCHEDULE_VERSION, gpu_digests)],
+    ids=["CPU", "GPU"],
+)
+def test_code_that_changed_has_another_version(
+    file: Path, version: int, digests: Callable[[], dict[str, str]], request: pytest.FixtureRequest
+) -> None:
+    found = {"schedule_version": version, "digests": digests()}
+    update = request.config.getoption("--update-golden")
+    golden = json.loads(file.read_text()) if file.exists() or not update else {"schedule_version": 0, "digests": {}}
     changed = [name for name, digest in found["digests"].items() if golden["digests"].get(name, digest) != digest]
-    if golden["schedule_version"] == SCHEDULE_VERSION:
-        assert not changed, "raise SCHEDULE_VERSION, then run this test with --update-golden"
-    if request.config.getoption("--update-golden"):
-        GOLDEN.write_text(json.dumps(found, indent=2) + "\n")
+    if golden["schedule_version"] == version:
+        assert not changed, "raise the version in tvm_latency.schedules, then run this test with --update-golden"
+    if update:
+        file.write_text(json.dumps(found, indent=2) + "\n")
     else:
         assert found == golden, "run this test with --update-golden"
 

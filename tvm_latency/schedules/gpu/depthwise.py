@@ -24,7 +24,7 @@ from tvm_latency.schedules.gpu.grid import (
     where,
     zeros,
 )
-from tvm_latency.schedules.gpu.tiles import strip_pixels
+from tvm_latency.schedules.gpu.tiles import depthwise_strip
 from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, PackedArray, Spec, bias_size, packed
 from tvm_latency.schedules.loops import as_type
 
@@ -71,7 +71,7 @@ def _declare(spec: ConvSpec, target: Target) -> None:
 
     lanes = lanes_of(channels, target.number_bytes)
     vectors, rows = channels // lanes, spec.batch * spec.out_height
-    pixels = strip_pixels(rows * spec.out_width * vectors, spec, target)
+    pixels = depthwise_strip(spec, target)
     strips = -(-spec.out_width // pixels)
     total = rows * strips * vectors
     with grid(-(-total // THREADS), THREADS) as (block, thread):

@@ -15,12 +15,11 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as build
 
 from targets.target import DTYPE_BYTES, DType
+from tvm_latency.schedules.gpu.tiles import VECTOR_BYTES
 from tvm_latency.schedules.kernel import ConvSpec
 from tvm_latency.schedules.loops import as_type, whole_block
 from tvm_latency.schedules.parts import clipped
 
-# What one instruction loads at most.
-VECTOR_BYTES = 16
 # Sums have this type, whatever they are of.
 SUM: DType = "float32"
 

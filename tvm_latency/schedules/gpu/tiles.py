@@ -9,8 +9,8 @@ from itertools import product as choices
 from targets.target import Target
 from tvm_latency.schedules.kernel import ConvSpec
 
-# A thread loads and stores so many columns at once.
-COLUMNS = 4
+# A thread loads and stores so many columns at once, and so many bytes with one instruction.
+COLUMNS, VECTOR_BYTES = 4, 16
 # A warp loads so many terms of a row at once for its matrix units, which begin an instruction in so many cycles.
 MATRIX_TERMS, MATRIX_CYCLES = 32, 2
 # Of one multiprocessor, from compute capability 8.0 on: CUDA C++ Programming Guide, "Compute Capabilities".
@@ -156,10 +156,29 @@ def matrix_tile(m: int, k: int, n: int, target: Target) -> MatrixTile:
     return min(MATRIX_TILES, key=lambda tile: (tile.cycles(m, k, n, target.cores), tile.parts, tile.threads))
 
 
-def strip_pixels(threads: int, spec: ConvSpec, target: Target) -> int:
+def find_tile(m: int, k: int, n: int, target: Target) -> ProductTile | MatrixTile:
+    """That of a product, on matrix units where the type and the terms are for them."""
+    return (matrix_tile if target.dtype == "float16" and k % 8 == 0 else product_tile)(m, k, n, target)
+
+
+def depthwise_strip(spec: ConvSpec, target: Target) -> int:
     """Pixels side by side that a thread of a depthwise convolution computes, out of values it loads once.
 
-    threads: with one pixel for each. As many as leave every multiprocessor enough threads to hide their loads.
+    As many as leave every multiprocessor enough threads to hide their loads.
     """
-    enough = target.cores * STRIP_THREADS
+    threads, enough = _threads(spec, target), target.cores * STRIP_THREADS
     return next((pixels for pixels in (4, 2) if threads // pixels >= enough and pixels <= spec.out_width), 1)
+
+
+def depthwise_cycles(spec: ConvSpec, target: Target) -> float:
+    """About how many it takes: multiplying, loading, or one thread's waiting for each row of taps."""
+    pixels, (rows, columns) = depthwise_strip(spec, target), spec.kernel
+    warps = _threads(spec, target) / pixels / 32 / target.cores
+    loads = rows * ((pixels - 1) * spec.stride + 2 * columns)
+    work = max(rows * columns * pixels * target.lanes / FMA_WARPS, loads * 32 * VECTOR_BYTES / L1_BYTES)
+    return max(warps * work, rows * LOAD_CYCLES) + BLOCK_CYCLES
+
+
+def _threads(spec: ConvSpec, target: Target) -> int:
+    """Of a depthwise convolution, if each has a vector of channels of one pixel."""
+    return spec.out_pixels * -(-spec.out_channels // target.lanes)
