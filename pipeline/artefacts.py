@@ -99,7 +99,7 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
         require_runnable(machine)
     if tune_fallback and not here:
         raise TargetError(f"--tune-fallback measures, and {target} is another machine. Leave it out.")
-    found = resolve_net(net).for_task(resolution, classes)
+    found = resolve_net(net).for_task(resolution, classes).of_batch(machine.batch)
     shape = input_shape_of(found.model)
     folder = out or Path(f"{found.name}-{machine.file_name}")
     claim_folder(folder, "compile")
@@ -172,7 +172,7 @@ def _network(net: Net) -> Network | None:
 def _images(shape: tuple[int, ...], data: str | None, seed: int) -> list[Images]:
     if data is None:
         return [random_image(shape, seed + i) for i in range(RANDOM_IMAGES)]
-    return verify.real_images(load_data(data, shape[-1], seed).test, REAL_IMAGES)
+    return verify.real_images(load_data(data, shape[-1], seed).test, REAL_IMAGES, shape[0])
 
 
 def _predicted_s(net: Net, target: Target, weights: WeightType, database: Path | None = None) -> float | None:
@@ -190,7 +190,7 @@ def _predicted_s(net: Net, target: Target, weights: WeightType, database: Path |
     from tvm_latency.cost_model import CostModelError
     from tvm_latency.latency_table import LatencyTableError
 
-    ops = stored_as(net.architecture.op_specs(), weights)
+    ops = stored_as(net.architecture.op_specs(), weights, target.batch)
     try:
         table, model = load_calibration(folder, target, weights)
     except (MeasureError, CostModelError, LatencyTableError):
@@ -233,7 +233,7 @@ def bench(
     require_runnable(machine)
     names = ["netlathe", *(peer.name for peer in peers)]
     tables = []
-    for net in (resolve_net(name).for_task(resolution, classes) for name in nets):
+    for net in (resolve_net(name).for_task(resolution, classes).of_batch(machine.batch) for name in nets):
         with TemporaryDirectory() as folder:
             model = _bench_model(net, machine, Path(folder), weights, "torch" in names)
             entries = [BenchEntry(net.name, name, model) for name in names]

@@ -85,20 +85,23 @@ def calibrate_space(
     """
     random = Random(seed)
     drawn = dict.fromkeys(space.random_architecture(random) for _ in range(plan.fit_networks + plan.test_networks))
-    networks = [stored_as(net.op_specs(), weights) for net in drawn]
-    baseline = stored_as(space.baseline.op_specs(), weights)
+    networks = [stored_as(net.op_specs(), weights, target.batch) for net in drawn]
+    baseline = stored_as(space.baseline.op_specs(), weights, target.batch)
     ops = space.op_specs()
     ops += variations(ops, plan.variations, Random(seed))
     with workbench(target, database, progress, settings, seed) as bench:
         found = calibrating.calibrate(
-            stored_as(ops, weights),
+            stored_as(ops, weights, target.batch),
             networks[: plan.fit_networks],
             networks[plan.fit_networks :],
             target=target,
             workbench=bench,
             versions=code_versions(target),
             evict_bytes=evict_bytes(space, weights),
-            heavy_networks=heavy_networks(space, plan.heavy_networks, Random(seed), weights),
+            heavy_networks=[
+                stored_as(net, weights, target.batch)
+                for net in heavy_networks(space, plan.heavy_networks, Random(seed), weights)
+            ],
             heaviest_bytes=heaviest_bytes(space, weights),
             # A search never follows a transfer, so that needs no baseline.
             beside=[*beside, *([] if source else [baseline])],
@@ -199,15 +202,17 @@ def heavy_networks(space: SearchSpace, count: int, random: Random, weights: Weig
     return tuple(found)
 
 
-def path_latency(space: SearchSpace, table: LatencyTable, weights: WeightType = "float32") -> PathCosts:
+def path_latency(space: SearchSpace, table: LatencyTable, weights: WeightType = "float32", batch: int = 1) -> PathCosts:
     """The latencies that the search adds up: what the operators of the table add to a network.
+
+    batch: images at once, as the table has its operators.
 
     Raises:
         MissingLatencyError: the table was made for another space, or for weights that are stored otherwise.
     """
-    costs = PathCosts.of_space(space, lambda op: table.entry(replace(op, dtype=weights)).network_s)
+    costs = PathCosts.of_space(space, lambda op: table.entry(replace(op, dtype=weights, batch=batch)).network_s)
     # With what the whole of the weights costs beyond those of the operators one by one.
-    return replace(costs, fixed=table.network_seconds(stored_as(space.fixed_ops(), weights)))
+    return replace(costs, fixed=table.network_seconds(stored_as(space.fixed_ops(), weights, batch)))
 
 
 def disturbance(share: float) -> str:

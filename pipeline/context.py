@@ -109,7 +109,7 @@ class RunContext:
 
     def latency_budget(self, target: Target) -> Constraint:
         """What the paths of the space take on a target, and may."""
-        costs = path_latency(self.space, self.table(target), self.config.weights)
+        costs = path_latency(self.space, self.table(target), self.config.weights, target.batch)
         name = target.name if self.config.also else ""
         unit = target.unit
         return latency(costs, self.result("baseline", target)["budget_s"], name, unit.name, unit.cost)

@@ -229,7 +229,7 @@ def _derived(
     context: RunContext, net: Architecture, measured: Mapping[str, MeasuredAndBudget], target: Target
 ) -> Result:
     """Latencies of the derived network on a target."""
-    ops, table = stored_as(net.op_specs(), context.config.weights), context.table(target)
+    ops, table = stored_as(net.op_specs(), context.config.weights, target.batch), context.table(target)
     entries = ((op.key, table.entries[op.key]) for op in ops)
     measured_s, budget_s = measured[target.name]
     return {

@@ -159,6 +159,6 @@ def measure_networks(
         form = find_runner(target).form
         files = {name: Path(folder) / f"{number}{WRITTEN[form][-1]}" for number, name in enumerate(nets)}
         for name, net in nets.items():
-            build_candidate(stored_as(net.op_specs(), weights), target, form, files[name])
-        shape = input_shape(next(iter(nets.values())).op_specs()[0])
+            build_candidate(stored_as(net.op_specs(), weights, target.batch), target, form, files[name])
+        shape = input_shape(next(iter(nets.values())).op_specs(target.batch)[0])
         return {name: median(timing.samples_s) for name, timing in measure_files(files, shape, target).items()}

@@ -16,6 +16,7 @@ from supernet.named import named_architecture
 from supernet.presets import PRESETS
 from supernet.space import SpaceError
 from tvm_latency.lower import LoweringError
+from tvm_latency.onnx_graph import with_batch
 
 
 class NetError(ValueError):
@@ -30,12 +31,14 @@ class Net:
     architecture: None for an .onnx file that Netlathe did not write.
     weights: PyTorch's state of the trained network; None where the weights are random or inside `onnx_file`.
     onnx_file: the exported model; None where one is made with random weights.
+    batch: images at once; an .onnx file that Netlathe did not write has its own number.
     """
 
     name: str
     architecture: Architecture | None
     weights: Path | None = None
     onnx_file: Path | None = None
+    batch: int = 1
 
     def require_architecture(self, purpose: str) -> Architecture:
         """The architecture.
@@ -67,6 +70,19 @@ class Net:
         changed = replace(own, resolution=resolution or own.resolution, classes=classes or own.classes)
         return replace(self, architecture=changed)
 
+    def of_batch(self, batch: int) -> Net:
+        """The network for so many images at once.
+
+        Raises:
+            NetError: an .onnx file that was exported for another number.
+        """
+        if self.architecture is None and batch != 1 and (own := input_shape_of(self.model)[0]) != batch:
+            raise NetError(
+                f"{self.name} was exported for {own} image{'s' if own > 1 else ''} at once, and the target is to take "
+                f"{batch}. Export it for {batch}, or name the target without /{batch}."
+            )
+        return replace(self, batch=batch)
+
     @cached_property
     def model(self) -> onnx.ModelProto:
         """The ONNX model; a network without one is exported by PyTorch with random weights from a fixed seed.
@@ -75,12 +91,13 @@ class Net:
             NetError: the file is not an ONNX model.
         """
         if self.onnx_file is not None:
-            return _load_onnx(self.onnx_file)
+            model = _load_onnx(self.onnx_file)
+            return model if self.architecture is None else with_batch(model, self.batch)
         from pipeline.verify import random_network  # torch takes a second to load, and many commands need none of it
         from supernet.export import to_onnx
 
         architecture = self.require_architecture("an export")
-        return to_onnx(random_network(architecture), architecture)
+        return to_onnx(random_network(architecture), architecture, self.batch)
 
 
 def resolve_net(text: str) -> Net:

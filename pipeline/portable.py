@@ -57,7 +57,7 @@ def export_calibration(file: Path, folder: Path, space: SearchSpace, target: Tar
     check_export(file, target, weights)
     table, _ = load_calibration(folder, target, weights)
     if file.suffix in _YAML:
-        ops = stored_as(space.op_specs(), weights)
+        ops = stored_as(space.op_specs(), weights, target.batch)
         write_proxyless_yaml({op: table.entry(op).network_s for op in ops}, file)
         return
     write_json(
@@ -116,7 +116,7 @@ def _import_yaml(file: Path, folder: Path, space: SearchSpace, target: Target, w
         raise PortableError(f"{file} holds milliseconds, and {target.name} is emulated, which counts instructions.")
     if weights != "float32":
         raise PortableError(f"{file} holds times of float32 weights, and {weights} was asked for.")
-    if missing := [op.key for op in space.op_specs() if op not in seconds]:
+    if missing := [op.key for op in space.op_specs(target.batch) if op not in seconds]:
         raise PortableError(
             f"{file} has no time for {len(missing)} operators of space {space.name}, the first is {missing[0]}. "
             "Name the space that it was made for with --space."

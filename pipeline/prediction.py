@@ -88,8 +88,11 @@ def predict(
 def _operators(net: Net, target: Target, weights: WeightType) -> tuple[Recognised, int]:
     """What the network runs, and the height of its images."""
     if net.architecture is not None:
-        return Recognised(stored_as(net.architecture.op_specs(), weights), ()), net.architecture.resolution
-    return recognise(net.model, target, weights), input_shape_of(net.model)[-2]
+        return Recognised(
+            stored_as(net.architecture.op_specs(), weights, target.batch), ()
+        ), net.architecture.resolution
+    model = net.of_batch(target.batch).model
+    return recognise(model, target, weights), input_shape_of(model)[-2]
 
 
 def _unlike(ops: Sequence[OpSpec], table: LatencyTable, model: CostModel) -> dict[str, dict[str, str]]:

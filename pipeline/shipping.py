@@ -34,6 +34,7 @@ from targets.target import LOCAL, Target
 from targets.unit import MILLISECONDS, Unit
 from tvm_latency.compiled import CompiledNetwork
 from tvm_latency.loaded import LoadedNetwork
+from tvm_latency.onnx_graph import with_batch
 
 REPORT = "report.html"
 VERIFIED_IMAGES = 1000
@@ -108,7 +109,7 @@ def _built(context: RunContext, target: Target) -> Result:
     result: Result = {}
     form, weights, dtype = find_runner(target).form, context.config.weights, target.dtype
     for role in context.networks:
-        model = onnx.load(context.folder / "export" / f"{role}.onnx")
+        model = with_batch(onnx.load(context.folder / "export" / f"{role}.onnx"), target.batch)
         folder = context.place("compile", target) / role
         also = partial(_plain_c, context, role, folder, model) if role == "winner" or form == "program" else None
         built = deployment.build(model, target, folder, weights, also=also)
@@ -136,7 +137,7 @@ def _measure(context: RunContext, target: Target, result: Result) -> MeasuredAnd
     folders = {role: context.place("compile", target) / role for role in context.networks}
     files = {role: what_runs(folder, target) for role, folder in folders.items()}
     answers = {role: folder / ANSWER for role, folder in folders.items() if (folder / ANSWER).exists()}
-    for role, timing in measure_files(files, (1, 3, resolution, resolution), target, answers).items():
+    for role, timing in measure_files(files, (target.batch, 3, resolution, resolution), target, answers).items():
         result[role] |= {"measured_s": median(timing.samples_s), "samples_s": timing.samples_s}
         result[role] |= {"counts": dict(timing.counts)} if timing.counts else {}
         if found := on_the_machine(timing, "PyTorch", target):
@@ -154,7 +155,7 @@ def verify(context: RunContext, folder: Path, target: Target) -> Result:
         VerifyError: they differ by more than rounding explains.
     """
     network = _trained(context, "winner")
-    images = real_images(context.data.test, VERIFIED_IMAGES)
+    images = real_images(context.data.test, VERIFIED_IMAGES, target.batch)
     built = context.place("compile", target) / "winner"
     if target.runner != LOCAL:
         deployment.write_reference(folder, images[0], pytorch(network))
@@ -184,7 +185,7 @@ def bench(context: RunContext, folder: Path, target: Target) -> Result:
         wanted.pop()
     entries = [BenchEntry(role, runtime, _bench_model(context, role, target)) for role, runtime in wanted]
     resolution = context.space.resolution
-    timings = time_interleaved(entries, (1, 3, resolution, resolution), context.config.threads)
+    timings = time_interleaved(entries, (target.batch, 3, resolution, resolution), context.config.threads)
     ours, *others = timings
     return {
         "runs": [_bench_row(context, timing) for timing in timings],

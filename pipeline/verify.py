@@ -77,7 +77,9 @@ def save_weights(network: Network, path: Path) -> None:
     torch.save(network.state_dict(), path)
 
 
-def real_images(split: Split, limit: int) -> list[Images]:
-    """The first images of a split, normalised, one by one: at most `limit` of [1, 3, R, R]."""
-    images, _ = split.batch(torch.arange(min(limit, len(split))))
-    return list(normalise(images).numpy()[:, None])
+def real_images(split: Split, limit: int, batch: int = 1) -> list[Images]:
+    """The first images of a split, normalised: at most `limit`, as arrays [batch, 3, R, R]; of too few some again."""
+    count = max(batch, min(limit, len(split)) // batch * batch)
+    images, _ = split.batch(torch.arange(count) % len(split))
+    normalised = normalise(images).numpy()
+    return list(normalised.reshape(-1, batch, *normalised.shape[1:]))

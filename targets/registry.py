@@ -67,16 +67,21 @@ TARGETS: dict[str, Callable[[Host], Target]] = {
 
 
 def get_target(name: str) -> Target:
-    """The target of that name: another machine, or code on this host. After an `@` it says what measures there:
-    `android-arm64@adb` (see `targets.runners.with_runner`).
+    """The target of that name: another machine, or code on this host. After a `/` it says how many images an inference
+    takes, after an `@` what measures there: `cuda-sm90/8@ssh:user@host` (see `targets.runners.with_runner`).
 
     Raises:
-        TargetError: no target or runner has that name (the message lists close matches), or this machine cannot be it.
+        TargetError: no target or runner has that name (the message lists close matches), this machine cannot be it, or
+            there is no such number of images.
     """
     machine, at, runner = name.partition("@")
+    machine, slash, images = machine.partition("/")
     if machine not in TARGETS:
         close = difflib.get_close_matches(machine, TARGETS)
         meant = f"Did you mean {' or '.join(close)}? " if close else ""
         raise TargetError(f"Unknown target {machine!r}. {meant}There are: {', '.join(TARGETS)}.")
     found = TARGETS[machine](detect_host())
+    if slash and not images.isdecimal():
+        raise TargetError(f"In {name!r}, {images!r} is no number of images: write {machine}/8.")
+    found = found.with_batch(int(images)) if slash else found
     return with_runner(found, runner) if at else found

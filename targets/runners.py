@@ -17,7 +17,7 @@ from targets.remote import RemoteRunner
 from targets.rpc import RpcRunner
 from targets.runner import Runner, RunnerError
 from targets.shell import RemoteShell
-from targets.target import AWAY, EMULATED, LOCAL, Target, TargetError
+from targets.target import AWAY, EMULATED, LOCAL, Target, TargetError, file_name
 
 DEADLINE_S = 30.0
 # Until adb has started its server and answered.
@@ -139,5 +139,5 @@ def with_runner(target: Target, runner: str) -> Target:
     if kind == "adb" and not address:
         runner = f"adb:{_connected_phone()}"
     if kind == "bundle":
-        runner = f"bundle:{Path(address or f'bundle-{target.machine}').resolve()}"
+        runner = f"bundle:{Path(address or f'bundle-{file_name(target.machine)}').resolve()}"
     return replace(target, name=f"{target.name}@{runner}", runner=runner)

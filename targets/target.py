@@ -16,6 +16,9 @@ LOCAL, EMULATED, AWAY = "local", "emulated", "away"
 DType = Literal["float32", "float16"]
 """What numbers are computed and passed on as."""
 
+MOST_IMAGES = 1024
+"""Of an inference."""
+
 DTYPE_BYTES: dict[DType, int] = {"float32": 4, "float16": 2}
 
 
@@ -39,9 +42,9 @@ class Target:
 
     features are LLVM attributes beyond what mcpu implies (`-avx512fp16`); abi and float_abi what TVM calls `mabi` and
     `mfloat-abi`, empty for the triple's own; sizes are bytes as one core sees them; threads is how many cores the
-    compiled network may use; dtype is what it computes in, and float16 the features it takes to compute in that, None
-    where vectors cannot. runner says what measures, as `targets.runners` has it; emulator is the command that runs a
-    program for the machine on another.
+    compiled network may use, batch how many images an inference takes; dtype is what it computes in, and float16 the
+    features it takes to compute in that, None where vectors cannot. runner says what measures, as `targets.runners` has
+    it; emulator is the command that runs a program for the machine on another.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Target:
     l3_bytes: int
     cores: int
     threads: int = 1
+    batch: int = 1
     float16: tuple[str, ...] | None = None
     dtype: DType = "float32"
     toolchain: str = "host"
@@ -105,13 +109,14 @@ class Target:
         """One printable line that differs wherever measured times must not mix.
 
         `x86 AMD EPYC (2 cores, 48/1024/32768 KiB) code znver5 threads 1`: the machine, the code built for it with
-        the features that differ from its mcpu's, and the threads. Another type than float32 and another runner than
-        `local` are named at the end.
+        the features that differ from its mcpu's, and the threads. Another type than float32, several images and
+        another runner than `local` are named at the end.
         """
         caches = "/".join(str(size >> 10) for size in (self.l1d_bytes, self.l2_bytes, self.l3_bytes))
         machine = f"{self.kind} {self.cpu_model} ({self.cores} cores, {caches} KiB)"
         code = f"code {self.mcpu}{''.join(self.features)} threads {self.threads}"
         numbers = f" in {self.dtype}" if self.dtype != "float32" else ""
+        numbers += f" of {self.batch} images" if self.batch > 1 else ""
         via = f" via {self.runner}" if self.runner not in (LOCAL, AWAY) else ""
         return f"{machine} {code}{numbers}{via}"
 
@@ -127,6 +132,17 @@ class Target:
                 f"threads must be between 1 and that, not {threads}."
             )
         return replace(self, threads=threads)
+
+    def with_batch(self, batch: int) -> Target:
+        """The same machine, for so many images at once: `cuda-sm90/8`.
+
+        Raises:
+            TargetError: there are none, or more than a thousand.
+        """
+        if not 1 <= batch <= MOST_IMAGES:
+            raise TargetError(f"An inference takes 1 to {MOST_IMAGES} images, not {batch}.")
+        machine = self.name.partition("/")[0]
+        return replace(self, name=f"{machine}/{batch}" if batch > 1 else machine, batch=batch)
 
     def with_dtype(self, dtype: DType) -> Target:
         """The same machine, computing in another type.

@@ -109,6 +109,15 @@ def _reads_image(op: OpSpec) -> bool:
     return op.kind == "conv" and op.kernel > 1 and op.in_channels < PLANAR_CHANNELS
 
 
+def with_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
+    """A model that `network_graph` made, for so many images at once: no operator of it says how many there are."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    for value in (changed.graph.input[0], changed.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = batch
+    return changed
+
+
 def network_graph(ops: Sequence[OpSpec], values: Values | None = None) -> onnx.ModelProto:
     """The operators in sequence as a model: input `image` of `input_shape`, output `logits`.
 

@@ -177,9 +177,9 @@ class OpSpec:
         return self.batch * max(expand, depthwise, project) * FLOAT_BYTES
 
 
-def stored_as(ops: Iterable[OpSpec], weights: WeightType) -> tuple[OpSpec, ...]:
-    """The same operators with their weights stored so."""
-    return tuple(replace(op, dtype=weights) for op in ops)
+def stored_as(ops: Iterable[OpSpec], weights: WeightType, batch: int | None = None) -> tuple[OpSpec, ...]:
+    """The same operators with their weights stored so, and for so many images at once if that is given."""
+    return tuple(replace(op, dtype=weights, batch=batch or op.batch) for op in ops)
 
 
 def network_weight_bytes(ops: Iterable[OpSpec]) -> int:

@@ -115,23 +115,33 @@ static void add_step(void *context, unsigned step, double seconds) {
   of_steps[step] += seconds;
 }
 
-/* Seconds of each inference, and how many there were; the status of the last. */
-static int measure(netlathe *net, const settings *s, const netlathe_evictor *evictor, double **samples, size_t *runs,
-                   double *of_steps) {
-  size_t count = 0, room = 0;
+/* Of each inference: how long it computed, and how long the call took, which copies where a GPU computes. */
+typedef struct {
+  double *samples, *calls;
+  size_t count;
+} times;
+
+static bool make_room(times *t, size_t room) {
+  double *samples = realloc(t->samples, room * sizeof *samples);
+  if (samples != NULL) t->samples = samples;
+  double *calls = realloc(t->calls, room * sizeof *calls);
+  if (calls != NULL) t->calls = calls;
+  return samples != NULL && calls != NULL;
+}
+
+/* The status of the last inference. */
+static int measure(netlathe *net, const settings *s, const netlathe_evictor *evictor, times *t, double *of_steps) {
+  size_t room = 0;
   double begin = now();
-  while (s->num_runs > 0 && (count < s->num_runs || now() - begin < s->min_secs) && (count == 0 || now() - begin < s->max_secs)) {
-    if (count == room) {
-      double *more = realloc(*samples, (room = 2 * room + 64) * sizeof **samples);
-      if (more == NULL) return NETLATHE_NO_MEMORY;
-      *samples = more;
-    }
+  while (s->num_runs > 0 && (t->count < s->num_runs || now() - begin < s->min_secs) &&
+         (t->count == 0 || now() - begin < s->max_secs)) {
+    if (t->count == room && !make_room(t, room = 2 * room + 64)) return NETLATHE_NO_MEMORY;
     if (s->evict_bytes) netlathe_evict(evictor, input, NETLATHE_INPUT_SIZE);
-    int status = netlathe_run_timed(net, input, output, *samples + count, s->profile ? add_step : NULL, of_steps);
+    double start = now();
+    int status = netlathe_run_timed(net, input, output, &t->samples[t->count], s->profile ? add_step : NULL, of_steps);
     if (status != NETLATHE_OK) return status;
-    count++;
+    t->calls[t->count++] = now() - start;
   }
-  *runs = count;
   return NETLATHE_OK;
 }
 
@@ -154,6 +164,12 @@ static void print_profile(const settings *s, const double *seconds, double sum, 
   printf(s->json ? "]" : "");
 }
 
+static void print_calls(const settings *s, double *calls, size_t count) {
+  qsort(calls, count, sizeof *calls, ascending);
+  double median = percentile(calls, count, 0.5);
+  printf(s->json ? ", \"call_median_ms\": %.6f" : "median_ms of calls, copies included: %.4f\n", 1e3 * median);
+}
+
 /* Sorts the samples. */
 static void print_samples(const settings *s, double *samples, size_t count, const double *step_seconds) {
   if (s->json && s->samples) {
@@ -168,12 +184,15 @@ static void print_samples(const settings *s, double *samples, size_t count, cons
   if (s->profile) print_profile(s, step_seconds, sum, count);
 }
 
-static void print(const settings *s, double error, double *samples, size_t count, const double *step_seconds) {
+static void print(const settings *s, double error, times *t, const double *step_seconds) {
   printf(s->json ? "{\"net\": \"%s\", \"threads\": %lu, \"runs\": %zu, \"max_abs_error\": %.3g"
                  : "%s\n%lu thread(s), %zu runs, largest error %.3g\n",
-         netlathe_title, s->num_threads, count, error);
+         netlathe_title, s->num_threads, t->count, error);
   if (s->json) printf(", \"same_top1\": %s", top1(output) == top1(netlathe_expected) ? "true" : "false");
-  if (count > 0) print_samples(s, samples, count, step_seconds);
+  if (t->count > 0) {
+    print_samples(s, t->samples, t->count, step_seconds);
+    if (NETLATHE_COPIES) print_calls(s, t->calls, t->count);
+  }
   printf(s->json ? "}\n" : "");
 }
 
@@ -193,13 +212,13 @@ static int bench(netlathe *net, const settings *s) {
     return WRONG;
   }
   for (unsigned long i = 0; i < s->warmup_runs; i++) netlathe_run(net, input, output);
-  size_t count = 0;
-  double *samples = NULL;
+  times t = {0};
   double *of_steps = calloc(netlathe_plan_of_net.step_count, sizeof *of_steps);
   netlathe_evictor *evictor = netlathe_evictor_create(s->evict_bytes, s->cpu_mask);
-  status = of_steps && evictor ? measure(net, s, evictor, &samples, &count, of_steps) : NETLATHE_NO_MEMORY;
-  if (status == NETLATHE_OK) print(s, error, samples, count, of_steps);
-  free(samples);
+  status = of_steps && evictor ? measure(net, s, evictor, &t, of_steps) : NETLATHE_NO_MEMORY;
+  if (status == NETLATHE_OK) print(s, error, &t, of_steps);
+  free(t.samples);
+  free(t.calls);
   if (evictor != NULL) netlathe_evictor_destroy(evictor);
   free(of_steps);
   return status == NETLATHE_OK ? 0 : failed(status);

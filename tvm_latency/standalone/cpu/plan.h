@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #define NETLATHE_MACHINE "CPU"
+#define NETLATHE_COPIES 0 /* whether an inference copies its tensors */
 
 /* DLTensor of dlpack.h. */
 typedef struct {

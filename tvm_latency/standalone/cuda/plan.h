@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #define NETLATHE_MACHINE "machine"
+#define NETLATHE_COPIES 1 /* whether an inference copies its tensors */
 #define NETLATHE_ALIGNMENT 16 /* of what a thread loads at once */
 
 enum netlathe_place { NETLATHE_INPUT, NETLATHE_WEIGHTS, NETLATHE_MEMORY, NETLATHE_OUTPUT };
