@@ -39,7 +39,7 @@ from targets.emulator import launcher
 from targets.registry import TARGETS, get_target
 from targets.runner import Timing
 from targets.runners import find_runner
-from targets.target import AWAY, EMULATED, LOCAL, DType, Target, TargetError
+from targets.target import AWAY, EMULATED, DType, Target, TargetError
 from tvm_latency.fallback import FallbackSettings, tune_fallbacks
 from tvm_latency.loaded import LoadedNetwork
 from tvm_latency.lower import Lowered
@@ -91,7 +91,7 @@ def compile(  # noqa: A001  (the command's name; the builtin is not used here)
         VerifyError: the result differs from the reference by more than rounding explains.
     """
     machine, weights = find_machine(target, threads, dtype), weight_type(weights, dtype)
-    here = machine.runner == LOCAL
+    here = machine.in_process
     if count and machine.runner != EMULATED:
         raise TargetError(f"--count has an emulator count instructions, and none counts for {target}. Leave it out.")
     measured = machine.runner not in (EMULATED, AWAY)
@@ -225,7 +225,7 @@ def bench(
     """
     peers, machine = find_peers(against), find_machine(target, threads, dtype)
     weights = weight_type(weights, dtype)
-    if machine.runner != LOCAL:
+    if not machine.in_process:
         raise TargetError(
             f"`bench` times runtimes that are installed here, and {target} is another machine. `netlathe compile` "
             "measures ours there, with --runner."

@@ -143,7 +143,14 @@ def _sections(results: Results) -> list[dict[str, Any]]:
     ]
     return [
         *(
-            [_section("Every target", targets_section.text(results), table=targets_section.table(results))]
+            [
+                _section("Every target", targets_section.text(results), table=targets_section.table(results)),
+                _section(
+                    "Where its time goes on each",
+                    "What each operator of the derived network is taken to add to it there, and its share of the sum.",
+                    table=targets_section.operators(results),
+                ),
+            ]
             if results["compile"].get(ALSO)
             else []
         ),

@@ -30,7 +30,7 @@ from supernet.network import Network
 from supernet.settings import RecipeName, TrainSettings, recipe
 from targets.runner import Timing
 from targets.runners import find_runner
-from targets.target import LOCAL, Target
+from targets.target import Target
 from targets.unit import MILLISECONDS, Unit
 from tvm_latency.compiled import CompiledNetwork
 from tvm_latency.loaded import LoadedNetwork
@@ -113,7 +113,7 @@ def _built(context: RunContext, target: Target) -> Result:
         folder = context.place("compile", target) / role
         also = partial(_plain_c, context, role, folder, model) if role == "winner" or form == "program" else None
         built = deployment.build(model, target, folder, weights, also=also)
-        if form == "library" and target.runner != LOCAL:
+        if form == "library" and not target.in_process:
             write_answer(folder / ANSWER, pytorch(_trained(context, role)), model, tolerance(model, weights, dtype))
         result[role] = {"kernels": list(built.kernels), "fallbacks": list(built.fallbacks)}
         for name in built.fallbacks:
@@ -157,7 +157,7 @@ def verify(context: RunContext, folder: Path, target: Target) -> Result:
     network = _trained(context, "winner")
     images = real_images(context.data.test, VERIFIED_IMAGES, target.batch)
     built = context.place("compile", target) / "winner"
-    if target.runner != LOCAL:
+    if not target.in_process:
         deployment.write_reference(folder, images[0], pytorch(network))
         return context.result("compile", target)["winner"]["verification"]  # type: ignore[no-any-return]
     compiled, weights, dtype = LoadedNetwork(built / deployment.LIBRARY), context.config.weights, target.dtype
@@ -177,7 +177,7 @@ def bench(context: RunContext, folder: Path, target: Target) -> Result:
     Raises:
         BenchError: the timing failed, or ONNX Runtime computes something else.
     """
-    if target.runner != LOCAL:
+    if not target.in_process:
         return _bench_elsewhere(context, target)
     wanted = [("winner", "netlathe"), ("baseline", "netlathe"), ("winner", "onnxruntime")]
     if find_spec("onnxruntime") is None:

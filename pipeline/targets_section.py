@@ -23,10 +23,30 @@ def text(results: Mapping[str, dict[str, Any]]) -> str:
 
 def table(results: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """A row for each target, the first one first."""
+    return {"head": list(HEAD), "rows": [[name, *_row(part)] for name, part in _parts(results).items()]}
+
+
+def operators(results: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """A row for each operator of the derived network: what it adds on every target, and which share of it that is."""
+    parts = _parts(results)
+    columns = [_operators(part) for part in parts.values()]
+    names = [operator["key"] for operator in results["derive"]["operators"]]
+    return {"head": ["operator", *parts], "rows": [[name, *row] for name, *row in zip(names, *columns, strict=True)]}
+
+
+def _parts(results: Mapping[str, dict[str, Any]]) -> dict[str, Mapping[str, dict[str, Any]]]:
+    """Each target's own results, by its name."""
     also = results["compile"][ALSO]
-    parts = {results["setup"]["target"]["name"]: results}
-    parts |= {name: {stage: found.get(ALSO, {}).get(name, {}) for stage, found in results.items()} for name in also}
-    return {"head": list(HEAD), "rows": [[name, *_row(part)] for name, part in parts.items()]}
+    parts: dict[str, Mapping[str, dict[str, Any]]] = {results["setup"]["target"]["name"]: results}
+    return parts | {
+        name: {stage: found.get(ALSO, {}).get(name, {}) for stage, found in results.items()} for name in also
+    }
+
+
+def _operators(results: Mapping[str, dict[str, Any]]) -> list[str]:
+    unit = unit_of(results["setup"]["target"]["runner"])
+    seconds = [operator["seconds"] for operator in results["derive"]["operators"]]
+    return [f"{unit.text(one, '.4f')} ({one / sum(seconds):.0%})" for one in seconds]
 
 
 def _row(results: Mapping[str, dict[str, Any]]) -> list[str]:

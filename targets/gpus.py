@@ -13,7 +13,7 @@ from targets.target import AWAY, Target
 
 _KIB, _MIB = 1 << 10, 1 << 20
 
-_cuda = partial(
+cuda = partial(
     Target,
     kind="cuda",
     mtriple="x86_64-linux-gnu",
@@ -26,8 +26,8 @@ _cuda = partial(
 )
 
 GPUS: tuple[Target, ...] = (
-    _cuda(name="cuda-sm80", cpu_model="A100", mcpu="sm_80", l1d_bytes=192 * _KIB, l2_bytes=40 * _MIB, cores=108),
-    _cuda(name="cuda-sm86", cpu_model="A10", mcpu="sm_86", l1d_bytes=128 * _KIB, l2_bytes=6 * _MIB, cores=72),
-    _cuda(name="cuda-sm89", cpu_model="L4", mcpu="sm_89", l1d_bytes=128 * _KIB, l2_bytes=48 * _MIB, cores=58),
-    _cuda(name="cuda-sm90", cpu_model="H100", mcpu="sm_90", l1d_bytes=256 * _KIB, l2_bytes=50 * _MIB, cores=132),
+    cuda(name="cuda-sm80", cpu_model="A100", mcpu="sm_80", l1d_bytes=192 * _KIB, l2_bytes=40 * _MIB, cores=108),
+    cuda(name="cuda-sm86", cpu_model="A10", mcpu="sm_86", l1d_bytes=128 * _KIB, l2_bytes=6 * _MIB, cores=72),
+    cuda(name="cuda-sm89", cpu_model="L4", mcpu="sm_89", l1d_bytes=128 * _KIB, l2_bytes=48 * _MIB, cores=58),
+    cuda(name="cuda-sm90", cpu_model="H100", mcpu="sm_90", l1d_bytes=256 * _KIB, l2_bytes=50 * _MIB, cores=132),
 )

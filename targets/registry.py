@@ -7,10 +7,11 @@ from collections.abc import Callable
 from functools import partial
 
 from targets.boards import BOARDS
-from targets.gpus import GPUS
+from targets.gpu_device import find_gpu
+from targets.gpus import GPUS, cuda
 from targets.host import Host, detect_host
 from targets.runners import with_runner
-from targets.target import Target, TargetError
+from targets.target import LOCAL, Target, TargetError
 
 _X86_TRIPLE = "x86_64-linux-gnu"
 # Architectural vector registers by width: SSE and AVX2 name 16, AVX-512 (EVEX) 32.
@@ -54,6 +55,25 @@ def _x86(host: Host) -> Target:
     return _x86_code(host, "x86", host.llvm_cpu, host.vector_bits, hidden, host.float16)
 
 
+def _cuda(_: Host) -> Target:
+    found = find_gpu()
+    if found is None:
+        known = ", ".join(gpu.name for gpu in GPUS)
+        raise TargetError(
+            "There is no NVIDIA GPU with its driver here. Name one that is elsewhere by its compute capability: "
+            f"{known}."
+        )
+    return cuda(
+        name="cuda",
+        cpu_model=found.name,
+        mcpu=found.capability,
+        l1d_bytes=found.shared_bytes,
+        l2_bytes=found.l2_bytes,
+        cores=found.multiprocessors,
+        runner=LOCAL,
+    )
+
+
 def _elsewhere(machine: Target, _: Host) -> Target:
     return machine
 
@@ -62,6 +82,7 @@ TARGETS: dict[str, Callable[[Host], Target]] = {
     "x86": _x86,
     "x86-64-v3": lambda host: _x86_code(host, "x86-64-v3", "x86-64-v3", 256),
     "x86-64-v4": lambda host: _x86_code(host, "x86-64-v4", "x86-64-v4", 512),
+    "cuda": _cuda,
     **{machine.name: partial(_elsewhere, machine) for machine in (*BOARDS, *GPUS)},
 }
 

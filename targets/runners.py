@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import os
 import shlex
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import gettempdir
 
 from targets.bundle import BundleRunner
 from targets.emulated import EmulatedRunner
@@ -23,12 +25,17 @@ DEADLINE_S = 30.0
 # Until adb has started its server and answered.
 ADB_S = 60.0
 # ssh says so itself if it does not reach the machine; adb has no status of its own.
+_HERE = ("sh", "-c")
 _SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15", "-o", "ServerAliveInterval=5")
 _SSH_LOST, _ADB_LOST = (255,), (1, 255)
 _SSH_FOLDER, _ADB_FOLDER = ".cache/netlathe", "/data/local/tmp/netlathe"
 
 
 def _local(target: Target, address: str, deadline_s: float) -> Runner:
+    if target.kind == "cuda":
+        # Programs, as on a machine elsewhere.
+        folder = Path(gettempdir()) / f"netlathe-{os.getuid()}"
+        return RemoteRunner(RemoteShell(_HERE, ()), str(folder), target.threads, deadline_s)
     return LocalRunner(target, deadline_s)
 
 

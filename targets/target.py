@@ -89,10 +89,15 @@ class Target:
     def ways(self) -> tuple[str, ...]:
         """How to ask for each runner that can measure there."""
         if self.kind == "cuda":
-            return "ssh:USER@HOST", "bundle:FOLDER"
+            return LOCAL, "ssh:USER@HOST", "bundle:FOLDER"
         if "linux" not in self.mtriple:
             return ("rpc:HOST:PORT",)
         return LOCAL, "adb", "ssh:USER@HOST", "rpc:HOST:PORT", "bundle:FOLDER"
+
+    @property
+    def in_process(self) -> bool:
+        """Whether its libraries are loaded and timed here; a GPU here has its programs run, as one elsewhere does."""
+        return self.runner == LOCAL and self.kind != "cuda"
 
     @property
     def unit(self) -> Unit:

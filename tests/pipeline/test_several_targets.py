@@ -10,7 +10,7 @@ import pytest
 from pipeline import finding
 from pipeline.config import ConfigError, make_config, parse_shares
 from pipeline.context import RunContext
-from pipeline.targets_section import table, text
+from pipeline.targets_section import operators, table, text
 from supernet.presets import DIGITS
 from targets.target import EMULATED, LOCAL, Target
 from tvm_latency.latency_table import Entry, LatencyTable
@@ -129,7 +129,10 @@ def test_the_report_has_a_row_for_each_target() -> None:
     def part(ms: float) -> dict[str, Any]:
         return {
             "compile": {"winner": {"measured_s": 1e-3 * ms}, "baseline": {"measured_s": 3e-3 * ms}, "budget_s": 4e-3},
-            "derive": {"predicted_s": 2e-3},
+            "derive": {
+                "predicted_s": 2e-3,
+                "operators": [{"key": "stem", "seconds": 1e-3}, {"key": f"block for {ms}", "seconds": 1e-3 * ms}],
+            },
             "bench": {"speedups": {"netlathe: mobilenet": 3.0, "onnxruntime: derived": 1.5}},
             "verify": {"max_abs_error": 1e-6},
         }
@@ -145,3 +148,10 @@ def test_the_report_has_a_row_for_each_target() -> None:
         [X86, "4.000 ms", "2.000 ms", "1.000 ms", "3.000 ms", "3.00x", "1.50x", "1.0e-06"],
         [BOARD, *(f"{count} {counted}" for count in ("4.000", "2.000", "2.000", "6.000")), "3.00x", "1.50x", "1.0e-06"],
     ]
+    assert operators(results) == {
+        "head": ["operator", X86, BOARD],
+        "rows": [
+            ["stem", "1.0000 ms (50%)", f"1.0000 {counted} (33%)"],
+            ["block for 1.0", "1.0000 ms (50%)", f"2.0000 {counted} (67%)"],
+        ],
+    }

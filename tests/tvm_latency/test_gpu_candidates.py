@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,9 @@ import pytest
 from targets.gpus import GPUS
 from targets.remote import RemoteRunner
 from targets.runner import Failure, Job, Timing
+from targets.runners import find_runner
 from targets.shell import RemoteShell
+from targets.target import LOCAL
 from tvm_latency import gpu_network
 from tvm_latency.candidate import build_candidate
 from tvm_latency.opspec import OpSpec, stored_as
@@ -30,6 +36,21 @@ def shell(tmp_path: Path, cuda_on_cpu: Any, monkeypatch: pytest.MonkeyPatch) -> 
     return RemoteShell(("sh", "-c"), ())
 
 
+def test_the_gpu_of_this_machine_is_a_target(shell: RemoteShell) -> None:
+    """What the driver says; another process, since this one may have asked before there was a driver."""
+    code = "from targets.registry import get_target; print(get_target('cuda/2').fingerprint)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "cuda A CPU (4 cores, 64/1024/0 KiB) code sm_90 threads 1 of 2 images\n"
+    without = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "LD_LIBRARY_PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "There is no NVIDIA GPU with its driver here." in without.stderr
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_candidates_are_checked_and_timed(shell: RemoteShell, dtype: Any, tmp_path: Path) -> None:
     target, jobs = H100.with_dtype(dtype), []
@@ -37,7 +58,7 @@ def test_candidates_are_checked_and_timed(shell: RemoteShell, dtype: Any, tmp_pa
         module = tmp_path / f"{number}.netbench"
         build_candidate(stored_as([op], dtype), target, "program", module)
         jobs.append(Job(key=op.key, module=module, repeats=3, evict_bytes=1 << 20))
-    results = list(RemoteRunner(shell, str(tmp_path / "there"), 1).run([jobs, jobs]))
+    results = list(find_runner(replace(target, runner=LOCAL)).run([jobs, jobs]))
     assert [result.key for result in results] == [job.key for job in (*jobs, *jobs)]
     for result in results:
         assert isinstance(result, Timing), result

@@ -84,10 +84,18 @@ int cuGetErrorName(int result, const char **name) {
   return OK;
 }
 int cuDeviceGet(int *device, int ordinal) { return *device = ordinal, ordinal ? NO_DEVICE : OK; }
+int cuDeviceGetName(char *name, int bytes, int) { return snprintf(name, bytes, "A CPU"), OK; }
 int cuDeviceGetAttribute(int *value, int attribute, int) {
   const char *capability = getenv("CUDA_ON_CPU_CAPABILITY");
   int number = capability ? atoi(capability) : 90;
-  *value = attribute == 75 ? number / 10 : attribute == 76 ? number % 10 : 1;
+  switch (attribute) {
+    case 16: *value = 4; break;
+    case 38: *value = 1 << 20; break;
+    case 75: *value = number / 10; break;
+    case 76: *value = number % 10; break;
+    case 81: *value = 1 << 16; break;
+    default: return INVALID_VALUE;
+  }
   return OK;
 }
 int cuDevicePrimaryCtxRetain(void **context, int) { return *context = &leaks, retained++, OK; }
