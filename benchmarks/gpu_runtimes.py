@@ -52,7 +52,7 @@ def build(options: argparse.Namespace) -> None:
     for name in options.nets.split(","):
         architecture = named_architecture(name)
         network = random_network(architecture)
-        np.savez(folder / f"{name}.weights.npz", **dict(enumerate_arrays(network)))
+        np.savez(folder / f"{name}.weights.npz", *arrays_of(network))
         for batch in map(int, options.batches.split(",")):
             model, ops = to_onnx(network, architecture, batch), architecture.op_specs(batch)
             image = probe_input((batch, 3, architecture.resolution, architecture.resolution))
@@ -74,11 +74,10 @@ def build(options: argparse.Namespace) -> None:
     print(f"{folder}: {total / 1e6:.1f} MB. There: `python3 there.py` in it; then bring {RESULTS} back.")
 
 
-def enumerate_arrays(network: Network) -> list[tuple[str, np.ndarray]]:
-    """Weights and biases by the numbers in which the operators use them, batch norm folded."""
+def arrays_of(network: Network) -> list[np.ndarray]:
+    """Weights and biases in the order in which the operators use them, batch norm folded."""
     layers = [m for m in fold_batch_norm(network).modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
-    arrays = [value.detach().numpy() for layer in layers for value in (layer.weight, layer.bias) if value is not None]
-    return [(f"{number:03}", array) for number, array in enumerate(arrays)]
+    return [value.detach().numpy() for layer in layers for value in (layer.weight, layer.bias) if value is not None]
 
 
 def floors_ms(ops: list[OpSpec], dtype: Any) -> tuple[float, float]:
@@ -90,10 +89,10 @@ def floors_ms(ops: list[OpSpec], dtype: Any) -> tuple[float, float]:
 
 def read(options: argparse.Namespace) -> None:
     """Print what came back, save it, and exit with 1 if a promise was broken."""
-    found = read_json(options.folder / RESULTS)
-    job = read_json(options.folder / JOB)
+    files = options.folder / RESULTS, options.folder / JOB
+    found, job = (read_json(file) if file.exists() else None for file in files)
     if found is None or job is None:
-        sys.exit(f"{options.folder / RESULTS} is not there: run `python3 there.py` in the folder on the GPU's machine.")
+        sys.exit(f"{files[0]} is not there: run `python3 there.py` in the folder on the GPU's machine.")
     promises: dict[str, bool] = {}
     for case, row in zip(job["cases"], found["cases"], strict=True):
         batch, dtype, name = case["batch"], case["dtype"], f"{case['net']}, batch {case['batch']}, {case['dtype']}"

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,17 @@ Runtime = tuple[Round, Callable[[], np.ndarray]]
 def smi() -> str:
     """What the driver says of the GPU at this moment."""
     words = ["nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader"]
-    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+    except FileNotFoundError:
+        return ""
 
 
 def probe_input(shape: tuple[int, ...]) -> np.ndarray:
     """The image that netbench tests itself with."""
     index = np.arange(int(np.prod(shape)), dtype=np.uint32)
-    return ((index * np.uint32(2654435761) >> 16).astype(np.float32) / 32768 - 1).reshape(shape)
+    numbers = (index * np.uint32(2654435761) >> 16).astype(np.float32) / 32768 - 1
+    return np.asarray(numbers.reshape(shape))
 
 
 def netbench(program: str, *options: str) -> dict[str, Any]:
@@ -51,17 +56,19 @@ def netbench(program: str, *options: str) -> dict[str, Any]:
     return found
 
 
-def network_of(case: dict[str, Any]) -> Any:
-    """The network in PyTorch, on the GPU, channels last."""
+def network_of(case: dict[str, Any], device: str = "cuda") -> Any:
+    """The network in PyTorch, channels last."""
     import torch
     from torch import nn
 
     arrays = iter(np.load(FOLDER / f"{case['net']}.weights.npz").values())
 
-    def conv(i: int, o: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> Any:
-        layer = nn.Conv2d(i, o, kernel, stride, kernel // 2, groups=groups)
+    def filled(layer: Any) -> Any:
         layer.weight.data, layer.bias.data = torch.from_numpy(next(arrays)), torch.from_numpy(next(arrays))
         return layer
+
+    def conv(i: int, o: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> Any:
+        return filled(nn.Conv2d(i, o, kernel, stride, kernel // 2, groups=groups))
 
     class Block(nn.Module):
         def __init__(self, op: dict[str, Any]) -> None:
@@ -85,17 +92,17 @@ def network_of(case: dict[str, Any]) -> Any:
         elif op["kind"] == "pool":
             layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
         else:
-            linear = nn.Linear(op["in_channels"], op["out_channels"])
-            linear.weight.data, linear.bias.data = torch.from_numpy(next(arrays)), torch.from_numpy(next(arrays))
-            layers.append(linear)
+            layers.append(filled(nn.Linear(op["in_channels"], op["out_channels"])))
     dtype = torch.float16 if case["dtype"] == "float16" else torch.float32
-    return nn.Sequential(*layers).eval().to("cuda", dtype).to(memory_format=torch.channels_last)
+    network: Any = nn.Sequential(*layers).eval()
+    return network.to(device, dtype).to(memory_format=torch.channels_last)
 
 
 def torch_runtime(case: dict[str, Any], image: np.ndarray, mode: str, tf32: bool) -> Runtime:
     """PyTorch, eager, as a CUDA graph, or compiled as far as it can."""
     import torch
 
+    event: Any = torch.cuda.Event
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = True
     network = network_of(case)
@@ -116,7 +123,7 @@ def torch_runtime(case: dict[str, Any], image: np.ndarray, mode: str, tf32: bool
                 return y
 
     def step() -> tuple[float, float]:
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start, end = (event(enable_timing=True) for _ in range(2))
         begin = time.perf_counter()
         x.copy_(torch.from_numpy(image))
         start.record()
@@ -154,7 +161,7 @@ def runtimes_of(case: dict[str, Any], image: np.ndarray) -> dict[str, Callable[[
     for tf32 in (False, True) if case["dtype"] == "float32" else (False,):
         for mode, name in names.items():
             label = f"{name}, TF32" if tf32 else name
-            found[label] = lambda mode=mode, tf32=tf32: torch_runtime(case, image, mode, tf32)
+            found[label] = partial(torch_runtime, case, image, mode, tf32)
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
@@ -30,7 +30,7 @@ from targets.target import Target
 from tvm_latency.accuracy import Scores
 from tvm_latency.database import MeasurementDatabase
 from tvm_latency.opspec import stored_as
-from tvm_latency.schedules import GPU_SCHEDULE_VERSION, SCHEDULE_VERSION
+from tvm_latency.schedules import schedule_version
 
 SEARCH_CHECKPOINT = "search.checkpoint"
 # The derived network is predicted to use so much of a budget, if one does.
@@ -71,13 +71,14 @@ def setup(context: RunContext, folder: Path) -> Result:
         "weights": config.weights,
         "dtype": config.dtype,
         "shares": list(config.shares),
-        "versions": all_versions(),
+        "versions": all_versions(context.targets),
     }
 
 
-def all_versions() -> dict[str, str]:
-    """Every version that a run's results depend on: what is installed, and our schedules."""
-    return {**versions(), "schedules": f"{SCHEDULE_VERSION}, {GPU_SCHEDULE_VERSION} for GPUs"}
+def all_versions(targets: Iterable[Target]) -> dict[str, str]:
+    """Every version that a run's results depend on: what is installed, and the schedules for its targets."""
+    schedules = sorted({schedule_version(target) for target in targets}, reverse=True)
+    return {**versions(), "schedules": ", ".join(map(str, schedules))}
 
 
 def suitable_space(data: str) -> str:

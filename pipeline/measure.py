@@ -10,6 +10,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 from supernet.architecture import Architecture
+from targets.cuda_compiler import cuda_compiler_version
 from targets.emulated import EmulatedRunner
 from targets.runner import WRITTEN, Failure, Form, Job, Timing
 from targets.runners import find_runner
@@ -41,8 +42,9 @@ class MeasureError(RuntimeError):
 
 
 def code_versions(target: Target) -> tuple[int, str]:
-    """What decides, beside the machine, which measurements count: our schedules, and TVM."""
-    return schedule_version(target), version("apache-tvm")
+    """What decides, beside the machine, which measurements count: our schedules, and what compiles them."""
+    compiler = f" with {cuda_compiler_version()}" if target.kind == "cuda" else ""
+    return schedule_version(target), version("apache-tvm") + compiler
 
 
 def what_runs(folder: Path, target: Target) -> Path:

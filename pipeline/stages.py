@@ -84,7 +84,7 @@ def _check_origin(context: RunContext) -> None:
                 f"{context.folder} was measured on {there}; this is {here}. Measurements of two machines do not mix: "
                 "start a new run with another --out."
             )
-    before, now = context.results["setup"]["versions"], finding.all_versions()
+    before, now = context.results["setup"]["versions"], finding.all_versions(context.targets)
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if changed:
         differences = ", ".join(f"{name} {before.get(name)} there, {now.get(name)} here" for name in changed)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
@@ -17,6 +17,7 @@ from targets.toolchain import ToolchainError
 
 INSTALL_NVRTC = 'pip install "netlathe[cuda]"'
 _ERROR_LINES = 12
+_OPTIONS = ("-default-device",)
 
 # What TVM's device code includes of the CUDA C++ standard library, whose own headers take ten times as long to compile
 # as a kernel; a few names, of which no kernel uses more than the integers.
@@ -49,6 +50,11 @@ class CudaCompiler(Protocol):
         """What it is, in a word and a number."""
         ...
 
+    @property
+    def facts(self) -> str:
+        """All that decides what it makes of a text, beside the text."""
+        ...
+
     def cubin(self, text: str, arch: str) -> bytes:
         """Machine code for `sm_90` and the like, which a driver loads.
 
@@ -68,14 +74,22 @@ class Nvrtc:
     version: str
     include: str
 
+    @property
+    def facts(self) -> str:
+        """See `CudaCompiler.facts`."""
+        parts = ("nvidia-cuda-nvrtc-cu12", "nvidia-cuda-runtime-cu12")
+        return f"{self.version} {[version(part) for part in parts]} {_OPTIONS} {_HEADERS}"
+
     def cubin(self, text: str, arch: str) -> bytes:
         """See `CudaCompiler.cubin`."""
         from cuda.bindings import nvrtc
 
         headers = [content.encode() for content in _HEADERS.values()]
         names = [name.encode() for name in _HEADERS]
-        _, program = nvrtc.nvrtcCreateProgram(text.encode(), b"kernels.cu", len(headers), headers, names)
-        options = [f"--gpu-architecture={arch}", "-default-device", f"-I{self.include}"]
+        made, program = nvrtc.nvrtcCreateProgram(text.encode(), b"kernels.cu", len(headers), headers, names)
+        if made != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+            raise ToolchainError(f"NVRTC could not begin: {made}.")
+        options = [f"--gpu-architecture={arch}", *_OPTIONS, f"-I{self.include}"]
         try:
             (status,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
             if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
@@ -97,6 +111,11 @@ class Nvcc:
 
     command: str
     version: str
+
+    @property
+    def facts(self) -> str:
+        """See `CudaCompiler.facts`."""
+        return self.version
 
     def cubin(self, text: str, arch: str) -> bytes:
         """See `CudaCompiler.cubin`."""
@@ -127,17 +146,24 @@ def find_cuda_compiler(environ: Mapping[str, str] = os.environ) -> CudaCompiler:
     return found
 
 
+def cuda_compiler_version() -> str:
+    """That of the compiler that is found, in a word and a number."""
+    try:
+        return find_cuda_compiler().version
+    except ToolchainError:
+        return "no compiler of CUDA"
+
+
 @lru_cache(1)
 def _nvrtc() -> Nvrtc | None:
-    if not importlib.util.find_spec("cuda") or not importlib.util.find_spec("cuda.bindings"):
-        return None
-    from cuda.bindings import nvrtc
-    from cuda.pathfinder import find_nvidia_header_directory
-
-    include = find_nvidia_header_directory("cudart")
     try:
+        from cuda.bindings import nvrtc
+        from cuda.pathfinder import find_nvidia_header_directory
+
+        include = find_nvidia_header_directory("cudart")
         status, major, minor = nvrtc.nvrtcVersion()
-    except RuntimeError:  # what is raised where the library itself is missing
+        version("nvidia-cuda-nvrtc-cu12"), version("nvidia-cuda-runtime-cu12")
+    except (ImportError, RuntimeError, PackageNotFoundError):  # or the library itself is missing, or of a toolkit
         return None
     if status != nvrtc.nvrtcResult.NVRTC_SUCCESS or include is None:
         return None

@@ -131,6 +131,8 @@ class Target:
         Raises:
             TargetError: the machine does not have as many cores.
         """
+        if self.kind == "cuda" and threads != 1:
+            raise TargetError(f"{self.name} computes on a GPU, with all of it: leave --threads out.")
         if not 1 <= threads <= self.cores:
             raise TargetError(
                 f"{self.name} has {self.cores} usable physical core{'s' if self.cores > 1 else ''}; the number of "

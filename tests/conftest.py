@@ -1,6 +1,11 @@
-"""Options of the whole suite."""
+"""Options of the whole suite, and a GPU that is a CPU."""
 
 import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
@@ -27,3 +32,49 @@ def pytest_configure(config: pytest.Config) -> None:
     # Zig compiles a C library for each target once, which takes minutes.
     os.environ.setdefault("ZIG_GLOBAL_CACHE_DIR", str(user_cache_path("zig")))
     os.environ["XDG_CACHE_HOME"] = folder.name
+
+
+CUDA_ON_CPU = Path(__file__).parent / "cuda_on_cpu"
+# A GPU refuses to load a vector from where none begins.
+_ALIGNED = ("-fsanitize=alignment", "-fsanitize-trap=alignment")
+_CPP = (sys.executable, "-m", "ziglang", "c++", "-std=c++17", "-O1", "-shared", "-fPIC", "-w", *_ALIGNED)
+
+
+class CudaOnCpu:
+    """Compiles device code for a CPU: what it answers, the driver of the same folder loads."""
+
+    version = facts = "CUDA on a CPU"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def cubin(self, text: str, arch: str) -> bytes:
+        launched = "".join(
+            f"LAUNCHED({name})\n" for name in sorted(set(re.findall(r"__launch_bounds__\(\d+\) (\w+)", text)))
+        )
+        # C++ has these the other way round.
+        text = text.replace("__shared__ alignas(64)", "alignas(64) __shared__")
+        # What it is in PTX; on a CPU a function of C++ stands in for the one instruction.
+        text = re.sub(r"__forceinline__ __device__ void netlathe_mma\(.*?\n}\n", "", text, flags=re.DOTALL)
+        return self._compiled(f'#include "cuda_on_cpu.h"\n{text}\n{launched}').read_bytes()
+
+    def driver(self) -> Path:
+        """The folder of a libcuda.so.1."""
+        made = self._compiled((CUDA_ON_CPU / "driver.cc").read_text())
+        folder = self.folder / "driver"
+        folder.mkdir(exist_ok=True)
+        return made.rename(folder / "libcuda.so.1").parent
+
+    def _compiled(self, text: str) -> Path:
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        source, library = folder / "text.cc", folder / "library.so"
+        source.write_text(text)
+        words = [*_CPP, f"-I{CUDA_ON_CPU}", "-o", str(library), str(source)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return library
+
+
+@pytest.fixture(scope="session")
+def cuda_on_cpu(tmp_path_factory: pytest.TempPathFactory) -> CudaOnCpu:
+    return CudaOnCpu(tmp_path_factory.mktemp("cuda-on-cpu"))

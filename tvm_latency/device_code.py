@@ -54,7 +54,8 @@ def device_code(function: Any, name: str, target: Target) -> DeviceCode:
     """What a scheduled function becomes; its device functions' names begin with `name`.
 
     Raises:
-        ValueError: it needs memory between its launches, or its grid depends on values known at run time only.
+        ValueError: it does more than launch kernels on its operands one after the other: memory between them, values
+            that are known only at run time.
         Whatever TVM raises: see `tvm_latency.lower.compiler_errors`.
     """
     attributes = tvm.target.Target(target.tvm_attributes())
@@ -97,8 +98,14 @@ def _launches(host: Any) -> tuple[Launch, ...]:
         if node.op == tvm.ir.Op.get("tirx.call_ffi_kernel"):
             found.append(_launch(node, parameters, root))
 
+    def more(node: Any) -> None:
+        name = host.attrs["global_symbol"]
+        raise ValueError(f"{name} does more than launch kernels ({type(node).__name__}).")
+
     parameters = list(host.params)
-    structural_walk(host.body, [(tirx.DeclBuffer, view), (tvm.ir.Call, call)])
+    not_launches = (tirx.For, tirx.While, tirx.IfThenElse, tirx.BufferStore)
+    walked = [(tirx.DeclBuffer, view), (tvm.ir.Call, call), *((kind, more) for kind in not_launches)]
+    structural_walk(host.body, walked)
     return tuple(found)
 
 
@@ -106,7 +113,10 @@ def _launch(call: Any, parameters: list[Any], root: Any) -> Launch:
     function, *arguments = call.args
     tags = list(call.attrs.launch_params)
     extents = dict(zip(tags, arguments[len(arguments) - len(tags) :], strict=True))
-    operands = [root(argument.args[0]) for argument in arguments[: len(arguments) - len(tags)]]
+    tensors = arguments[: len(arguments) - len(tags)]
+    if not all(isinstance(tensor, tvm.ir.Call) for tensor in tensors):
+        raise ValueError(f"{function.value} takes a number that is known only at run time.")
+    operands = [root(tensor.args[0]) for tensor in tensors]
     if any(operand not in parameters for operand in operands):
         raise ValueError(f"{function.value} needs memory of its own beside its operands.")
     if any(not isinstance(extent, tirx.IntImm) for extent in extents.values()):

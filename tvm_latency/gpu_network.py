@@ -96,6 +96,6 @@ def _scheduled(module: Any, target: Target) -> Any:
 
 def _kernel(functions: Mapping[str, Any], target: Target, compiler: CudaCompiler, name: str) -> GpuKernel:
     source = device_code(functions[name], name, target)
-    digest = blake2b(f"{compiler.version} {target.mcpu} {source.text}".encode(), digest_size=20).hexdigest()
+    digest = blake2b(f"{compiler.facts} {target.mcpu} {source.text}".encode(), digest_size=20).hexdigest()
     code = kept(cache_folder("gpu-kernels"), digest, lambda: compiler.cubin(source.text, target.mcpu), KEPT_BYTES)
     return GpuKernel(code, source.launches)

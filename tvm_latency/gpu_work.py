@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from targets.target import Target
 from tvm_latency.opspec import OpSpec
-from tvm_latency.schedules.gpu.tiles import FMA_WARPS, depthwise_cycles, depthwise_strip, find_tile
+from tvm_latency.schedules.gpu.tiles import depthwise_cycles, depthwise_strip, find_tile, fma_warps, product_tile
 from tvm_latency.schedules.kernel import ConvSpec
 
 
 def product(pixels: int, channels: int, reduction: int, target: Target, *, pointwise: bool = True) -> float:
-    """Of a matrix product, or of a dense convolution as if it were one."""
-    return find_tile(pixels, reduction, channels, target).cycles(pixels, reduction, channels, target.cores)
+    """Of a matrix product; of a dense convolution as if it were one, which scalar units compute in every type."""
+    find = find_tile if pointwise else product_tile
+    return find(pixels, reduction, channels, target).cycles(pixels, reduction, channels, target)
 
 
 def depthwise(op: OpSpec, out_pixels: int, target: Target) -> float:
@@ -30,7 +31,7 @@ def strip_rows(op: OpSpec, target: Target) -> int:
 
 def macs_per_issue(target: Target) -> int:
     """What all multiprocessors could do in a cycle, without their matrix units."""
-    return target.cores * 32 * FMA_WARPS
+    return target.cores * 32 * fma_warps(target)
 
 
 def _convolution(op: OpSpec) -> ConvSpec:

@@ -16,6 +16,7 @@ from tvm.relax import transform
 from tvm.relax.frontend.onnx import from_onnx
 
 from targets.target import Target
+from targets.toolchain import ToolchainError
 from tvm_latency.canonical import elementwise_value, fold_affine, fold_constants, raise_elementwise
 from tvm_latency.emit import EmitKernels
 from tvm_latency.layouts import cancel_layouts
@@ -152,7 +153,7 @@ def compiler_errors(what: str) -> Iterator[None]:
     try:
         with redirect_stdout(sys.stderr):
             yield
-    except LoweringError:
+    except (LoweringError, ToolchainError):
         raise
     except (
         onnx.checker.ValidationError,

@@ -80,7 +80,7 @@ def test_each_target_keeps_its_budget_or_the_weighted_mean_does(
 
 
 def test_a_run_does_not_go_on_with_other_versions() -> None:
-    target, versions = get_target("x86"), finding.all_versions()
+    target, versions = get_target("x86"), finding.all_versions([get_target("x86")])
     stored = {"target": {"fingerprint": target.fingerprint}, "versions": versions}
     run = RunContext(make_config(), Path("run"), Path("m.sqlite"), lambda *_: None, lambda sentence: None)
     run.results["setup"] = stored

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -16,49 +11,6 @@ from onnx import helper, numpy_helper, parser
 
 from tvm_latency.onnx_graph import network_graph
 from tvm_latency.opspec import OpSpec
-
-CUDA_ON_CPU = Path(__file__).parent / "cuda_on_cpu"
-_CPP = (sys.executable, "-m", "ziglang", "c++", "-std=c++17", "-O1", "-shared", "-fPIC", "-w")
-
-
-class CudaOnCpu:
-    """Compiles device code for a CPU: what it answers, the driver of the same folder loads."""
-
-    version = "CUDA on a CPU"
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def cubin(self, text: str, arch: str) -> bytes:
-        launched = "".join(
-            f"LAUNCHED({name})\n" for name in sorted(set(re.findall(r"__launch_bounds__\(\d+\) (\w+)", text)))
-        )
-        # C++ has these the other way round.
-        text = text.replace("__shared__ alignas(64)", "alignas(64) __shared__")
-        # What it is in PTX; on a CPU a function of C++ stands in for the one instruction.
-        text = re.sub(r"__forceinline__ __device__ void netlathe_mma\(.*?\n}\n", "", text, flags=re.DOTALL)
-        return self._compiled(f'#include "cuda_on_cpu.h"\n{text}\n{launched}').read_bytes()
-
-    def driver(self) -> Path:
-        """The folder of a libcuda.so.1."""
-        made = self._compiled((CUDA_ON_CPU / "driver.cc").read_text())
-        folder = self.folder / "driver"
-        folder.mkdir(exist_ok=True)
-        return made.rename(folder / "libcuda.so.1").parent
-
-    def _compiled(self, text: str) -> Path:
-        folder = Path(tempfile.mkdtemp(dir=self.folder))
-        source, library = folder / "text.cc", folder / "library.so"
-        source.write_text(text)
-        words = [*_CPP, f"-I{CUDA_ON_CPU}", "-o", str(library), str(source)]
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return library
-
-
-@pytest.fixture(scope="session")
-def cuda_on_cpu(tmp_path_factory: pytest.TempPathFactory) -> CudaOnCpu:
-    return CudaOnCpu(tmp_path_factory.mktemp("cuda-on-cpu"))
 
 
 def model_of(text: str, **constants: np.ndarray | tuple[int, ...]) -> onnx.ModelProto:

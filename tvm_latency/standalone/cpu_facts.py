@@ -28,7 +28,7 @@ def write_code(compiled: Compiled, folder: Path) -> list[Path]:
 
 
 def facts(compiled: Compiled, plan: NetworkPlan) -> dict[str, Any]:
-    """What templates for CPUs say."""
+    """What templates for CPUs say: steps with their operands and shapes, features that the code needs, sizes."""
     shapes = list(dict.fromkeys(operand.shape for step in plan.steps for operand in step.operands))
     steps = [
         {"name": step.kernel, "symbol": SYMBOL_PREFIX + code_of(step.kernel), "count": len(step.operands)}

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from tvm_latency.gpu_network import GpuNetwork
+from tvm_latency.gpu_network import GpuKernel, GpuNetwork
 from tvm_latency.network_plan import NetworkPlan
 
-RUNTIME = ("runtime.c", "driver.c", "code.S")
+RUNTIME = ("runtime.c", "graphs.c", "driver.c", "code.S")
 CODE = "code.bin"
 _ALIGNMENT = 64
 
 
 def write_code(network: GpuNetwork, folder: Path) -> list[Path]:
-    """The machine code of all kernels, which a source includes."""
-    (folder / CODE).write_bytes(_code(network)[1])
+    """Write the machine code of all kernels, which code.S includes; no object files."""
+    (folder / CODE).write_bytes(b"".join(_padded(kernel) for kernel in network.code.values()))
     return []
 
 
 def facts(network: GpuNetwork, plan: NetworkPlan) -> dict[str, Any]:
-    """What templates for GPUs say."""
-    starts, _ = _code(network)
+    """What templates for GPUs say: launches, their operands, the steps they belong to, sizes, the capability."""
+    sizes = [len(_padded(kernel)) for kernel in network.code.values()]
+    starts = dict(zip(network.code, accumulate(sizes, initial=0)))
     steps = [(step, network.code[step.kernel]) for step in plan.steps]
     launches = [
         {
@@ -48,10 +50,6 @@ def facts(network: GpuNetwork, plan: NetworkPlan) -> dict[str, Any]:
     }
 
 
-def _code(network: GpuNetwork) -> tuple[dict[str, int], bytes]:
-    """Where in all code each kernel's begins, and all of it."""
-    starts, code = dict[str, int](), bytearray()
-    for name, kernel in network.code.items():
-        starts[name] = len(code)
-        code += kernel.code + bytes(-len(kernel.code) % _ALIGNMENT)
-    return starts, bytes(code)
+def _padded(kernel: GpuKernel) -> bytes:
+    """Its machine code, filled up so that the next one's is aligned."""
+    return kernel.code + bytes(-len(kernel.code) % _ALIGNMENT)

@@ -14,7 +14,7 @@ from targets.toolchain import find_toolchain
 from tvm_latency.gpu_network import GpuNetwork
 from tvm_latency.lower import compiler_errors
 from tvm_latency.network_plan import NetworkPlan
-from tvm_latency.standalone.write import SelfTest, write_sources
+from tvm_latency.standalone.write import SelfTest, require_one_image, write_sources
 
 # As it is called in tvm_entry.c.
 NETWORK = "netlathe_network"
@@ -30,6 +30,7 @@ def write_gpu_library(network: GpuNetwork, path: Path) -> Path:
         StandaloneError, ToolchainError: see `tvm_latency.standalone.write.write_standalone`.
     """
     toolchain = find_toolchain(network.target)
+    require_one_image(network.plan)
     with compiler_errors("compiled"):
         attributes = tvm.target.Target(network.target.tvm_attributes())
         executable = tvm.compile(_caller(network.plan), attributes, relax_pipeline="default_build")

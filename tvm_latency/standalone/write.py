@@ -97,7 +97,7 @@ def write_sources(compiled: CompiledNetwork, folder: Path, title: str, test: Sel
     Raises:
         StandaloneError: see `write_standalone`.
     """
-    plan = _checked(compiled.plan)
+    plan = require_one_image(compiled.plan)
     machine, facts_of = ("cuda", gpu_facts) if compiled.target.kind == "cuda" else ("cpu", cpu_facts)
     # It stands in comments and in a string of C.
     facts = {"title": re.sub(r"[^\w@.,:+ -]", "_", title), **_facts(plan, test), **facts_of.facts(compiled, plan)}
@@ -117,10 +117,15 @@ def input_of(compiled: CompiledNetwork) -> Operand:
     Raises:
         StandaloneError: see `write_standalone`.
     """
-    return _checked(compiled.plan).inputs[0]
+    return require_one_image(compiled.plan).inputs[0]
 
 
-def _checked(plan: NetworkPlan | None) -> NetworkPlan:
+def require_one_image(plan: NetworkPlan | None) -> NetworkPlan:
+    """The plan.
+
+    Raises:
+        StandaloneError: there is none, or the network has not one float32 input and output.
+    """
     if plan is None:
         raise StandaloneError(
             "The network is more than kernels one after the other (a sort, several outputs), which needs TVM's runtime."

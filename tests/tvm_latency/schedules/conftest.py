@@ -44,8 +44,11 @@ def pixels(image: FloatArray) -> FloatArray:
     return np.ascontiguousarray(image.transpose(0, 2, 3, 1)).reshape(-1, image.shape[1])
 
 
-def conv_case(spec: ConvSpec | BlockSpec, kernel: Kernel, random: np.random.Generator) -> Case:
-    """A convolution, or several in a row of which the last adds the residual."""
+def conv_case(spec: ConvSpec | BlockSpec, kernel: Kernel, random: np.random.Generator, wide: bool = False) -> Case:
+    """A convolution, or several in a row of which the last adds the residual.
+
+    wide: its sums are float32 whatever it computes in, and rounded once.
+    """
 
     def draw(*shape: int) -> FloatArray:
         return random.standard_normal(shape, dtype=np.float32)
@@ -56,8 +59,8 @@ def conv_case(spec: ConvSpec | BlockSpec, kernel: Kernel, random: np.random.Gene
         """To what the kernel computes in: rounding that is not its own."""
         return array.astype(kernel.dtype).astype(np.float32)
 
-    first, last, half = convolutions[0], convolutions[-1], kernel.dtype == "float16"
-    eps = float(np.finfo(kernel.dtype).eps)
+    first, last, half = convolutions[0], convolutions[-1], kernel.dtype == "float16" and not wide
+    eps, single = (float(np.finfo(dtype).eps) for dtype in (kernel.dtype, "float32"))
     x = rounded(draw(first.batch, first.in_channels, first.height, first.width))
     residual = rounded(draw(last.batch, last.out_channels, last.out_height, last.out_width))
     planar = kernel.input_layout == "NCHW"
@@ -83,8 +86,9 @@ def conv_case(spec: ConvSpec | BlockSpec, kernel: Kernel, random: np.random.Gene
             own = additions * (SIGMAS * eps / 2) ** 2 * (step(y**2, w**2, b**2) + r**2)
             bound = (step(bound**2, w**2) + own).sqrt()
         else:
-            bound = step(bound, w.abs()) + additions * eps * (step(y.abs(), w.abs(), b.abs()) + r.abs())
+            bound = step(bound, w.abs()) + additions * single * (step(y.abs(), w.abs(), b.abs()) + r.abs())
         y = step(y, w, b) + r
+        bound = bound + eps * y.abs() if wide else bound
         y = y if conv.clip is None else y.clip(*conv.clip)
     if last.residual:
         arguments.append(pixels(residual).astype(kernel.dtype))
@@ -102,11 +106,14 @@ def pool_case(spec: PoolSpec, kernel: Kernel, random: np.random.Generator) -> Ca
     return Case([x], expected, bound, kernel.dtype)
 
 
-def reference_case(spec: Spec, kernel: Kernel) -> Case:
-    """Random arguments, the same for the same spec every time. A new kind of spec has its reference here."""
+def reference_case(spec: Spec, kernel: Kernel, wide: bool = False) -> Case:
+    """Random arguments, the same for the same spec every time. A new kind of spec has its reference here.
+
+    wide: see `conv_case`.
+    """
     random = np.random.default_rng(zlib.crc32(repr(spec).encode()))
     if isinstance(spec, ConvSpec | BlockSpec):
-        return conv_case(spec, kernel, random)
+        return conv_case(spec, kernel, random, wide)
     return pool_case(spec, kernel, random)
 
 

@@ -13,10 +13,13 @@ from tvm_latency.schedules.kernel import ConvSpec
 COLUMNS, VECTOR_BYTES = 4, 16
 # A warp loads so many terms of a row at once for its matrix units, which begin an instruction in so many cycles.
 MATRIX_TERMS, MATRIX_CYCLES = 32, 2
-# Of one multiprocessor, from compute capability 8.0 on: CUDA C++ Programming Guide, "Compute Capabilities".
-THREADS, REGISTERS = 1536, 65536
-# Fused multiply-adds of 32 threads that begin in a cycle; bytes that level 1, and level 2, answer in one.
-FMA_WARPS, L1_BYTES, L2_BYTES = 4, 128, 64
+# Of one multiprocessor, by compute capability: CUDA C++ Programming Guide, "Compute Capabilities" and "Arithmetic
+# Instructions". Threads at once; fused multiply-adds of 32 threads that begin in a cycle, as those of newer ones do.
+THREADS, FMA_WARPS = {"sm_80": 2048, "sm_86": 1536, "sm_89": 1536}, {"sm_80": 2}
+NEWER_THREADS, NEWER_FMA_WARPS = 2048, 4
+REGISTERS = 65536
+# Bytes that level 1, and level 2, answer in a cycle.
+L1_BYTES, L2_BYTES = 128, 64
 # Cycles from a load to its use where level 2 has it; of a block's beginning and end; of threads that meet and add up.
 LOAD_CYCLES, BLOCK_CYCLES, MEET_CYCLES = 300, 500, 100
 # Of a depthwise convolution, for each multiprocessor.
@@ -55,17 +58,17 @@ class ProductTile:
         """Blocks of a whole product."""
         return -(-m // self.block_rows) * -(-n // self.block_columns)
 
-    def cycles(self, m: int, k: int, n: int, multiprocessors: int) -> float:
+    def cycles(self, m: int, k: int, n: int, target: Target) -> float:
         """About how long a product takes."""
         warps, turns = self.threads / 32, -(-k // (COLUMNS * self.parts))
-        multiply = turns * COLUMNS * self.rows * self.columns * warps / FMA_WARPS
+        multiply = turns * COLUMNS * self.rows * self.columns * warps / fma_warps(target)
         # The lanes of a warp read few rows, each of them 16 bytes, and many columns beside each other.
         lanes = min(32, self.column_threads)
         loads = turns * warps * (self.rows * max(1.0, 32 / lanes / 4) + self.columns * max(1.0, lanes * 16 / L1_BYTES))
         fetch = 4 * k * (self.block_rows + self.block_columns) / L2_BYTES
         registers = self.rows * self.columns + COLUMNS * (self.rows + self.columns) + 24
-        of_one = -(-self.blocks(m, n) // multiprocessors)
-        return _cycles(of_one, max(multiply, loads, fetch), turns, registers, self.threads, self.parts)
+        of_one = -(-self.blocks(m, n) // target.cores)
+        return _cycles(of_one, max(multiply, loads, fetch), turns, registers, self, target)
 
 
 @dataclass(frozen=True)
@@ -96,26 +99,35 @@ class MatrixTile:
         """Of a block."""
         return 8 * self.column_tiles * self.column_warps
 
-    def cycles(self, m: int, k: int, n: int, multiprocessors: int) -> float:
+    def cycles(self, m: int, k: int, n: int, target: Target) -> float:
         """About how long a product takes."""
         warps, turns = self.threads / 32, -(-k // (MATRIX_TERMS * self.parts))
         multiply = turns * 2 * self.row_tiles * self.column_tiles * warps * MATRIX_CYCLES
         loads = turns * warps * (2 * self.row_tiles + self.column_tiles) * 32 * 16 / L1_BYTES
         fetch = 2 * k * (self.block_rows + self.block_columns) / L2_BYTES
         registers = 4 * (self.row_tiles * self.column_tiles + 2 * self.row_tiles + self.column_tiles) + 24
-        of_one = -(-(-(-m // self.block_rows) * -(-n // self.block_columns)) // multiprocessors)
-        return _cycles(of_one, max(multiply, loads, fetch), turns, registers, self.threads, self.parts)
+        of_one = -(-(-(-m // self.block_rows) * -(-n // self.block_columns)) // target.cores)
+        return _cycles(of_one, max(multiply, loads, fetch), turns, registers, self, target)
 
 
-def _cycles(blocks: int, work: float, turns: int, registers: int, threads: int, parts: int) -> float:
+def fma_warps(target: Target) -> int:
+    """Fused multiply-adds of 32 threads that begin in a cycle of a multiprocessor."""
+    return FMA_WARPS.get(target.mcpu, NEWER_FMA_WARPS)
+
+
+def _cycles(
+    blocks: int, work: float, turns: int, registers: int, tile: ProductTile | MatrixTile, target: Target
+) -> float:
     """Of a multiprocessor that has so many blocks: their work, or one thread's waiting if that is longer.
 
     work: cycles that a block keeps the busiest unit. Each turn of a thread's loop waits for what it loads, and other
     blocks that are there at the same time fill the time.
     """
-    together = max(1, min(THREADS // threads, REGISTERS // (registers * threads)))
+    threads = THREADS.get(target.mcpu, NEWER_THREADS)
+    # What does not fit into the registers at all has fewer of them, says the compiler.
+    together = max(1, min(threads // tile.threads, REGISTERS // (registers * tile.threads)))
     waves = -(-blocks // together)
-    adding = MEET_CYCLES + 4 * parts if parts > 1 else 0
+    adding = MEET_CYCLES + 4 * tile.parts if tile.parts > 1 else 0
     return max(blocks * work, waves * turns * LOAD_CYCLES) + waves * BLOCK_CYCLES + adding
 
 
@@ -147,13 +159,13 @@ PRODUCT_TILES, MATRIX_TILES = _product_tiles(), _matrix_tiles()
 @lru_cache(maxsize=4096)
 def product_tile(m: int, k: int, n: int, target: Target) -> ProductTile:
     """The tile with the shortest estimate; of equal ones that with the fewest parts."""
-    return min(PRODUCT_TILES, key=lambda tile: (tile.cycles(m, k, n, target.cores), tile.parts, tile.threads))
+    return min(PRODUCT_TILES, key=lambda tile: (tile.cycles(m, k, n, target), tile.parts, tile.threads))
 
 
 @lru_cache(maxsize=4096)
 def matrix_tile(m: int, k: int, n: int, target: Target) -> MatrixTile:
-    """The same for matrix units."""
-    return min(MATRIX_TILES, key=lambda tile: (tile.cycles(m, k, n, target.cores), tile.parts, tile.threads))
+    """That of a product on matrix units with the shortest estimate; of equal ones that with the fewest parts."""
+    return min(MATRIX_TILES, key=lambda tile: (tile.cycles(m, k, n, target), tile.parts, tile.threads))
 
 
 def find_tile(m: int, k: int, n: int, target: Target) -> ProductTile | MatrixTile:
@@ -175,7 +187,7 @@ def depthwise_cycles(spec: ConvSpec, target: Target) -> float:
     pixels, (rows, columns) = depthwise_strip(spec, target), spec.kernel
     warps = _threads(spec, target) / pixels / 32 / target.cores
     loads = rows * ((pixels - 1) * spec.stride + 2 * columns)
-    work = max(rows * columns * pixels * target.lanes / FMA_WARPS, loads * 32 * VECTOR_BYTES / L1_BYTES)
+    work = max(rows * columns * pixels * target.lanes / fma_warps(target), loads * 32 * VECTOR_BYTES / L1_BYTES)
     return max(warps * work, rows * LOAD_CYCLES) + BLOCK_CYCLES
 
 

@@ -15,8 +15,11 @@ typedef struct {
 /* Finds the GPU and enters it; false where there is none. */
 static inline bool netlathe_open(netlathe_context *c) {
   c->driver = netlathe_find_driver();
-  return c->driver != NULL && !c->driver->cuDeviceGet(&c->device, 0) &&
-         !c->driver->cuDevicePrimaryCtxRetain(&c->context, c->device) && !c->driver->cuCtxPushCurrent(c->context);
+  if (c->driver == NULL || c->driver->cuDeviceGet(&c->device, 0)) return false;
+  if (c->driver->cuDevicePrimaryCtxRetain(&c->context, c->device)) return false;
+  if (c->driver->cuCtxPushCurrent(c->context) == 0) return true;
+  c->driver->cuDevicePrimaryCtxRelease(c->device);
+  return false;
 }
 
 /* The calling thread's own context, whatever it is, comes back when it leaves. */

@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "net.h"
@@ -38,6 +39,7 @@ static int refuse(const char *kind, const char *message) {
 
 static netlathe *instance;
 static int status;
+static char why[192]; /* not, where there is no instance: every thread that asks is told */
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 /* TVM may be called by several threads, and there is one instance. */
 static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
@@ -45,6 +47,9 @@ static void *(*stream_of)(int32_t device_type, int32_t device_id);
 
 static void start(void) {
   status = netlathe_create(&instance, 1, 0);
+  const char *lacks = status == NETLATHE_WRONG_CPU ? netlathe_missing_feature() : NULL;
+  if (lacks != NULL) snprintf(why, sizeof why, "This machine lacks %s.", lacks);
+  else snprintf(why, sizeof why, "%s", netlathe_message(status));
   void *ffi = dlopen("libtvm_ffi.so", RTLD_LAZY | RTLD_NOLOAD);
   if (ffi != NULL) *(void **)&stream_of = dlsym(ffi, "TVMFFIEnvGetStream");
 }
@@ -57,9 +62,14 @@ static const tensor *tensor_of(const any *argument) {
 
 static int fits(const tensor *t, int64_t size) {
   int64_t numbers = 1;
-  if (t == NULL) return 0;
-  for (int32_t i = 0; i < t->ndim; i++) numbers *= t->shape[i];
-  return t->device_type == DL_CUDA && t->device_id == 0 && t->code == DL_FLOAT && t->bits == 32 && numbers == size;
+  if (t == NULL || t->device_type != DL_CUDA || t->device_id != 0) return 0;
+  if (t->code != DL_FLOAT || t->bits != 32 || t->lanes != 1) return 0;
+  /* From the last axis on, each stride is the size of what lies inside. */
+  for (int32_t i = t->ndim - 1; i >= 0; i--) {
+    if (t->strides != NULL && t->shape[i] > 1 && t->strides[i] != numbers) return 0;
+    numbers *= t->shape[i];
+  }
+  return numbers == size;
 }
 
 static uint64_t address(const tensor *t) { return (uint64_t)(uintptr_t)t->data + t->byte_offset; }
@@ -69,13 +79,11 @@ EXPORTED int __tvm_ffi_netlathe_network(void *self, const any *arguments, int32_
   *result = (any){.type_index = FFI_NONE};
   const tensor *input = count == 2 ? tensor_of(&arguments[0]) : NULL, *output = count == 2 ? tensor_of(&arguments[1]) : NULL;
   if (!fits(input, NETLATHE_INPUT_SIZE) || !fits(output, NETLATHE_OUTPUT_SIZE))
-    return refuse("ValueError", "The network takes a float32 tensor in the memory of the first GPU: make the virtual "
-                                "machine for tvm.cuda(0), and copy the input there with tvm.runtime.tensor(array, "
-                                "tvm.cuda(0)).");
+    return refuse("ValueError", "The network takes a contiguous float32 tensor in the memory of the first GPU: make the "
+                                "virtual machine for tvm.cuda(0), and copy the input there with "
+                                "tvm.runtime.tensor(array, tvm.cuda(0)).");
   pthread_once(&once, start);
-  const char *lacks = status == NETLATHE_WRONG_CPU ? netlathe_missing_feature() : NULL;
-  if (lacks != NULL) return refuse("RuntimeError", lacks);
-  if (status != NETLATHE_OK) return refuse("RuntimeError", netlathe_message(status));
+  if (status != NETLATHE_OK) return refuse("RuntimeError", why);
   pthread_mutex_lock(&one_at_a_time);
   void *stream = stream_of != NULL ? stream_of(DL_CUDA, 0) : NULL;
   int done = netlathe_run_on_gpu(instance, address(input), address(output), stream);

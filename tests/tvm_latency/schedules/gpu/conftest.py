@@ -30,7 +30,7 @@ def _guarded(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture
 def run_on_cpu(tmp_path: Path, cuda_on_cpu: CudaCompiler) -> RunOnCpu:
-    """Launch device code on operands; what they become is written back into them.
+    """Launch device code on operands, of which the last is written.
 
     Each launch is run twice, blocks and threads in the reverse order too, and must do the same.
     """
@@ -56,6 +56,8 @@ def run_on_cpu(tmp_path: Path, cuda_on_cpu: CudaCompiler) -> RunOnCpu:
         forwards, backwards = (once(loaded, code, operands, order) for order in (0, 1))
         for operand, result, other in zip(operands, forwards, backwards, strict=True):
             assert np.array_equal(result, other), "the result depends on the order of threads"
-            operand.reshape(-1).view(np.uint8)[:] = result
+            flat = operand.reshape(-1).view(np.uint8)
+            assert operand is operands[-1] or np.array_equal(flat, result), "an input was changed"
+            flat[:] = result
 
     return run

@@ -12,7 +12,8 @@ from targets.gpus import GPUS
 from targets.target import DType
 from tvm_latency.device_code import device_code
 from tvm_latency.schedules import schedule_kernel
-from tvm_latency.schedules.gpu import mean_pool
+from tvm_latency.schedules.gpu import matrix_product, mean_pool, product
+from tvm_latency.schedules.gpu.tiles import MatrixTile, ProductTile, product_tile
 from tvm_latency.schedules.kernel import ConvSpec, Kernel, PoolSpec, Spec
 
 MakeCase = Callable[[Spec, Kernel], Any]
@@ -56,14 +57,60 @@ SPECS: list[Spec] = [
 def test_device_code_computes_what_pytorch_does(
     spec: Spec, dtype: DType, make_case: MakeCase, run_on_cpu: Callable[..., None]
 ) -> None:
-    target = H100.with_dtype(dtype)
-    kernel = schedule_kernel(spec, target)
+    kernel = schedule_kernel(spec, H100.with_dtype(dtype))
+    assert_right(kernel, spec, dtype, make_case, run_on_cpu)
+
+
+def assert_right(kernel: Kernel | None, spec: Spec, dtype: DType, make_case: MakeCase, run_on_cpu: Any) -> None:
     assert kernel is not None
-    case = make_case(spec, kernel)
-    code = device_code(kernel.func, kernel.name, target)
+    case = make_case(spec, kernel, wide=True)
     operands = [*case.arguments, case.empty_output()]
-    run_on_cpu(code, operands)
+    run_on_cpu(device_code(kernel.func, kernel.name, H100.with_dtype(dtype)), operands)
     assert case.accepts(operands[-1])
+
+
+# Every number of a tile takes every value that tiles have, not all of them together.
+OF_PRODUCTS = [
+    ProductTile(rows, columns, row_threads, column_threads, parts)
+    for (rows, columns), row_threads, column_threads, parts in (
+        ((1, 4), 1, 8, 16), ((2, 4), 16, 4, 1), ((4, 4), 8, 16, 1), ((8, 4), 4, 2, 8),
+        ((4, 8), 2, 1, 32), ((8, 8), 32, 4, 1), ((8, 8), 2, 8, 4), ((2, 4), 1, 16, 8),
+    )
+]  # fmt: skip
+OF_MATRICES = [
+    MatrixTile(*numbers)
+    for numbers in (
+        (1, 2, 4, 1, 1),
+        (1, 4, 1, 8, 2),
+        (2, 2, 1, 2, 8),
+        (2, 4, 2, 2, 1),
+        (4, 2, 1, 1, 8),
+        (4, 4, 4, 1, 2),
+    )
+]
+ODD = replace(POINTWISE, height=9, width=13, in_channels=72, out_channels=101, residual=True, weights="float16")
+
+
+@pytest.mark.parametrize("tile", [*OF_PRODUCTS, *OF_MATRICES], ids=lambda tile: repr(tile).partition("(")[2][:-1])
+def test_every_tile_computes_the_same(
+    tile: ProductTile | MatrixTile, make_case: MakeCase, run_on_cpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if isinstance(tile, MatrixTile):
+        monkeypatch.setattr(matrix_product, "matrix_tile", lambda m, k, n, target: tile)
+        assert_right(
+            matrix_product.matrix_product(ODD, H100.with_dtype("float16")), ODD, "float16", make_case, run_on_cpu
+        )
+    else:
+        monkeypatch.setattr(product, "product_tile", lambda m, k, n, target: tile)
+        assert_right(product.product(ODD, H100), ODD, "float32", make_case, run_on_cpu)
+
+
+def test_tiles_use_what_a_gpu_has() -> None:
+    """Few pixels are shared out to many blocks, and many are not computed one by one."""
+    small, large = (product_tile(m, 960, 160, H100) for m in (49, 49 * 64))
+    assert small.blocks(49, 160) > 132
+    assert large.rows * large.columns > small.rows * small.columns
+    assert large.cycles(49 * 64, 960, 160, H100) > small.cycles(49, 960, 160, H100)
 
 
 def test_what_lacks_a_barrier_is_found(
@@ -74,7 +121,7 @@ def test_what_lacks_a_barrier_is_found(
     spec = PoolSpec(batch=1, height=7, width=7, channels=64)
     kernel = mean_pool.mean_pool(spec, H100)
     assert kernel is not None
-    case = make_case(spec, kernel)
+    case = make_case(spec, kernel, wide=True)
     code = device_code(kernel.func, kernel.name, H100)
     with pytest.raises(AssertionError, match="the order of threads"):
         run_on_cpu(code, [*case.arguments, case.empty_output()])

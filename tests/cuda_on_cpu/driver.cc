@@ -14,14 +14,19 @@
 #include <string>
 #include <vector>
 
-enum { OK = 0, INVALID_VALUE = 1, NO_DEVICE = 100, INVALID_CONTEXT = 201, NOT_FOUND = 500, CAPTURING = 900 };
+enum { OK = 0, INVALID_VALUE = 1, NO_DEVICE = 100, INVALID_CONTEXT = 201, INVALID_HANDLE = 400, NOT_FOUND = 500, CAPTURING = 900 };
 
 struct Function {
   void (*launch)(const unsigned *, const unsigned *, void **, int);
   unsigned arguments;
 };
+struct Event {
+  double seconds; // 0: it was never recorded
+};
+// A launch, or the record of an event.
 struct Node {
   Function *function;
+  Event *event;
   unsigned grid[3], block[3];
   std::vector<uint64_t> values;
 };
@@ -30,9 +35,6 @@ struct Module {
   std::vector<Function *> functions;
 };
 typedef std::vector<Node> Graph;
-struct Event {
-  double seconds;
-};
 
 static thread_local unsigned depth;
 static bool capturing;
@@ -66,6 +68,10 @@ static int take(T *back) {
 }
 
 static void run(Node &node) {
+  if (node.event) {
+    node.event->seconds = now();
+    return;
+  }
   std::vector<void *> pointers;
   for (uint64_t &value : node.values) pointers.push_back(&value);
   node.function->launch(node.grid, node.block, pointers.data(), 0);
@@ -211,7 +217,23 @@ int cuEventRecord(Event *event, void *) {
   NOT_CAPTURING
   return event->seconds = now(), OK;
 }
+int cuEventRecordWithFlags(Event *event, void *stream, unsigned flags) {
+  INSIDE
+  if (!capturing) return cuEventRecord(event, stream);
+  // Others only say in which order nodes of a graph run.
+  if (flags != 1) return INVALID_VALUE;
+  return captured.push_back(Node{nullptr, event, {}, {}, {}}), OK;
+}
+int cuEventSynchronize(Event *) {
+  NOT_CAPTURING
+  return OK;
+}
+int cuStreamWaitEvent(void *, Event *, unsigned) {
+  NOT_CAPTURING
+  return OK;
+}
 int cuEventElapsedTime(float *milliseconds, Event *first, Event *last) {
+  if (first->seconds == 0 || last->seconds == 0) return INVALID_HANDLE;
   return *milliseconds = 1e3f * (float)(last->seconds - first->seconds), OK;
 }
 
@@ -219,7 +241,7 @@ int cuLaunchKernel(Function *function, unsigned gx, unsigned gy, unsigned gz, un
                    unsigned, void *, void **given_arguments, void **) {
   INSIDE
   if (gx * gy * gz == 0 || bx * by * bz == 0 || bx * by * bz > 1024) return INVALID_VALUE;
-  Node node{function, {gx, gy, gz}, {bx, by, bz}, {}};
+  Node node{function, nullptr, {gx, gy, gz}, {bx, by, bz}, {}};
   for (unsigned i = 0; i < function->arguments; i++) node.values.push_back(*(uint64_t *)given_arguments[i]);
   if (capturing) captured.push_back(node);
   else run(node);
