@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 from benchmarks import gpu_runtimes, gpu_runtimes_there, results
+from supernet.architecture import Architecture
 from tvm_latency import gpu_network
 
 pytestmark = pytest.mark.compiles
-NET = "mobilenet_v2@0.1"
+NET = "small"
+SMALL = Architecture.from_text("r32 c8s2 8k3e1 8k3e3 16k5e3s2 h16 n10", name=NET)
 
 
 @pytest.fixture(scope="module")
@@ -24,18 +26,11 @@ def folder(cuda_on_cpu: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("stick")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpu_network, "find_cuda_compiler", lambda: cuda_on_cpu)
-        # A GPU's image takes a CPU minutes.
-        small = gpu_runtimes.named_architecture
-        patch.setattr(gpu_runtimes, "named_architecture", lambda name: small_images(small(name)))
+        # A real network takes a CPU minutes.
+        patch.setattr(gpu_runtimes, "named_architecture", lambda name: SMALL)
         patch.setattr(sys, "argv", ["gpu_runtimes", "build", str(made), "--nets", NET, "--batches", "1,2"])
         gpu_runtimes.main()
     return made
-
-
-def small_images(architecture: Any) -> Any:
-    from dataclasses import replace
-
-    return replace(architecture, resolution=32, classes=10)
 
 
 def test_what_comes_back_is_read(

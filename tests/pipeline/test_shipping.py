@@ -16,12 +16,13 @@ from supernet.derive import BudgetError
 from supernet.presets import DIGITS
 from targets.registry import get_target
 from targets.runner import Timing
+from tvm_latency.onnx_graph import network_graph
 
 
 @pytest.fixture
 def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes a run with a budget of half the baseline, in which nothing is really compiled."""
-    monkeypatch.setattr(shipping.onnx, "load", lambda path: None)
+    monkeypatch.setattr(shipping.onnx, "load", lambda path: network_graph(DIGITS.baseline.op_specs()))
     monkeypatch.setattr(
         deploy, "build", lambda model, target, folder, weights, also: deploy.Build(folder, (), (), weights)
     )
@@ -102,7 +103,7 @@ def test_an_artefact_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.Monke
         path.write_text("half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(deploy, "compile_onnx", lambda *_: SimpleNamespace(export=export))
+    monkeypatch.setattr(deploy, "compile_network", lambda *_: SimpleNamespace(export=export))
     with pytest.raises(KeyboardInterrupt):
         deploy.build(deploy.onnx.ModelProto(), get_target("x86"), tmp_path)
     assert (tmp_path / deploy.LIBRARY).read_text() == "old"

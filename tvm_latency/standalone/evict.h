@@ -11,9 +11,9 @@ typedef struct netlathe_evictor netlathe_evictor;
 netlathe_evictor *netlathe_evictor_create(size_t bytes, uint64_t cpu_mask);
 void netlathe_evictor_destroy(netlathe_evictor *evictor);
 
-/* Reads and writes its bytes once on each CPU, and then on each its share of the input; a GPU only writes them. How much of what was
- * in the caches that pushes out is up to the machine. The input comes last, because in a network the operator before has
- * just written it. The thread stays on the first of several CPUs. */
+/* Reads and writes its bytes once on each CPU, and then on each its share of the input; a GPU only writes them. How much of
+ * what was in the caches that pushes out is up to the machine. The input comes last, because in a network the operator
+ * before has just written it. The thread stays on the first of several CPUs. */
 void netlathe_evict(const netlathe_evictor *evictor, float *input, size_t count);
 
 #endif
