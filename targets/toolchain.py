@@ -237,11 +237,13 @@ def _macos_toolchain(_: Mapping[str, str]) -> Toolchain:
 
 def _cuda_toolchain(environ: Mapping[str, str]) -> Toolchain:
     """What is for the CPU beside a GPU: static, it could not load the driver. Zig's runs on older systems than this."""
-    program, libraries = ("-Wl,--gc-sections",), ("-lm", "-ldl")
     if importlib.util.find_spec("ziglang"):
         words = (*ZIG, "-target", "x86_64-linux-gnu.2.17")
-        return CompilerToolchain(words, words, ZIG_AR, program=program, libraries=libraries)
-    return replace(_host_toolchain(environ), program=program, libraries=libraries)
+        found = CompilerToolchain(words, words, ZIG_AR)
+    else:
+        found = _host_toolchain(environ)
+    shared = (*found.shared, "-Wl,--no-as-needed", "-ldl")
+    return replace(found, shared=shared, program=("-Wl,--gc-sections",), libraries=("-lm", "-ldl"))
 
 
 TOOLCHAINS: dict[str, Callable[[Mapping[str, str]], Toolchain]] = {
