@@ -23,7 +23,7 @@ from tvm_latency.schedules.gpu.grid import (
     where,
     zeros,
 )
-from tvm_latency.schedules.gpu.parts import add_parts
+from tvm_latency.schedules.gpu.parts import Block, add_parts
 from tvm_latency.schedules.gpu.tiles import COLUMNS, MATRIX_TERMS, MatrixTile, matrix_tile
 from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, PackedArray, Spec, bias_size, packed
 
@@ -94,19 +94,18 @@ class _Nest:
         self.weights = build.arg("weights", build.buffer([column_blocks * tile.block_columns, self.k], dtype))
         bias = build.arg("bias", build.buffer([bias_size(self.n, "float16")], dtype))
         residual = build.arg("residual", build.buffer([self.m, self.n], dtype)) if spec.residual else None
-        self.output = Output(spec, build.arg("y", build.buffer([self.m, self.n], dtype)), bias, residual)
+        output = Output(spec, build.arg("y", build.buffer([self.m, self.n], dtype)), bias, residual)
         with grid(-(-self.m // tile.block_rows) * column_blocks, tile.threads) as (block, thread):
             row_block, column_block = digits(block, column_blocks)
             warp, lane = digits(thread, 32)
             self.group, self.quarter = digits(lane, 4)
             self.part, row_warp, column_warp = digits(warp, tile.row_warps, tile.column_warps)
-            self.first = row_block * tile.block_rows
-            self.first_column = column_block * tile.block_columns
+            self.block = Block(output, tile, row_block * tile.block_rows, column_block * tile.block_columns)
             self.row, self.column = row_warp * 16 * tile.row_tiles, column_warp * 8 * tile.column_tiles
             acc = self._sums()
             if tile.parts == 1:
                 for index, row, column in self._owned():
-                    self._store(row, column, 2 * tile.column_tiles, part(acc, *index, 0))
+                    self.block.store(row, column, 2 * tile.column_tiles, part(acc, *index, 0))
             else:
                 self._add_parts(acc, thread)
 
@@ -129,12 +128,12 @@ class _Nest:
             term = step * MATRIX_TERMS + self.quarter * HALFS
             for i in range(tile.row_tiles):
                 for half in range(2):
-                    row = self._inside(self.row + i * 16 + half * 8 + self.group)
+                    row = self.block.inside(self.row + i * 16 + half * 8 + self.group)
                     self._load(a, (i, half), self.x, row, term)
             for j in range(tile.column_tiles):
                 # Column g of a tile is one of those that the thread of its sums stores side by side.
                 pair, odd = tirx.floordiv(self.group, 2), tirx.floormod(self.group, 2)
-                column = self.first_column + self.column + pair * 2 * tile.column_tiles + j * 2 + odd
+                column = self.block.column + self.column + pair * 2 * tile.column_tiles + j * 2 + odd
                 self._load(b, (j,), self.weights, column, term)
             for half_step in range(2):
                 at = half_step * HALFS // 2
@@ -153,20 +152,6 @@ class _Nest:
         with where(None if whole else term < self.k):
             copy(into, [*index, 0], source, [row, term], HALFS)
 
-    def _inside(self, row: Any) -> Any:
-        """A row of the block as one of x: past the last one that again, and what is computed of it is not stored."""
-        row = self.first + row
-        return row if self.m % self.tile.block_rows == 0 else tirx.min(row, self.m - 1)
-
-    def _store(self, row: Any, column: Any, lanes: int, value: Any) -> None:
-        """Columns of the block side by side."""
-        row, channel = self.first + row, self.first_column + column
-        with where(
-            row < self.m if self.m % self.tile.block_rows else None,
-            channel < self.n if self.n % self.tile.block_columns else None,
-        ):
-            self.output.store(row, channel, lanes, value)
-
     def _add_parts(self, acc: Any, thread: Any) -> None:
         tile = self.tile
 
@@ -175,7 +160,4 @@ class _Nest:
                 for c in range(0, 2 * tile.column_tiles, COLUMNS):
                     copy(sums, [self.part, row, column + c], acc, [*index, c], COLUMNS)
 
-        shape = (tile.parts, tile.block_rows, tile.block_columns)
-        add_parts(
-            shape, (thread, tile.threads), put, lambda row, column, value: self._store(row, column, COLUMNS, value)
-        )
+        add_parts(self.block, thread, put)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
-from tvm import tirx
 from tvm.script.ir_builder import tirx as build
 
 from targets.target import Target
@@ -25,7 +24,7 @@ from tvm_latency.schedules.gpu.grid import (
     where,
     zeros,
 )
-from tvm_latency.schedules.gpu.parts import add_parts
+from tvm_latency.schedules.gpu.parts import Block, add_parts
 from tvm_latency.schedules.gpu.tiles import COLUMNS, ProductTile, product_tile
 from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, PackedArray, Spec, bias_size, packed
 from tvm_latency.schedules.loops import as_type
@@ -81,15 +80,15 @@ class _Nest:
         self.weights = build.arg("weights", build.buffer([panels, self.k, tile.block_columns], spec.weights))
         bias = build.arg("bias", build.buffer([bias_size(self.n, dtype)], dtype))
         residual = build.arg("residual", build.buffer([self.m, self.n], dtype)) if spec.residual else None
-        self.output = Output(spec, build.arg("y", build.buffer([self.m, self.n], dtype)), bias, residual)
+        output = Output(spec, build.arg("y", build.buffer([self.m, self.n], dtype)), bias, residual)
         with grid(-(-self.m // tile.block_rows) * panels, tile.threads) as (block, thread):
             row_block, self.panel = digits(block, panels)
             self.part, self.row, self.column = digits(thread, tile.row_threads, tile.column_threads)
-            self.first = row_block * tile.block_rows
+            self.block = Block(output, tile, row_block * tile.block_rows, self.panel * tile.block_columns)
             acc = self._sums()
             if tile.parts == 1:
                 for r, row, c, column in self._vectors():
-                    self._store(row, column, part(acc, r, c))
+                    self.block.store(row, column, COLUMNS, part(acc, r, c))
             else:
                 self._add_parts(acc, thread)
 
@@ -113,7 +112,7 @@ class _Nest:
             with where(step < steps if steps % tile.parts else None):
                 first = step * terms
                 for r in range(tile.rows):
-                    copy(a, [r, 0], self.x, [self._inside(self.row + r * tile.row_threads), first], terms)
+                    copy(a, [r, 0], self.x, [self.block.inside(self.row + r * tile.row_threads), first], terms)
                 for i in range(terms):
                     for c, column in columns:
                         copy(b, [i, c], self.weights, [self.panel, first + i, column], COLUMNS)
@@ -122,25 +121,9 @@ class _Nest:
                     build.buffer_store(acc, value, [r, c])
         return acc
 
-    def _inside(self, row: Any) -> Any:
-        """A row of the block as one of x: past the last one that again, and what is computed of it is not stored."""
-        row = self.first + row
-        return row if self.m % self.tile.block_rows == 0 else tirx.min(row, self.m - 1)
-
-    def _store(self, row: Any, column: Any, value: Callable[[Any], Any]) -> None:
-        """A vector of the block."""
-        row, channel = self.first + row, self.panel * self.tile.block_columns + column
-        with where(
-            row < self.m if self.m % self.tile.block_rows else None,
-            channel < self.n if self.n % self.tile.block_columns else None,
-        ):
-            self.output.store(row, channel, COLUMNS, value)
-
     def _add_parts(self, acc: Any, thread: Any) -> None:
-        tile = self.tile
-
         def put(sums: Any) -> None:
             for r, row, c, column in self._vectors():
                 copy(sums, [self.part, row, column], acc, [r, c], COLUMNS)
 
-        add_parts((tile.parts, tile.block_rows, tile.block_columns), (thread, tile.threads), put, self._store)
+        add_parts(self.block, thread, put)
