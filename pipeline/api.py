@@ -179,6 +179,7 @@ def calibrate(
         "reused": found.calibration.reused,
         "failures": dict(found.calibration.failures),
         "disturbed": found.calibration.disturbed,
+        "clocks_mhz": list(found.calibration.clocks_mhz),
         **_in_unit(asdict(found.calibration.accuracy), machine.unit),
         "folder": str(folder),
         "plot": str(folder / ACCURACY_PLOT),

@@ -113,6 +113,7 @@ def calibrate(context: RunContext, folder: Path, target: Target) -> Result:
         "reused": found.calibration.reused,
         "failures": dict(found.calibration.failures),
         "disturbed": found.calibration.disturbed,
+        "clocks_mhz": list(found.calibration.clocks_mhz),
         "noise": found.calibration.accuracy.noise,
         "baseline_s": found.baseline_s,
         "networks": [asdict(net) for net in found.held_out],

@@ -34,7 +34,7 @@ FIRST_DEADLINE_S, PATIENCE = 120.0, 5.0
 # Where one call does not decide it.
 AWAY_REPEATS = 20
 # The file of an artefact that a runner takes.
-RUNS: dict[Form, str] = {"library": "model.so", "program": NETBENCH}
+RUNS: dict[Form, str] = {"library": "model.so", "program": NETBENCH, "plugin": NETBENCH}
 
 
 class MeasureError(RuntimeError):

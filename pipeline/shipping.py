@@ -111,7 +111,7 @@ def _built(context: RunContext, target: Target) -> Result:
     for role in context.networks:
         model = with_batch(onnx.load(context.folder / "export" / f"{role}.onnx"), target.batch)
         folder = context.place("compile", target) / role
-        also = partial(_plain_c, context, role, folder, model) if role == "winner" or form == "program" else None
+        also = partial(_plain_c, context, role, folder, model) if role == "winner" or form != "library" else None
         built = deployment.build(model, target, folder, weights, also=also)
         if form == "library" and not target.in_process:
             write_answer(folder / ANSWER, pytorch(_trained(context, role)), model, tolerance(model, weights, dtype))

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import signal
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from math import ceil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from pydantic import TypeAdapter, ValidationError
 
-from targets.runner import Answer, Failure, Job, Timing
+from targets.plugins import PluginLoader
+from targets.runner import PLUGIN, Answer, Failure, Job, Timing
 
 SCRIPT = Path(__file__).with_name("measure.sh")
 PROGRAMS = "programs"
@@ -30,6 +34,7 @@ class _Found:
     samples_s: tuple[float, ...]
     max_abs_error: float
     same_top1: bool
+    clock_mhz: int = 0
 
 
 _FOUND = TypeAdapter(_Found)
@@ -43,17 +48,22 @@ class BatchError(ValueError):
 class Batch:
     """Turns in the order in which they are taken.
 
-    A turn that takes longer than `deadline_s` is killed there.
+    A turn that takes longer than `deadline_s` is killed there. Plugins run in a process of `loader`, which is ended after
+    the turns with the numbers `ends`.
     """
 
     turns: tuple[Job, ...]
     threads: int
     deadline_s: float
+    loader: Path | None = None
+    ends: tuple[int, ...] = ()
 
     @cached_property
     def programs(self) -> Mapping[Path, str]:
         """The name of each program there: a digest of its content."""
         files = dict.fromkeys(job.module for job in self.turns)
+        if self.loader is not None:
+            files[self.loader] = None
         return {file: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
     @cached_property
@@ -62,7 +72,7 @@ class Batch:
         jobs = [f"{self.programs[job.module]} {' '.join(self._options(job))}\n" for job in self.turns]
         texts = {
             SCRIPT.name: SCRIPT.read_text(),
-            "settings": f"threads={self.threads}\n",
+            "settings": self._settings,
             "jobs": "".join(jobs),
         }
         digests = [f"{hashlib.sha256(text.encode()).hexdigest()}  {name}\n" for name, text in texts.items()]
@@ -77,6 +87,13 @@ class Batch:
         """
         for number, line in enumerate(lines, start=known + 1):
             yield self._result(number, line.rstrip("\r\n"))
+
+    @property
+    def _settings(self) -> str:
+        settings = f"threads={self.threads}\n"
+        if self.loader is not None:
+            settings += f'loader={self.programs[self.loader]}\nends=" {" ".join(map(str, self.ends))} "\n'
+        return settings
 
     def _options(self, job: Job) -> list[str]:
         return [
@@ -110,7 +127,7 @@ class Batch:
         samples_s = found.samples_s
         if len(samples_s) != job.repeats or not all(0 < sample < self.deadline_s for sample in samples_s):
             return Failure(job.key, f"answered what are no {job.repeats} times: {text[:80]}")
-        return Timing(job.key, samples_s, Answer(found.max_abs_error, found.same_top1))
+        return Timing(job.key, samples_s, Answer(found.max_abs_error, found.same_top1), clock_mhz=found.clock_mhz)
 
     def _reason(self, status: str, text: str) -> str:
         code = int(status) if status.isdecimal() else 0
@@ -119,6 +136,24 @@ class Batch:
         if code > _KILLED and code - _KILLED in set(signal.Signals):
             return f"died of {signal.Signals(code - _KILLED).name}"
         return text.removeprefix("netbench: ") or f"ended with exit code {status}"
+
+
+@contextmanager
+def batch_of(
+    passes: Sequence[Sequence[Job]], threads: int, deadline_s: float, loader: PluginLoader | None
+) -> Iterator[Batch]:
+    """All turns, while there is what they need; of plugins each pass has a process of its own.
+
+    Raises:
+        RunnerError: what runs plugins cannot be built.
+    """
+    turns = tuple(job for jobs in passes for job in jobs)
+    if loader is None or not any(job.module.suffix == PLUGIN for job in turns):
+        yield Batch(turns, threads, deadline_s)
+        return
+    ends = tuple(accumulate(map(len, passes)))
+    with TemporaryDirectory() as folder:
+        yield Batch(turns, threads, deadline_s, loader.build(Path(folder)), ends)
 
 
 def counted(results: Iterable[Timing | Failure | None]) -> Iterator[Timing | Failure]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 
-from targets.batch import PROGRAMS, SCRIPT, Batch, BatchError, counted, lay_out
+from targets.batch import PROGRAMS, SCRIPT, Batch, BatchError, batch_of, counted, lay_out
+from targets.plugins import PluginLoader
 from targets.runner import Failure, Form, Job, RunnerError, Timing
 
 RESULTS, MACHINE, SEALED = "results", "machine", "sealed"
@@ -29,6 +30,7 @@ class BundleRunner:
     folder: Path
     threads: int
     deadline_s: float = 30.0
+    loader: PluginLoader | None = None
     form: Form = "program"
     at_once: bool = False
     exact: bool = False
@@ -40,9 +42,11 @@ class BundleRunner:
             BundleAwayError: it was not measured yet.
             RunnerError: the results are damaged, incomplete, or of another machine than those before.
         """
-        batch = Batch(tuple(job for jobs in passes for job in jobs), self.threads, self.deadline_s)
-        if not batch.turns:
-            return
+        with batch_of(passes, self.threads, self.deadline_s, self.loader) as batch:
+            if batch.turns:
+                yield from self._run(batch)
+
+    def _run(self, batch: Batch) -> Iterator[Timing | Failure]:
         digest = hashlib.sha256("".join(batch.texts.values()).encode()).hexdigest()[:12]
         bundle = self.folder / digest
         if not bundle.exists():

@@ -35,6 +35,8 @@ chmod +x programs/* 2>/dev/null
 
 # threads: how many cores a program uses. hottest: milli-degrees above which to wait; patience: seconds to wait in all.
 threads=1 hottest=70000 patience=600
+# loader: the program that runs plugins; ends: the numbers of turns after which its process ends.
+loader='' ends=''
 . ./settings
 # For tests: what runs the programs where they are another machine's, and what stands for /sys.
 launcher=${NETLATHE_LAUNCHER:-}
@@ -126,6 +128,37 @@ run() {
   exec $launcher "./programs/$program" "$@" "--cpu_mask=$mask" </dev/null
 }
 
+# The same of a plugin, in the process of those before it: sets `said` and `status`.
+process=''
+load() {
+  said='its program did not arrive whole; is the disk of the machine full?' status=1
+  case $whole in *"programs/$1: OK"*) ;; *) return ;; esac
+  [ -n "$process" ] || begin
+  said='' status=''
+  printf '%s\n' "./programs/$* --cpu_mask=$mask" >&3
+  while [ -z "$status" ] && read -r line <&4; do
+    case $line in "status "*) status=${line#status } ;; *) said=$line ;; esac
+  done
+  # What fails may leave the GPU of its process useless.
+  if [ "$status" != 0 ]; then end; fi
+}
+
+begin() {
+  pipes=$(mktemp -d) && mkfifo "$pipes/ask" "$pipes/answer" || refuse "there is no place for temporary files"
+  $launcher "./programs/$loader" <"$pipes/ask" >"$pipes/answer" 2>&1 &
+  process=$!
+  exec 3>"$pipes/ask" 4<"$pipes/answer"
+  rm -r "$pipes"
+}
+
+end() {
+  [ -n "$process" ] || return 0
+  exec 3>&- 4<&-
+  wait "$process"
+  died=$? process=''
+  [ -n "$status" ] || status=$died
+}
+
 # A kill or a full disk may have cut the last line.
 if [ -n "$(tail -c 1 results)" ]; then sed '$d' results >cut && mv cut results; fi
 finished=$known
@@ -146,8 +179,12 @@ while read -r program options; do
         sleep 1
         patience=$((patience - 1))
       done
-      said=$(run "$program" $options 2>&1)
-      status=$?
+      if [ -n "$loader" ]; then
+        load "$program" $options
+      else
+        said=$(run "$program" $options 2>&1)
+        status=$?
+      fi
       [ "$status" = 126 ] && refuse "nothing in $PWD can be executed; copy the folder to a disk where that is allowed"
       line="$number $program $status $(printf %s "$said" | tail -n 1)"
       [ "$status" = 0 ] || broken="$broken$program "
@@ -155,6 +192,8 @@ while read -r program options; do
   esac
   printf '%s\n' "$line" >>results || refuse "results cannot be written; is the disk full?"
   printf '%s\n' "$line"
+  case $ends in *" $number "*) end ;; esac
   # A folder that nothing touches is removed after a day.
   touch .
 done <jobs
+end

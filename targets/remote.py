@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from targets.batch import SCRIPT, Batch, BatchError, counted, lay_out
+from targets.batch import SCRIPT, Batch, BatchError, batch_of, counted, lay_out
+from targets.plugins import PluginLoader
 from targets.runner import Failure, Form, Job, RunnerError, Timing
 from targets.shell import LostError, RemoteShell, ShellError
 
@@ -41,6 +42,7 @@ class RemoteRunner:
     threads: int
     deadline_s: float = 30.0
     return_s: float = RETURN_S
+    loader: PluginLoader | None = None
     form: Form = "program"
     at_once: bool = True
     exact: bool = False
@@ -51,9 +53,11 @@ class RemoteRunner:
         Raises:
             RunnerError: the machine cannot be reached, nothing can be stored there, or it is lost again and again.
         """
-        batch = Batch(tuple(job for jobs in passes for job in jobs), self.threads, self.deadline_s)
-        if not batch.turns:
-            return
+        with batch_of(passes, self.threads, self.deadline_s, self.loader) as batch:
+            if batch.turns:
+                yield from self._run(batch)
+
+    def _run(self, batch: Batch) -> Iterator[Timing | Failure]:
         there = f"{self.folder}/{uuid.uuid4().hex}"
         try:
             self._reach()

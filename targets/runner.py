@@ -12,10 +12,12 @@ class RunnerError(RuntimeError):
     """Nothing can be run on the target at all, as opposed to one job that fails."""
 
 
-Form = Literal["library", "program"]
-"""What is run: a shared library for TVM's runtime, or a `netbench`, which needs none and has its answer inside."""
+Form = Literal["library", "program", "plugin"]
+"""What is run: a shared library for TVM's runtime, or a `netbench`, which needs none and has its answer inside; a plugin is
+one as a library, of which one process runs many."""
 
-WRITTEN: dict[Form, tuple[str, ...]] = {"library": (".npz", ".so"), "program": (".netbench",)}
+PLUGIN = ".plugin"
+WRITTEN: dict[Form, tuple[str, ...]] = {"library": (".npz", ".so"), "program": (".netbench",), "plugin": (PLUGIN,)}
 """The endings of the files of a candidate. What runs is the last: where it is, its answer is."""
 
 
@@ -53,13 +55,14 @@ class Answer:
 class Timing:
     """Raw samples of one job's turn in seconds, one for each call, in the order of the calls.
 
-    counts: what an emulator counted of one call, by name.
+    counts: what an emulator counted of one call, by name. clock_mhz: of what computed, after the last call; 0: unknown.
     """
 
     key: str
     samples_s: tuple[float, ...]
     answer: Answer | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
+    clock_mhz: int = 0
 
 
 @dataclass(frozen=True)

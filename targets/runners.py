@@ -15,9 +15,10 @@ from tempfile import gettempdir
 from targets.bundle import BundleRunner
 from targets.emulated import EmulatedRunner
 from targets.local import LocalRunner
+from targets.plugins import PluginLoader
 from targets.remote import RemoteRunner
 from targets.rpc import RpcRunner
-from targets.runner import Runner, RunnerError
+from targets.runner import Form, Runner, RunnerError
 from targets.shell import RemoteShell
 from targets.target import AWAY, EMULATED, LOCAL, Target, TargetError, file_name
 
@@ -31,11 +32,20 @@ _SSH_LOST, _ADB_LOST = (255,), (1, 255)
 _SSH_FOLDER, _ADB_FOLDER = ".cache/netlathe", "/data/local/tmp/netlathe"
 
 
+def _loader(target: Target) -> tuple[PluginLoader | None, Form]:
+    """A program for a GPU takes far longer to start than to measure."""
+    return (PluginLoader(target), "plugin") if target.kind == "cuda" else (None, "program")
+
+
+def _remote(target: Target, shell: RemoteShell, folder: str, deadline_s: float) -> RemoteRunner:
+    loader, form = _loader(target)
+    return RemoteRunner(shell, folder, target.threads, deadline_s, loader=loader, form=form)
+
+
 def _local(target: Target, address: str, deadline_s: float) -> Runner:
     if target.kind == "cuda":
-        # Programs, as on a machine elsewhere.
-        folder = Path(gettempdir()) / f"netlathe-{os.getuid()}"
-        return RemoteRunner(RemoteShell(_HERE, ()), str(folder), target.threads, deadline_s)
+        # As on a machine elsewhere.
+        return _remote(target, RemoteShell(_HERE, ()), str(Path(gettempdir()) / f"netlathe-{os.getuid()}"), deadline_s)
     return LocalRunner(target, deadline_s)
 
 
@@ -46,7 +56,7 @@ def _ssh(target: Target, address: str, deadline_s: float) -> Runner:
         words = shlex.split(address)
     except ValueError as error:
         raise TargetError(f"ssh:{address} cannot be read ({error}). Mend its quotes.") from error
-    return RemoteRunner(RemoteShell((*_SSH, *words), _SSH_LOST), _SSH_FOLDER, target.threads, deadline_s)
+    return _remote(target, RemoteShell((*_SSH, *words), _SSH_LOST), _SSH_FOLDER, deadline_s)
 
 
 def _adb(target: Target, address: str, deadline_s: float) -> Runner:
@@ -54,7 +64,7 @@ def _adb(target: Target, address: str, deadline_s: float) -> Runner:
     # What is connected by a network stays away once it was lost; what is plugged in comes back by itself.
     again = ((adb, "disconnect", address), (adb, "connect", address)) if ":" in address else ()
     shell = RemoteShell((adb, "-s", address, "shell", "-T"), _ADB_LOST, again)
-    return RemoteRunner(shell, _ADB_FOLDER, target.threads, deadline_s)
+    return _remote(target, shell, _ADB_FOLDER, deadline_s)
 
 
 def _find_adb() -> str:
@@ -80,7 +90,8 @@ def _connected_phone() -> str:
 
 
 def _bundle(target: Target, address: str, deadline_s: float) -> Runner:
-    return BundleRunner(Path(address), target.threads, deadline_s)
+    loader, form = _loader(target)
+    return BundleRunner(Path(address), target.threads, deadline_s, loader=loader, form=form)
 
 
 def _rpc(target: Target, address: str, deadline_s: float) -> Runner:

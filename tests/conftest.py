@@ -59,11 +59,12 @@ class CudaOnCpu:
         return self._compiled(f'#include "cuda_on_cpu.h"\n{text}\n{launched}').read_bytes()
 
     def driver(self) -> Path:
-        """The folder of a libcuda.so.1."""
-        made = self._compiled((CUDA_ON_CPU / "driver.cc").read_text())
+        """The folder of what comes with the driver."""
         folder = self.folder / "driver"
         folder.mkdir(exist_ok=True)
-        return made.rename(folder / "libcuda.so.1").parent
+        for source, name in (("driver.cc", "libcuda.so.1"), ("nvml.cc", "libnvidia-ml.so.1")):
+            self._compiled((CUDA_ON_CPU / source).read_text()).rename(folder / name)
+        return folder
 
     def _compiled(self, text: str) -> Path:
         folder = Path(tempfile.mkdtemp(dir=self.folder))

@@ -28,6 +28,7 @@ class Calibration:
     measured, reused: artefacts timed now, and taken from the database.
     failures: key -> reason of what could not be built or run; its latency is predicted.
     disturbed: share of the rounds in which the reference was slow.
+    clocks_mhz: the lowest and the highest of all rounds; empty where nobody says.
     fitted_to: what model and table were fitted to; test: what they were judged by; beside: what was only measured.
     """
 
@@ -37,6 +38,7 @@ class Calibration:
     reused: int
     failures: Mapping[str, str]
     disturbed: float
+    clocks_mhz: tuple[int, ...]
     fitted_to: Measured
     test: Mapping[Net, Steady]
     beside: Mapping[Net, Steady]
@@ -103,6 +105,7 @@ def calibrate(
     timed = {key: row.rounds for key, row in rows.items() if row and row.failure is None}
     failures = {key: row.failure for key, row in rows.items() if row and row.failure}
     slow = disturbed(one for rounds in timed.values() for one in rounds)
+    clocks_mhz = {one.clock_mhz for rounds in timed.values() for one in rounds if one.clock_mhz}
     times = steady(timed)
 
     def networks(nets: Sequence[Ops]) -> dict[Net, Steady]:
@@ -137,6 +140,7 @@ def calibrate(
         reused=reused,
         failures=failures,
         disturbed=sum(slow) / max(1, len(slow)),
+        clocks_mhz=(min(clocks_mhz), max(clocks_mhz)) if clocks_mhz else (),
         fitted_to=measured,
         test=test,
         beside=networks(beside),

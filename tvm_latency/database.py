@@ -12,7 +12,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 _SCHEMA = """
 CREATE TABLE measurement (
@@ -24,6 +24,7 @@ CREATE TABLE measurement (
     evict_bytes INTEGER NOT NULL,
     samples_s TEXT,
     reference_samples_s TEXT,
+    clock_mhz INTEGER NOT NULL DEFAULT 0,
     failure TEXT,
     created REAL NOT NULL,
     CHECK ((samples_s IS NULL) <> (failure IS NULL))
@@ -31,9 +32,9 @@ CREATE TABLE measurement (
 CREATE INDEX by_key ON measurement (op_key, fingerprint, schedule_version, tvm_version, evict_bytes);
 """
 
-# Takes a file of any older format to this one. Nothing is lost, but a round without the calls of the reference does not
-# count.
-_MIGRATION = "ALTER TABLE measurement ADD COLUMN reference_samples_s TEXT"
+# What each format added to the one before; those before the first of them lack nothing else. Nothing is lost, but a round
+# without the calls of the reference does not count.
+_ADDED = {5: "reference_samples_s TEXT", 6: "clock_mhz INTEGER NOT NULL DEFAULT 0"}
 
 
 class DatabaseError(RuntimeError):
@@ -51,10 +52,14 @@ class Context:
 
 
 class Round(NamedTuple):
-    """Seconds of the calls of one round, and of those of the reference network before and after them."""
+    """Seconds of the calls of one round, and of those of the reference network before and after them.
+
+    clock_mhz: of what computed, after the last call; 0: unknown.
+    """
 
     samples_s: tuple[float, ...]
     reference_samples_s: tuple[float, ...]
+    clock_mhz: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +159,8 @@ class MeasurementDatabase:
         # In one transaction, and only if nobody else was faster.
         connection.execute("BEGIN IMMEDIATE")
         if connection.execute("PRAGMA user_version").fetchone()[0] == version:
-            connection.execute(_MIGRATION)
+            for column in (column for added, column in _ADDED.items() if added > version):
+                connection.execute(f"ALTER TABLE measurement ADD COLUMN {column}")
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         connection.execute("COMMIT")
 
@@ -191,10 +197,10 @@ class MeasurementDatabase:
         self._execute(
             "INSERT INTO measurement"
             " (op_key, fingerprint, schedule_version, tvm_version, evict_bytes, samples_s, reference_samples_s,"
-            " failure, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " clock_mhz, failure, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             op_key,
             *astuple(context),
-            *(map(json.dumps, timed) if timed else (None, None)),
+            *(map(json.dumps, timed) if timed else (None, None, 0)),
             failure,
             self._clock(),
         )
@@ -221,7 +227,7 @@ class MeasurementDatabase:
             DatabaseError: the file cannot be read.
         """
         rows = self._execute(
-            "SELECT samples_s, reference_samples_s, failure, created FROM measurement"
+            "SELECT samples_s, reference_samples_s, clock_mhz, failure, created FROM measurement"
             " WHERE op_key = ? AND fingerprint = ? AND schedule_version = ? AND tvm_version = ? AND evict_bytes = ?"
             # Others cannot be compared; a program of before that still has the file open writes such rows.
             " AND (samples_s IS NULL OR reference_samples_s IS NOT NULL) ORDER BY id",
@@ -230,13 +236,13 @@ class MeasurementDatabase:
         )
         if not rows:
             return None
-        rounds = tuple(Round(tuple(json.loads(row[0])), tuple(json.loads(row[1]))) for row in rows if row[0])
+        rounds = tuple(Round(tuple(json.loads(row[0])), tuple(json.loads(row[1])), row[2]) for row in rows if row[0])
         return Measurement(
             op_key=op_key,
             context=context,
             rounds=rounds,
-            failure=rows[-1][2],
-            created=rows[-1][3],
+            failure=rows[-1][3],
+            created=rows[-1][4],
         )
 
     def count(self) -> int:

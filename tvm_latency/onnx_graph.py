@@ -25,10 +25,24 @@ def random_values(seed: int) -> Values:
     random = np.random.default_rng(seed)
 
     def values(shape: tuple[int, ...]) -> NDArray[np.float32]:
-        scale = math.sqrt(2.0 / max(1, math.prod(shape[1:])))
-        return (random.standard_normal(shape) * scale).astype(np.float32)
+        return (random.standard_normal(shape) * _he_scale(shape)).astype(np.float32)
 
     return values
+
+
+def random_signs(seed: int) -> Values:
+    """He-scaled weights that are all of one size, with random signs: packed, they take a thirtieth."""
+    random = np.random.default_rng(seed)
+
+    def values(shape: tuple[int, ...]) -> NDArray[np.float32]:
+        scale = np.float32(_he_scale(shape))
+        return np.where(random.integers(0, 2, shape, dtype=np.int8) > 0, scale, -scale)
+
+    return values
+
+
+def _he_scale(shape: tuple[int, ...]) -> float:
+    return math.sqrt(2.0 / max(1, math.prod(shape[1:])))
 
 
 class _Graph:

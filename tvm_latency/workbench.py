@@ -245,5 +245,5 @@ class Workbench:
             if isinstance(result, Failure):
                 raise RunnerError(f"The reference network cannot be measured: {result.reason}")
             for timing in waiting:
-                yield _Timed(timing.key, Round(timing.samples_s, before_s + result.samples_s))
+                yield _Timed(timing.key, Round(timing.samples_s, before_s + result.samples_s, timing.clock_mhz))
             before_s, waiting = result.samples_s, []

@@ -90,6 +90,7 @@ int cuGetErrorName(int result, const char **name) {
   return OK;
 }
 int cuDeviceGet(int *device, int ordinal) { return *device = ordinal, ordinal ? NO_DEVICE : OK; }
+int cuDeviceGetPCIBusId(char *id, int bytes, int) { return snprintf(id, bytes, "0000:01:00.0"), OK; }
 int cuDeviceGetName(char *name, int bytes, int) { return snprintf(name, bytes, "A CPU"), OK; }
 int cuDeviceGetAttribute(int *value, int attribute, int) {
   const char *capability = getenv("CUDA_ON_CPU_CAPABILITY");

@@ -14,7 +14,7 @@ import pytest
 
 from targets.gpus import GPUS
 from targets.remote import RemoteRunner
-from targets.runner import Failure, Job, Timing
+from targets.runner import PLUGIN, Failure, Job, Timing
 from targets.runners import find_runner
 from targets.shell import RemoteShell
 from targets.target import LOCAL
@@ -55,14 +55,17 @@ def test_the_gpu_of_this_machine_is_a_target(shell: RemoteShell) -> None:
 def test_candidates_are_checked_and_timed(shell: RemoteShell, dtype: Any, tmp_path: Path) -> None:
     target, jobs = H100.with_dtype(dtype), []
     for number, op in enumerate((BLOCK, STEM)):
-        module = tmp_path / f"{number}.netbench"
-        build_candidate(stored_as([op], dtype), target, "program", module)
+        module = tmp_path / f"{number}{PLUGIN}"
+        build_candidate(stored_as([op], dtype), target, "plugin", module)
         jobs.append(Job(key=op.key, module=module, repeats=3, evict_bytes=1 << 20))
-    results = list(find_runner(replace(target, runner=LOCAL)).run([jobs, jobs]))
+    runner = find_runner(replace(target, runner=LOCAL))
+    assert runner.form == "plugin"
+    results = list(runner.run([jobs, jobs]))
     assert [result.key for result in results] == [job.key for job in (*jobs, *jobs)]
     for result in results:
         assert isinstance(result, Timing), result
         assert len(result.samples_s) == 3
+        assert result.clock_mhz == 1980
         assert result.answer is not None
         assert np.isfinite(result.answer.max_abs_error)
 

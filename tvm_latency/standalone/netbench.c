@@ -9,6 +9,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "bench.h"
+#include "clock.h"
 #include "evict.h"
 #include "expected.h"
 #include "plan.h"
@@ -184,11 +186,12 @@ static void print_samples(const settings *s, double *samples, size_t count, cons
   if (s->profile) print_profile(s, step_seconds, sum, count);
 }
 
-static void print(const settings *s, double error, times *t, const double *step_seconds) {
+static void print(const settings *s, double error, times *t, const double *step_seconds, unsigned clock_mhz) {
   printf(s->json ? "{\"net\": \"%s\", \"threads\": %lu, \"runs\": %zu, \"max_abs_error\": %.3g"
                  : "%s\n%lu thread(s), %zu runs, largest error %.3g\n",
          netlathe_title, s->num_threads, t->count, error);
   if (s->json) printf(", \"same_top1\": %s", top1(output) == top1(netlathe_expected) ? "true" : "false");
+  if (clock_mhz) printf(s->json ? ", \"clock_mhz\": %u" : "clock: %u MHz\n", clock_mhz);
   if (t->count > 0) {
     print_samples(s, t->samples, t->count, step_seconds);
     if (NETLATHE_COPIES) print_calls(s, t->calls, t->count);
@@ -216,7 +219,7 @@ static int bench(netlathe *net, const settings *s) {
   double *of_steps = calloc(netlathe_plan_of_net.step_count, sizeof *of_steps);
   netlathe_evictor *evictor = netlathe_evictor_create(s->evict_bytes, s->cpu_mask);
   status = of_steps && evictor ? measure(net, s, evictor, &t, of_steps) : NETLATHE_NO_MEMORY;
-  if (status == NETLATHE_OK) print(s, error, &t, of_steps);
+  if (status == NETLATHE_OK) print(s, error, &t, of_steps, netlathe_clock_mhz());
   free(t.samples);
   free(t.calls);
   if (evictor != NULL) netlathe_evictor_destroy(evictor);
@@ -224,7 +227,7 @@ static int bench(netlathe *net, const settings *s) {
   return status == NETLATHE_OK ? 0 : failed(status);
 }
 
-int main(int count, char **words) {
+int netlathe_bench(int count, char **words) {
   settings s = {.num_runs = 50, .warmup_runs = 1, .num_threads = 1, .min_secs = 1.0, .max_secs = 150.0};
   if (count > 1 && !strcmp(words[1], "--help")) return printf(HELP, netlathe_title) < 0;
   int wrong = parse(&s, count, words);

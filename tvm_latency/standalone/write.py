@@ -26,7 +26,7 @@ from tvm_latency.standalone import cpu_facts, gpu_facts
 LIBRARY, HEADER, NETBENCH, WEIGHTS = "libnet.a", "net.h", "netbench", "weights.bin"
 SOURCES = Path(__file__).parent
 COMMON = ("system.c", "plan.c", "weights.S")
-PROGRAM = ("netbench.c", "evict.c", "expected.c")
+BENCH, MAIN = ("netbench.c", "evict.c", "clock.c", "expected.c"), "main.c"
 _TEMPLATES = Environment(
     loader=PackageLoader("tvm_latency", "standalone"), undefined=StrictUndefined, keep_trailing_newline=True
 )
@@ -82,11 +82,24 @@ def write_netbench(compiled: CompiledNetwork, path: Path, test: SelfTest) -> Non
     path.chmod(0o755)
 
 
+def write_plugin(compiled: CompiledNetwork, path: Path, test: SelfTest) -> None:
+    """Write `netbench` as a library, which one process runs after others (`targets/load_plugins.c`).
+
+    Raises:
+        StandaloneError, ToolchainError: see `write_standalone`.
+    """
+    toolchain = find_toolchain(compiled.target)
+    with TemporaryDirectory() as name:
+        library, program = _compiled_sources(compiled, toolchain, Path(name), "candidate", test)
+        objects = [str(file) for file in (*program, *library) if file.stem != Path(MAIN).stem]
+        toolchain(str(path), objects, ("-lm", "-pthread"))
+
+
 def _compiled_sources(
     compiled: CompiledNetwork, toolchain: Toolchain, work: Path, title: str, test: SelfTest
 ) -> tuple[list[Path], list[Path]]:
     """The object files of `libnet.a`, and those of netbench beside them."""
-    library, program = write_sources(compiled, work, title, test), [work / name for name in PROGRAM]
+    library, program = write_sources(compiled, work, title, test), [work / name for name in (*BENCH, MAIN)]
     toolchain.compile([file for file in (*library, *program) if file.suffix != ".o"])
     return [file.with_suffix(".o") for file in library], [file.with_suffix(".o") for file in program]
 

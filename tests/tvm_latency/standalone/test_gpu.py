@@ -61,6 +61,7 @@ def test_netbench_computes_what_numpy_does(program: Callable[..., Any]) -> None:
     assert len(found["samples_s"]) == 3
     assert min(found["samples_s"]) > 0.0
     assert found["call_median_ms"] > found["min_ms"]
+    assert found["clock_mhz"] == 1980
 
 
 def test_a_profile_has_every_kernel_and_adds_up(program: Callable[..., Any]) -> None:

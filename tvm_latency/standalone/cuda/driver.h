@@ -33,6 +33,7 @@ enum {
   F(cuGetErrorName, cuGetErrorName, (CUresult, const char **)) \
   F(cuDeviceGet, cuDeviceGet, (CUdevice *, int)) \
   F(cuDeviceGetAttribute, cuDeviceGetAttribute, (int *, int, CUdevice)) \
+  F(cuDeviceGetPCIBusId, cuDeviceGetPCIBusId, (char *, int, CUdevice)) \
   F(cuDevicePrimaryCtxRetain, cuDevicePrimaryCtxRetain, (CUcontext *, CUdevice)) \
   F(cuDevicePrimaryCtxRelease, cuDevicePrimaryCtxRelease_v2, (CUdevice)) \
   F(cuCtxPushCurrent, cuCtxPushCurrent_v2, (CUcontext)) \
