@@ -32,7 +32,7 @@ WHAT = ("instructions", "loads", "stores", "l1_misses", "l2_misses", "macs")
 
 def of_one_inference(net: str, target: Target) -> dict[str, int]:
     """What netbench, which compares its output itself, executes for one more inference."""
-    model, dtype = network_model(net), target.dtype
+    model, dtype = network_model(net), target.stored
     expected = onnx_reference(model)(probe_input((1, 3, 224, 224)))
     test = SelfTest(expected, tolerance(model, dtype, dtype) * max(1.0, float(np.abs(expected).max())))
     with TemporaryDirectory() as name:

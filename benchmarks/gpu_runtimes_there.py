@@ -158,7 +158,7 @@ def runtimes_of(case: dict[str, Any], image: np.ndarray) -> dict[str, Callable[[
     if not torch.cuda.is_available():
         return found
     names = {"eager": "torch", "graph": "torch, CUDA graph", "compile": "torch.compile, max-autotune"}
-    for tf32 in (False, True) if case["dtype"] == "float32" else (False,):
+    for tf32 in (False,) if case["dtype"] == "float16" else (False, True):
         for mode, name in names.items():
             label = f"{name}, TF32" if tf32 else name
             found[label] = partial(torch_runtime, case, image, mode, tf32)

@@ -31,7 +31,8 @@ FLOAT16_ROUNDING = 2.0**-11
 MOST_HALF_TOLERANCE = 0.05
 _WITH_WEIGHTS = ("Conv", "Gemm", "MatMul")
 
-BUG = "This is a bug of a kernel: please report the model and the target."
+_REPORT = "a bug of a kernel: please report the model and the target."
+BUG, ALSO_BUG = f"This is {_REPORT}", f"If that fails too, it is {_REPORT}"
 
 
 class VerifyError(RuntimeError):
@@ -53,13 +54,12 @@ class Verification:
 
 def cause_of_difference(weights: WeightType, dtype: DType) -> str:
     """What a difference beyond rounding comes from, in a network whose weights are stored and multiplied so."""
+    if dtype == "tf32":
+        return "The network does not stand products of 11 bits: compile it with --dtype float32. " + ALSO_BUG
     if weights == dtype == "float32":
         return BUG
     half, instead = ("arithmetic in", "--dtype") if dtype == "float16" else ("weights stored as", "--weights")
-    return (
-        f"The network does not stand {half} float16: compile it with {instead} float32. If that fails too, it is a bug "
-        "of a kernel: please report the model and the target."
-    )
+    return f"The network does not stand {half} float16: compile it with {instead} float32. {ALSO_BUG}"
 
 
 def tolerance(model: onnx.ModelProto, weights: WeightType = "float32", dtype: DType = "float32") -> float:
@@ -76,6 +76,8 @@ def tolerance(model: onnx.ModelProto, weights: WeightType = "float32", dtype: DT
     off by a standard deviation, one in 16,000 is off by four. A network that leaves the bound has layers whose products
     cancel; much of its answer lies in bits that float16 does not have, and `compare` says so.
 
+    Products in tf32 round both of their factors so, which have as many bits: that is sqrt(2) times as much.
+
     Arithmetic in float16 rounds what a layer answers, too, and a sum of K products each time that one is added. After k
     of them it is off its end by nothing that is known, so its size grows as sqrt(k / K): the K roundings together are
     one of u sqrt(K / 2). The share of all is 4 u sqrt((2 L + sum of K / 2) / 3), and at most `MOST_HALF_TOLERANCE`:
@@ -89,7 +91,8 @@ def tolerance(model: onnx.ModelProto, weights: WeightType = "float32", dtype: DT
     if dtype == "float16":
         terms = sum(_terms(model))
         return min(MOST_HALF_TOLERANCE, sums + 4 * FLOAT16_ROUNDING * sqrt((2 * layers + terms / 2) / 3))
-    return sums + (4 * FLOAT16_ROUNDING * sqrt(layers / 3) if weights == "float16" else 0.0)
+    rounded = (weights == "float16") + 2 * (dtype == "tf32")
+    return sums + 4 * FLOAT16_ROUNDING * sqrt(rounded * layers / 3)
 
 
 def _terms(model: onnx.ModelProto) -> Iterator[int]:

@@ -300,6 +300,6 @@ def _describe(name: str) -> dict[str, Any]:
         "mcpu": found.mcpu,
         "cpu_model": found.cpu_model,
         **{size: getattr(found, size) for size in sizes},
-        "dtypes": ["float32", *(["float16"] if found.float16 is not None else [])],
+        "dtypes": list(found.dtypes),
         "fingerprint": found.fingerprint,
     }

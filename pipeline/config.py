@@ -68,7 +68,7 @@ def weight_type(weights: WeightType | None, dtype: DType) -> WeightType:
             "--dtype float16 multiplies weights as float16, so --weights float32 would only store them larger. Leave "
             "it out."
         )
-    return weights or dtype
+    return weights or ("float16" if dtype == "float16" else "float32")
 
 
 def parse_budget(text: str) -> Budget:

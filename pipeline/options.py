@@ -41,7 +41,10 @@ Weights = Annotated[
     WeightType | None,
     typer.Option(help="How weights are stored: float16 halves the artefact. [default: as --dtype]"),
 ]
-Dtype = Annotated[DType, typer.Option(help="What is computed in: float16 on ARMv8.2 cores and with AVX-512 FP16.")]
+Dtype = Annotated[
+    DType,
+    typer.Option(help="What is computed in: float16 on ARMv8.2 cores, with AVX-512 FP16 and on GPUs, tf32 on GPUs."),
+]
 Explain = Annotated[bool, typer.Option("--explain", help="Show what every operator takes, and why.")]
 Data = Annotated[str, typer.Option(help="`digits`, a folder, Parquet files or a name on the Hugging Face hub.")]
 Space = Annotated[str, typer.Option(help="Search space: digits, cifar, imagenet or a .toml file.")]

@@ -48,7 +48,7 @@ class BatchError(ValueError):
 class Batch:
     """Turns in the order in which they are taken.
 
-    A turn that takes longer than `deadline_s` is killed there. Plugins run in a process of `loader`, which is ended after
+    A turn that takes longer than `deadline_s` is killed there. Plugins run in a process of `loader`, which ends after
     the turns with the numbers `ends`.
     """
 

@@ -13,8 +13,8 @@ class RunnerError(RuntimeError):
 
 
 Form = Literal["library", "program", "plugin"]
-"""What is run: a shared library for TVM's runtime, or a `netbench`, which needs none and has its answer inside; a plugin is
-one as a library, of which one process runs many."""
+"""What is run: a shared library for TVM's runtime, or a `netbench`, which needs none and has its answer inside; a
+plugin is one as a library, of which one process runs many."""
 
 PLUGIN = ".plugin"
 WRITTEN: dict[Form, tuple[str, ...]] = {"library": (".npz", ".so"), "program": (".netbench",), "plugin": (PLUGIN,)}

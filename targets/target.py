@@ -13,13 +13,16 @@ TargetKind = Literal["x86", "arm", "riscv", "cuda"]
 LOCAL, EMULATED, AWAY = "local", "emulated", "away"
 """Runners of machines that nobody says how to reach: this one, one that is emulated, one that nothing here runs."""
 
-DType = Literal["float32", "float16"]
-"""What numbers are computed and passed on as."""
+Stored = Literal["float32", "float16"]
+"""What numbers are passed on as."""
+
+DType = Literal["float32", "tf32", "float16"]
+"""What numbers are computed as. tf32: float32, of which products take 11 significant bits, on a GPU's matrix units."""
 
 MOST_IMAGES = 1024
 """Of an inference."""
 
-DTYPE_BYTES: dict[DType, int] = {"float32": 4, "float16": 2}
+DTYPE_BYTES: dict[DType, int] = {"float32": 4, "tf32": 4, "float16": 2}
 
 
 class TargetError(ValueError):
@@ -74,6 +77,17 @@ class Target:
     def lanes(self) -> int:
         """Numbers in one vector register."""
         return self.vector_bits // (8 * self.number_bytes)
+
+    @property
+    def stored(self) -> Stored:
+        """What its numbers are passed on as."""
+        return "float16" if self.dtype == "float16" else "float32"
+
+    @property
+    def dtypes(self) -> tuple[DType, ...]:
+        """What it can compute in."""
+        half: tuple[DType, ...] = ("float16",) if self.float16 is not None else ()
+        return ("float32", "tf32", *half) if self.kind == "cuda" else ("float32", *half)
 
     @property
     def number_bytes(self) -> int:
@@ -159,7 +173,9 @@ class Target:
         """
         if dtype == self.dtype:
             return self
-        if dtype == "float16" and self.float16 is None:
+        if dtype == "tf32" and dtype not in self.dtypes:
+            raise TargetError(f"{self.name} does not compute in tf32, which GPUs from cuda-sm80 on do.")
+        if dtype not in self.dtypes:
             raise TargetError(
                 f"{self.name} does not compute in float16: that takes ARMv8.2 (android-arm64-v8.2 and every target "
                 "named after a core from Cortex-A55 on), or AVX-512 FP16 on x86. `--weights float16` halves the "

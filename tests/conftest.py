@@ -54,8 +54,8 @@ class CudaOnCpu:
         )
         # C++ has these the other way round.
         text = text.replace("__shared__ alignas(64)", "alignas(64) __shared__")
-        # What it is in PTX; on a CPU a function of C++ stands in for the one instruction.
-        text = re.sub(r"__forceinline__ __device__ void netlathe_mma\(.*?\n}\n", "", text, flags=re.DOTALL)
+        # What it is in PTX; on a CPU a function of C++ stands in for each instruction.
+        text = re.sub(r"__forceinline__ __device__ void netlathe_(mma|tf32)\(.*?\n}\n", "", text, flags=re.DOTALL)
         return self._compiled(f'#include "cuda_on_cpu.h"\n{text}\n{launched}').read_bytes()
 
     def driver(self) -> Path:

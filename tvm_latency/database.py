@@ -32,8 +32,8 @@ CREATE TABLE measurement (
 CREATE INDEX by_key ON measurement (op_key, fingerprint, schedule_version, tvm_version, evict_bytes);
 """
 
-# What each format added to the one before; those before the first of them lack nothing else. Nothing is lost, but a round
-# without the calls of the reference does not count.
+# What each format added to the one before; those before the first of them lack nothing else. Nothing is lost, but a
+# round without the calls of the reference does not count.
 _ADDED = {5: "reference_samples_s TEXT", 6: "clock_mhz INTEGER NOT NULL DEFAULT 0"}
 
 

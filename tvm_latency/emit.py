@@ -11,7 +11,7 @@ import tvm
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from targets.target import DType
+from targets.target import Stored
 from tvm_latency.blocks import Chain, chain_matches, kernel_spec
 from tvm_latency.canonical import NCHW_TO_NHWC, NHWC_TO_NCHW
 from tvm_latency.opspec import WeightType
@@ -88,7 +88,7 @@ class _Emitter(PyExprMutator):
         shape = (last.spec.out_pixels, last.spec.out_channels)
         return relax.call_tir(self._function(kernel), arguments, relax.TensorType(shape, dtype))
 
-    def _pixels(self, x: Any, dtype: DType) -> Any:
+    def _pixels(self, x: Any, dtype: Stored) -> Any:
         """An NCHW tensor as a matrix [pixels, channels] of dtype; a kernel's stays what it is."""
         if x in self.matrices:
             return self.matrices[x]
@@ -110,7 +110,7 @@ class _Emitter(PyExprMutator):
         return self.functions[kernel.name]
 
 
-def _as_type(x: Any, dtype: DType) -> Any:
+def _as_type(x: Any, dtype: Stored) -> Any:
     return x if str(x.ty.dtype) == dtype else relax.op.astype(x, dtype)
 
 

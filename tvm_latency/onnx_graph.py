@@ -35,8 +35,8 @@ def random_signs(seed: int) -> Values:
     random = np.random.default_rng(seed)
 
     def values(shape: tuple[int, ...]) -> NDArray[np.float32]:
-        scale = np.float32(_he_scale(shape))
-        return np.where(random.integers(0, 2, shape, dtype=np.int8) > 0, scale, -scale)
+        scale = _he_scale(shape)
+        return ((2 * random.integers(0, 2, shape) - 1) * scale).astype(np.float32)
 
     return values
 

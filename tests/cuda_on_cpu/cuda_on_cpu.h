@@ -71,7 +71,7 @@ struct Barrier {
 
 // What a matrix product of a warp reads of each of its threads.
 struct Fragments {
-  const __half *a_top, *a_bottom, *b;
+  const void *a_top, *a_bottom, *b;
 };
 
 static ucontext_t scheduler;
@@ -156,24 +156,56 @@ struct Unpacked<function> {
 
 inline void __syncthreads() { cuda_on_cpu::wait(cuda_on_cpu::of_block, cuda_on_cpu::threads.size()); }
 
+namespace cuda_on_cpu {
+
+inline float multiplied(__half value) { return (float)value; }
+
+// Units for tf32 do not see the last 13 bits.
+inline float multiplied(float value) {
+  unsigned bits;
+  memcpy(&bits, &value, sizeof bits);
+  bits &= ~0x1fffu;
+  memcpy(&value, &bits, sizeof bits);
+  return value;
+}
+
 // mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32, by the layout of fragments in PTX ISA, "Matrix Fragments for
 // mma.m16n8k16": of rows g and g + 8 a thread has the terms 2 t, 2 t + 1, 2 t + 8 and 2 t + 9, of the columns 2 t and
-// 2 t + 1 both rows' sums.
-inline void netlathe_mma(float *top, float *bottom, const __half *a_top, const __half *a_bottom, const __half *b) {
-  using namespace cuda_on_cpu;
+// 2 t + 1 both rows' sums. And m16n8k8 of tf32, "Matrix Fragments for mma.m16n8k8": the terms t and t + 4.
+template <unsigned terms, class Number>
+void multiply(float *top, float *bottom, const Number *a_top, const Number *a_bottom, const Number *b) {
   unsigned number = running - threads.data(), lane = number % 32, first = number - lane;
   fragments[number] = {a_top, a_bottom, b};
   wait(of_warps[number / 32], 32);
-  for (unsigned term = 0; term < 16; term++) {
-    unsigned t = term % 8 / 2, at = term % 2 + term / 8 * 2;
-    const Fragments &row = fragments[first + lane / 4 * 4 + t];
+  for (unsigned term = 0; term < terms; term++) {
+    unsigned t = terms == 16 ? term % 8 / 2 : term % 4, at = terms == 16 ? term % 2 + term / 8 * 2 : term / 4;
+    auto of = [&](unsigned thread) { return fragments[first + thread * 4 + t]; };
+    const Fragments row = of(lane / 4);
     for (unsigned c = 0; c < 2; c++) {
-      float weight = fragments[first + (lane % 4 * 2 + c) * 4 + t].b[at];
-      top[c] += (float)row.a_top[at] * weight;
-      bottom[c] += (float)row.a_bottom[at] * weight;
+      float weight = multiplied(((const Number *)of(lane % 4 * 2 + c).b)[at]);
+      top[c] += multiplied(((const Number *)row.a_top)[at]) * weight;
+      bottom[c] += multiplied(((const Number *)row.a_bottom)[at]) * weight;
     }
   }
   wait(of_warps[number / 32], 32);
+}
+
+}
+
+inline void netlathe_mma(float *top, float *bottom, const __half *a_top, const __half *a_bottom, const __half *b) {
+  cuda_on_cpu::multiply<16>(top, bottom, a_top, a_bottom, b);
+}
+inline void netlathe_mma(float *top, float *bottom, const float *a_top, const float *a_bottom, const float *b) {
+  cuda_on_cpu::multiply<8>(top, bottom, a_top, a_bottom, b);
+}
+
+// cvt.rna.tf32.f32: half a unit in the last of the bits that stay is added to the magnitude.
+inline void netlathe_tf32(float *value) {
+  unsigned bits;
+  memcpy(&bits, value, sizeof bits);
+  bits += 1u << 12;
+  bits &= ~0x1fffu;
+  memcpy(value, &bits, sizeof bits);
 }
 
 #define LAUNCHED(function)                                                                                  \

@@ -133,10 +133,12 @@ def test_a_bundle_of_plugins_is_killed_and_goes_on(job: Callable[..., Job], log:
     assert [name for name, _ in processes(log)] == ["a", "killer", "killer", "b", "b", "a", "killer"]
 
 
-def test_a_loader_that_cannot_be_compiled_is_an_error(job: Callable[..., Job], tmp_path: Path) -> None:
+def test_a_loader_that_cannot_be_compiled_is_an_error(
+    job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = PluginLoader(replace(H100, toolchain="host"))
     runner = RemoteRunner(RemoteShell(("sh", "-c")), str(tmp_path / "there"), 1, loader=other)
     a = job("a")
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(RunnerError, match="cannot be compiled"):
-        patch.setenv("CC", str(tmp_path / "none"))
+    monkeypatch.setenv("CC", str(tmp_path / "none"))
+    with pytest.raises(RunnerError, match="cannot be compiled"):
         list(runner.run([[a]]))

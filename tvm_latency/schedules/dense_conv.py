@@ -7,7 +7,7 @@ from typing import Any
 
 from tvm import te
 
-from targets.target import DType, Target
+from targets.target import Stored, Target
 from tvm_latency.opspec import PLANAR_CHANNELS, WEIGHT_BYTES
 from tvm_latency.schedules.kernel import ConvSpec, FloatArray, Kernel, PackedArray, Spec, bias_size, packed
 from tvm_latency.schedules.parts import (
@@ -53,9 +53,9 @@ def dense_conv(spec: Spec, target: Target) -> Kernel | None:
 
     return Kernel(
         name=f"dense_conv_{spec.suffix}",
-        make=lambda: _scheduled(spec, tile, planar, dense_split(spec, target), target.dtype),
+        make=lambda: _scheduled(spec, tile, planar, dense_split(spec, target), target.stored),
         packs=(pack,),
-        dtype=target.dtype,
+        dtype=target.stored,
         input_layout="NCHW" if planar else "pixels",
     )
 
@@ -70,7 +70,7 @@ def dense_split(spec: ConvSpec, target: Target) -> Split:
     return split if weights <= target.l2_bytes // 2 else replace(split, axis="channels")
 
 
-def _scheduled(spec: ConvSpec, tile: Tile, planar: bool, split: Split, dtype: DType) -> object:
+def _scheduled(spec: ConvSpec, tile: Tile, planar: bool, split: Split, dtype: Stored) -> object:
     kh, kw = spec.kernel
     channels_in, channels = spec.in_channels, spec.out_channels
     image_shape = (spec.height, spec.width)

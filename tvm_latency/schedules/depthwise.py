@@ -44,7 +44,7 @@ def depthwise(spec: Spec, target: Target) -> Kernel | None:
         name=f"depthwise_{spec.suffix}",
         make=lambda: _function(spec, tile, target),
         packs=(partial(pack_taps, tile=tile, stored=spec.weights),),
-        dtype=target.dtype,
+        dtype=target.stored,
     )
 
 
@@ -55,7 +55,7 @@ def tile_of(spec: ConvSpec, target: Target) -> Tile:
 
 
 def _function(spec: ConvSpec, tile: Tile, target: Target) -> Any:
-    channels, dtype = spec.in_channels, target.dtype
+    channels, dtype = spec.in_channels, target.stored
     block_bytes = spec.kernel[0] * spec.kernel[1] * tile.columns * WEIGHT_BYTES[spec.weights]
     split = split_of(spec, target.threads)
     rows = max(1, spec.out_height // split.parts("pixels"))  # of the shortest band

@@ -50,7 +50,7 @@ def inverted_residual(spec: Spec, target: Target) -> Kernel | None:
     taps = partial(pack_taps, tile=nest.ring_tile, stored=stored)
     project = pack_pairs if nest.paired else partial(pack_panels, tile=nest.project)
     packs = (*expand, taps, partial(project, stored=stored))
-    return Kernel(name=f"inverted_residual_{spec.suffix}", make=nest.function, packs=packs, dtype=target.dtype)
+    return Kernel(name=f"inverted_residual_{spec.suffix}", make=nest.function, packs=packs, dtype=target.stored)
 
 
 def _pays(spec: BlockSpec, target: Target) -> bool:
@@ -74,7 +74,7 @@ class _Nest:
     def __init__(self, spec: BlockSpec, target: Target) -> None:
         self.spec = spec
         d = spec.depthwise
-        self.lanes, self.dtype, self.channels = target.lanes, target.dtype, d.in_channels
+        self.lanes, self.dtype, self.channels = target.lanes, target.stored, d.in_channels
         self.together = terms_together(target)
         p, e = spec.project, spec.expand
         self.expand = self._tile(target, d.width, e.in_channels if e else 1, self.channels)

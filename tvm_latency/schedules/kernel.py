@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from targets.target import DTYPE_BYTES, DType
+from targets.target import DTYPE_BYTES, Stored
 from tvm_latency.opspec import WeightType
 
 FloatArray = npt.NDArray[np.float32]
@@ -133,13 +133,13 @@ Spec = Operator | BlockSpec
 Pack = Callable[[FloatArray], PackedArray]
 
 
-def bias_size(channels: int, dtype: DType) -> int:
+def bias_size(channels: int, dtype: Stored) -> int:
     """Biases are filled up with zeros to whole vectors of 512 bits, so that any vector of sums can begin with them."""
     lanes = 64 // DTYPE_BYTES[dtype]
     return -(-channels // lanes) * lanes
 
 
-def pack_bias(bias: FloatArray, dtype: DType) -> PackedArray:
+def pack_bias(bias: FloatArray, dtype: Stored) -> PackedArray:
     """A convolution's bias as its kernel reads it."""
     return packed(np.pad(bias, (0, bias_size(bias.size, dtype) - bias.size)), dtype)
 
@@ -170,7 +170,7 @@ class Kernel:
     name: str
     make: Callable[[], Any]
     packs: tuple[Pack, ...] = ()
-    dtype: DType = "float32"
+    dtype: Stored = "float32"
     input_layout: Literal["pixels", "NCHW"] = "pixels"
 
     @cached_property

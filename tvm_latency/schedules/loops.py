@@ -10,7 +10,7 @@ from tvm import tirx
 from tvm.s_tir import SBlock, SBlockRealize
 from tvm.script.ir_builder import tirx as build
 
-from targets.target import DType
+from targets.target import Stored
 from tvm_latency.schedules.tiles import store_vector
 
 Cell = Callable[[Any, Any], None]
@@ -83,13 +83,13 @@ def _vectors_of(columns: int, lanes: int) -> Iterator[tuple[int, int]]:
         yield from ((first + lane, vector) for lane in range(0, rest, vector))
 
 
-def as_type(value: Any, dtype: DType) -> Any:
+def as_type(value: Any, dtype: Stored) -> Any:
     """A number or a vector of them as dtype."""
     lanes = value.ty.dtype.lanes
     return value.astype(dtype if lanes == 1 else f"{dtype}x{lanes}")
 
 
-def to_multiply(weights: Any, dtype: DType, lanes: int, *index: Any) -> Any:
+def to_multiply(weights: Any, dtype: Stored, lanes: int, *index: Any) -> Any:
     """weights[index] as dtype: themselves, or a copy of them where they are stored as another.
 
     A conversion takes the units that multiply and add; a weight is converted once, not each time that it is used.
@@ -137,7 +137,7 @@ class Pixels:
     In planes of one vector, pixels side by side are loaded and stored two by one instruction, on ARM.
     """
 
-    def __init__(self, outer: Sequence[int], pixels: int, channels: int, plane: int, dtype: DType) -> None:
+    def __init__(self, outer: Sequence[int], pixels: int, channels: int, plane: int, dtype: Stored) -> None:
         self._plane = plane
         shape = (channels // plane, pixels, plane) if plane > 1 else (pixels, channels)
         self._buffer = build.alloc_buffer([*outer, *shape], dtype)

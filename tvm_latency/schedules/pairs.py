@@ -89,12 +89,12 @@ def paired_pointwise(spec: Spec, target: Target) -> Kernel | None:
         name=f"paired_pointwise_{spec.suffix}",
         make=lambda: _function(spec, target),
         packs=(partial(pack_pairs, stored=spec.weights),),
-        dtype=target.dtype,
+        dtype=target.stored,
     )
 
 
 def _function(spec: ConvSpec, target: Target) -> Any:
-    m, k, n, lanes, dtype = spec.out_pixels, spec.in_channels, spec.out_channels, target.lanes, target.dtype
+    m, k, n, lanes, dtype = spec.out_pixels, spec.in_channels, spec.out_channels, target.lanes, target.stored
     with IRBuilder() as builder, build.prim_func():
         build.func_name("main")
         x = build.arg("x", build.buffer([m, k], dtype))

@@ -9,7 +9,7 @@ import numpy as np
 from tvm import IRModule, te, tirx
 from tvm.s_tir import Schedule
 
-from targets.target import DType
+from targets.target import Stored
 from tvm_latency.opspec import WeightType
 from tvm_latency.schedules.kernel import ConvSpec, FloatArray, PackedArray, packed
 from tvm_latency.schedules.threads import Split
@@ -26,7 +26,7 @@ def clipped(value: Any, clip: tuple[float, float] | None) -> Any:
     return value if high == float("inf") else tirx.min(value, tirx.const(high, str(value.ty.dtype)))
 
 
-def padded(x: te.Tensor, before: Sequence[int], after: Sequence[int], dtype: DType) -> te.Tensor:
+def padded(x: te.Tensor, before: Sequence[int], after: Sequence[int], dtype: Stored) -> te.Tensor:
     """A copy of x with zeros before and after each axis, as dtype; x itself where there are none."""
     if not any(before) and not any(after):
         return x

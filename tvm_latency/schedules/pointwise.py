@@ -57,7 +57,7 @@ def pointwise(spec: Spec, target: Target) -> Kernel | None:
         name=f"pointwise_{spec.suffix}",
         make=lambda: _Nest(spec, tile, split, product, target).function(),
         packs=(partial(pack_panels, tile=tile, stored=spec.weights),),
-        dtype=target.dtype,
+        dtype=target.stored,
     )
 
 
@@ -71,7 +71,7 @@ class _Nest:
     """The loop nest of one product."""
 
     def __init__(self, spec: ConvSpec, tile: Tile, split: Split, product: Product, target: Target) -> None:
-        self.spec, self.tile, self.split, self.dtype = spec, tile, split, target.dtype
+        self.spec, self.tile, self.split, self.dtype = spec, tile, split, target.stored
         self.m, self.k, self.n = spec.out_pixels, spec.in_channels, spec.out_channels
         self.panels = tile.blocks(self.n)
         self.together = product.together if tile.vector == product.together else 1

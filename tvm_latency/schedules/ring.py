@@ -11,7 +11,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as build
 from tvm.sym import Analyzer
 
-from targets.target import DType
+from targets.target import Stored
 from tvm_latency.opspec import WeightType
 from tvm_latency.schedules.kernel import ConvSpec, FloatArray, PackedArray, packed
 from tvm_latency.schedules.loops import Pixels, Sums, strips, vectors, within
@@ -38,7 +38,7 @@ class Ring:
     (`blocks` = 1), take turns in it. plane: see `Pixels`.
     """
 
-    def __init__(self, spec: ConvSpec, tile: Tile, blocks: int, dtype: DType, plane: int) -> None:
+    def __init__(self, spec: ConvSpec, tile: Tile, blocks: int, dtype: Stored, plane: int) -> None:
         self.spec, self.tile, self.blocks, self.dtype = spec, tile, blocks, dtype
         self.rows = spec.kernel[0]
         self.width = spec.width + 2 * spec.padding

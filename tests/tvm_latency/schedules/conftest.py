@@ -44,10 +44,13 @@ def pixels(image: FloatArray) -> FloatArray:
     return np.ascontiguousarray(image.transpose(0, 2, 3, 1)).reshape(-1, image.shape[1])
 
 
-def conv_case(spec: ConvSpec | BlockSpec, kernel: Kernel, random: np.random.Generator, wide: bool = False) -> Case:
+def conv_case(
+    spec: ConvSpec | BlockSpec, kernel: Kernel, random: np.random.Generator, wide: bool = False, products: float = 0.0
+) -> Case:
     """A convolution, or several in a row of which the last adds the residual.
 
-    wide: its sums are float32 whatever it computes in, and rounded once.
+    wide: its sums are float32 whatever it computes in, and rounded once. products: the share of itself by which each
+    product may be off besides.
     """
 
     def draw(*shape: int) -> FloatArray:
@@ -87,6 +90,7 @@ def conv_case(spec: ConvSpec | BlockSpec, kernel: Kernel, random: np.random.Gene
             bound = (step(bound**2, w**2) + own).sqrt()
         else:
             bound = step(bound, w.abs()) + additions * single * (step(y.abs(), w.abs(), b.abs()) + r.abs())
+            bound = bound + products * step(y.abs(), w.abs())
         y = step(y, w, b) + r
         bound = bound + eps * y.abs() if wide else bound
         y = y if conv.clip is None else y.clip(*conv.clip)
@@ -106,14 +110,14 @@ def pool_case(spec: PoolSpec, kernel: Kernel, random: np.random.Generator) -> Ca
     return Case([x], expected, bound, kernel.dtype)
 
 
-def reference_case(spec: Spec, kernel: Kernel, wide: bool = False) -> Case:
+def reference_case(spec: Spec, kernel: Kernel, wide: bool = False, products: float = 0.0) -> Case:
     """Random arguments, the same for the same spec every time. A new kind of spec has its reference here.
 
-    wide: see `conv_case`.
+    wide, products: see `conv_case`.
     """
     random = np.random.default_rng(zlib.crc32(repr(spec).encode()))
     if isinstance(spec, ConvSpec | BlockSpec):
-        return conv_case(spec, kernel, random, wide)
+        return conv_case(spec, kernel, random, wide, products)
     return pool_case(spec, kernel, random)
 
 

@@ -93,7 +93,7 @@ def digests() -> dict[str, str]:
 
 
 def gpu_digests() -> dict[str, str]:
-    types: tuple[DType, ...] = ("float32", "float16")
+    types: tuple[DType, ...] = ("float32", "tf32", "float16")
     return {
         f"{name}, {gpu.name}, in {dtype}": digest(spec, gpu.with_dtype(dtype))
         for gpu, dtype, (name, spec) in itertools.product((GPUS[0], GPUS[-1]), types, SPECS.items())

@@ -36,7 +36,7 @@ def dense_conv(spec: Spec, target: Target) -> Kernel | None:
         name=f"dense_conv_{spec.suffix}",
         make=lambda: kernel_function(partial(_declare, spec, target, planar)),
         packs=(partial(_pack, stored=spec.weights),),
-        dtype=target.dtype,
+        dtype=target.stored,
         input_layout="NCHW" if planar else "pixels",
     )
 
@@ -49,7 +49,7 @@ def _pack(weights: FloatArray, stored: WeightType) -> PackedArray:
 
 def _declare(spec: ConvSpec, target: Target, planar: bool) -> None:
     """func(x, weights, bias, [residual], y)."""
-    dtype, channels = target.dtype, spec.out_channels
+    dtype, channels = target.stored, spec.out_channels
     vectors = -(-channels // COLUMNS)
     image_shape = [spec.batch, spec.in_channels, spec.height, spec.width]
     matrix_shape = [spec.batch * spec.height * spec.width, spec.in_channels]

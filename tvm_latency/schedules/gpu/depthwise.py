@@ -51,7 +51,7 @@ def depthwise(spec: Spec, target: Target) -> Kernel | None:
         name=f"depthwise_{spec.suffix}",
         make=lambda: kernel_function(partial(_declare, spec, target)),
         packs=(partial(_pack, stored=spec.weights),),
-        dtype=target.dtype,
+        dtype=target.stored,
     )
 
 
@@ -62,7 +62,7 @@ def _pack(weights: FloatArray, stored: WeightType) -> PackedArray:
 
 def _declare(spec: ConvSpec, target: Target) -> None:
     """func(x, taps, bias, [residual], y)."""
-    channels, dtype = spec.in_channels, target.dtype
+    channels, dtype = spec.in_channels, target.stored
     x = build.arg("x", build.buffer([spec.batch * spec.height * spec.width, channels], dtype))
     taps = build.arg("taps", build.buffer([*spec.kernel, channels], spec.weights))
     bias = build.arg("bias", build.buffer([bias_size(channels, dtype)], dtype))

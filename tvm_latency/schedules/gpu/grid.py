@@ -14,14 +14,14 @@ from tvm.backend.cuda.op import cuda_cta_sync
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as build
 
-from targets.target import DTYPE_BYTES, DType
+from targets.target import DTYPE_BYTES, Stored
 from tvm_latency.schedules.gpu.tiles import VECTOR_BYTES
 from tvm_latency.schedules.kernel import ConvSpec
 from tvm_latency.schedules.loops import as_type, whole_block
 from tvm_latency.schedules.parts import clipped
 
 # Sums have this type, whatever they are of.
-SUM: DType = "float32"
+SUM: Stored = "float32"
 
 
 def kernel_function(body: Callable[[], None]) -> Any:
@@ -65,7 +65,7 @@ def _guarded(condition: Any) -> Iterator[None]:
         yield
 
 
-def registers(*shape: int, dtype: DType = SUM) -> Any:
+def registers(*shape: int, dtype: Stored = SUM) -> Any:
     """A buffer of one thread."""
     return build.alloc_buffer(list(shape), dtype, scope="local")
 
@@ -123,7 +123,7 @@ def part(buffer: Any, *index: Any) -> Callable[[Any], Any]:
     return value
 
 
-def dtype_of(buffer: Any) -> DType:
+def dtype_of(buffer: Any) -> Stored:
     """What its numbers are."""
     return "float16" if str(buffer.dtype) == "float16" else "float32"
 

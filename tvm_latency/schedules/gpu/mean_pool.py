@@ -42,13 +42,13 @@ def mean_pool(spec: Spec, target: Target) -> Kernel | None:
     return Kernel(
         name=f"mean_pool_{spec.suffix}",
         make=lambda: kernel_function(partial(_declare, spec, target)),
-        dtype=target.dtype,
+        dtype=target.stored,
     )
 
 
 def _declare(spec: PoolSpec, target: Target) -> None:
     """func(x, y)."""
-    pixels, channels, dtype = spec.height * spec.width, spec.channels, target.dtype
+    pixels, channels, dtype = spec.height * spec.width, spec.channels, target.stored
     x = build.arg("x", build.buffer([spec.batch * pixels, channels], dtype))
     y = build.arg("y", build.buffer([spec.batch, channels], dtype))
     lanes = lanes_of(channels, target.number_bytes)

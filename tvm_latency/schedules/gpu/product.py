@@ -53,7 +53,7 @@ def product(spec: Spec, target: Target) -> Kernel | None:
         name=f"product_{spec.suffix}",
         make=lambda: kernel_function(lambda: _Nest(spec, tile, target).run()),
         packs=(partial(_pack, tile=tile, stored=spec.weights),),
-        dtype=target.dtype,
+        dtype=target.stored,
     )
 
 
@@ -68,7 +68,7 @@ class _Nest:
     """The kernel of one product."""
 
     def __init__(self, spec: ConvSpec, tile: ProductTile, target: Target) -> None:
-        self.spec, self.tile, self.dtype = spec, tile, target.dtype
+        self.spec, self.tile, self.dtype = spec, tile, target.stored
         self.m, self.k, self.n = spec.out_pixels, spec.in_channels, spec.out_channels
         self.terms = min(COLUMNS, lanes_of(self.k, target.number_bytes))
 

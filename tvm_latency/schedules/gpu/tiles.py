@@ -11,8 +11,8 @@ from tvm_latency.schedules.kernel import ConvSpec
 
 # A thread loads and stores so many columns at once, and so many bytes with one instruction.
 COLUMNS, VECTOR_BYTES = 4, 16
-# A warp loads so many terms of a row at once for its matrix units, which begin an instruction in so many cycles.
-MATRIX_TERMS, MATRIX_CYCLES = 32, 2
+# A multiprocessor's matrix units begin an instruction, of half of what four threads load of a row, in so many cycles.
+MATRIX_CYCLES = 2
 # Of one multiprocessor, by compute capability: CUDA C++ Programming Guide, "Compute Capabilities" and "Arithmetic
 # Instructions". Threads at once; fused multiply-adds of 32 threads that begin in a cycle, as those of newer ones do.
 THREADS, FMA_WARPS = {"sm_80": 2048, "sm_86": 1536, "sm_89": 1536}, {"sm_80": 2}
@@ -101,13 +101,23 @@ class MatrixTile:
 
     def cycles(self, m: int, k: int, n: int, target: Target) -> float:
         """About how long a product takes."""
-        warps, turns = self.threads / 32, -(-k // (MATRIX_TERMS * self.parts))
+        warps, turns = self.threads / 32, -(-k // (matrix_terms(target) * self.parts))
         multiply = turns * 2 * self.row_tiles * self.column_tiles * warps * MATRIX_CYCLES
         loads = turns * warps * (2 * self.row_tiles + self.column_tiles) * 32 * 16 / L1_BYTES
-        fetch = 2 * k * (self.block_rows + self.block_columns) / L2_BYTES
+        fetch = target.number_bytes * k * (self.block_rows + self.block_columns) / L2_BYTES
         registers = 4 * (self.row_tiles * self.column_tiles + 2 * self.row_tiles + self.column_tiles) + 24
         of_one = -(-(-(-m // self.block_rows) * -(-n // self.block_columns)) // target.cores)
         return _cycles(of_one, max(multiply, loads, fetch), turns, registers, self, target)
+
+
+def matrix_terms(target: Target) -> int:
+    """Terms of a row that four threads load at once for the matrix units."""
+    return 4 * VECTOR_BYTES // target.number_bytes
+
+
+def on_matrix_units(k: int, target: Target) -> bool:
+    """Whether they take products of so many terms: whole vectors, and not of plain float32."""
+    return target.dtype != "float32" and k % (VECTOR_BYTES // target.number_bytes) == 0
 
 
 def fma_warps(target: Target) -> int:
@@ -169,8 +179,8 @@ def matrix_tile(m: int, k: int, n: int, target: Target) -> MatrixTile:
 
 
 def find_tile(m: int, k: int, n: int, target: Target) -> ProductTile | MatrixTile:
-    """That of a product, on matrix units where the type and the terms are for them."""
-    return (matrix_tile if target.dtype == "float16" and k % 8 == 0 else product_tile)(m, k, n, target)
+    """That of a product whose weights are stored as it is computed, on matrix units where it is for them."""
+    return (matrix_tile if on_matrix_units(k, target) else product_tile)(m, k, n, target)
 
 
 def depthwise_strip(spec: ConvSpec, target: Target) -> int:

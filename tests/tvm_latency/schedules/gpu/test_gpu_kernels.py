@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from targets.gpus import GPUS
@@ -52,8 +53,19 @@ SPECS: list[Spec] = [
 ]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.suffix)
+@pytest.mark.parametrize(
+    ("spec", "dtype"),
+    [
+        *((spec, dtype) for spec in SPECS for dtype in ("float32", "float16")),
+        # Of matrix units in tf32; the rest is as in float32.
+        *(
+            (replace(spec, weights="float32"), "tf32")
+            for spec in SPECS
+            if isinstance(spec, ConvSpec) and spec.pointwise and spec.in_channels % 4 == 0
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.suffix,
+)
 def test_device_code_computes_what_pytorch_does(
     spec: Spec, dtype: DType, make_case: MakeCase, run_on_cpu: Callable[..., None]
 ) -> None:
@@ -63,7 +75,8 @@ def test_device_code_computes_what_pytorch_does(
 
 def assert_right(kernel: Kernel | None, spec: Spec, dtype: DType, make_case: MakeCase, run_on_cpu: Any) -> None:
     assert kernel is not None
-    case = make_case(spec, kernel, wide=True)
+    # Both factors of a product are rounded to 11 bits.
+    case = make_case(spec, kernel, wide=True, products=2.001 * 2**-11 if dtype == "tf32" else 0.0)
     operands = [*case.arguments, case.empty_output()]
     run_on_cpu(device_code(kernel.func, kernel.name, H100.with_dtype(dtype)), operands)
     assert case.accepts(operands[-1])
@@ -91,18 +104,35 @@ OF_MATRICES = [
 ODD = replace(POINTWISE, height=9, width=13, in_channels=72, out_channels=101, residual=True, weights="float16")
 
 
-@pytest.mark.parametrize("tile", [*OF_PRODUCTS, *OF_MATRICES], ids=lambda tile: repr(tile).partition("(")[2][:-1])
+@pytest.mark.parametrize(
+    ("tile", "dtype"),
+    [
+        *((tile, "float32") for tile in OF_PRODUCTS),
+        *((tile, "float16") for tile in OF_MATRICES),
+        *((tile, "tf32") for tile in OF_MATRICES[::2]),
+    ],
+    ids=lambda value: repr(value).partition("(")[2][:-1] if isinstance(value, ProductTile | MatrixTile) else value,
+)
 def test_every_tile_computes_the_same(
-    tile: ProductTile | MatrixTile, make_case: MakeCase, run_on_cpu: Any, monkeypatch: pytest.MonkeyPatch
+    tile: ProductTile | MatrixTile, dtype: DType, make_case: MakeCase, run_on_cpu: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if isinstance(tile, MatrixTile):
         monkeypatch.setattr(matrix_product, "matrix_tile", lambda m, k, n, target: tile)
-        assert_right(
-            matrix_product.matrix_product(ODD, H100.with_dtype("float16")), ODD, "float16", make_case, run_on_cpu
-        )
+        target = H100.with_dtype(dtype)
+        odd = replace(ODD, weights=target.stored)
+        assert_right(matrix_product.matrix_product(odd, target), odd, dtype, make_case, run_on_cpu)
     else:
         monkeypatch.setattr(product, "product_tile", lambda m, k, n, target: tile)
         assert_right(product.product(ODD, H100), ODD, "float32", make_case, run_on_cpu)
+
+
+def test_tf32_is_the_nearest_of_11_bits() -> None:
+    values = (np.random.default_rng(0).standard_normal(1000) * 2.0 ** np.arange(-50, 50, 0.1)).astype(np.float32)
+    found = matrix_product.rounded(values)
+    assert not (found.view(np.uint32) & 0x1FFF).any()
+    assert (abs(found - values) <= 2.0**-11 * abs(values)).all()
+    kept = np.array([0.0, np.inf, np.nan], np.float32)
+    assert np.array_equal(matrix_product.rounded(kept), kept, equal_nan=True)
 
 
 def test_tiles_use_what_a_gpu_has() -> None:
