@@ -1,4 +1,4 @@
-"""Ours against PyTorch, torch.compile and ONNX Runtime, on a GPU that is somewhere else.
+"""Ours against PyTorch, torch.compile, ONNX Runtime and TensorRT, on a GPU that is somewhere else.
 
 python -m benchmarks.gpu_runtimes build FOLDER [--nets mobilenet_v2] [--batches 1,8] [--dtypes float32,tf32,float16]
 cd FOLDER && python3 there.py                   # on the GPU's machine: NumPy, and what is to be compared with
@@ -14,13 +14,17 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import asdict
+from itertools import accumulate
 from pathlib import Path
 from shutil import copyfile
 from statistics import median
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
+from onnx import numpy_helper
+from onnx.external_data_helper import set_external_data
 
 from benchmarks.results import save_results
 from pipeline.agreement import tolerance
@@ -48,15 +52,18 @@ def build(options: argparse.Namespace) -> None:
     """Write everything that goes to the machine."""
     folder: Path = options.folder
     folder.mkdir(parents=True, exist_ok=True)
-    cases = []
+    cases, weights = [], {}
     for name in options.nets.split(","):
         architecture = named_architecture(name)
         network = random_network(architecture)
-        np.savez(folder / f"{name}.weights.npz", *arrays_of(network))
+        arrays = arrays_of(network)
+        (folder / f"{name}.weights").write_bytes(b"".join(array.tobytes() for array in arrays))
+        weights[name] = [array.shape for array in arrays]
         for batch in map(int, options.batches.split(",")):
             model, ops = to_onnx(network, architecture, batch), architecture.op_specs(batch)
             image = probe_input((batch, 3, architecture.resolution, architecture.resolution))
             expected = pytorch(network)(image)
+            onnx.save(without_weights(model, arrays, f"{name}.weights"), folder / f"{name}-{batch}.onnx")
             np.save(folder / f"{name}-{batch}.expected.npy", expected)
             for dtype in options.dtypes.split(","):
                 target = get_target(options.target).with_batch(batch).with_dtype(dtype)
@@ -68,7 +75,7 @@ def build(options: argparse.Namespace) -> None:
                     {"net": name, "batch": batch, "dtype": dtype, "program": program, "ops": [asdict(op) for op in ops]}
                 )
                 print(f"{program}: {(folder / program).stat().st_size / 1e6:.1f} MB")
-    write_json(folder / JOB, {"target": options.target, "cases": cases})
+    write_json(folder / JOB, {"target": options.target, "weights": weights, "cases": cases})
     copyfile(THERE, folder / "there.py")
     total = sum(file.stat().st_size for file in folder.iterdir())
     print(f"{folder}: {total / 1e6:.1f} MB. There: `python3 there.py` in it; then bring {RESULTS} back.")
@@ -78,6 +85,19 @@ def arrays_of(network: Network) -> list[np.ndarray]:
     """Weights and biases in the order in which the operators use them, batch norm folded."""
     layers = [m for m in fold_batch_norm(network).modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
     return [value.detach().numpy() for layer in layers for value in (layer.weight, layer.bias) if value is not None]
+
+
+def without_weights(model: onnx.ModelProto, arrays: list[np.ndarray], location: str) -> onnx.ModelProto:
+    """The model, whose weights are those of a file that has the arrays one after the other."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    starts = dict(zip((array.tobytes() for array in arrays), accumulate((a.nbytes for a in arrays), initial=0)))
+    for tensor in bare.graph.initializer:
+        data = numpy_helper.to_array(tensor).tobytes()
+        if data in starts:
+            set_external_data(tensor, location, starts[data], len(data))
+            tensor.ClearField("raw_data")
+    return bare
 
 
 def floors_ms(ops: list[OpSpec], dtype: Any) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""The part of `benchmarks.gpu_runtimes` that runs beside the GPU: Python, NumPy, and PyTorch where it is there.
+"""The part of `benchmarks.gpu_runtimes` that runs beside the GPU: Python, NumPy, and whoever of the others is there.
 
 python3 there.py [--rounds 5] [--seconds 1]
 
@@ -13,7 +13,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,12 +56,21 @@ def netbench(program: str, *options: str) -> dict[str, Any]:
     return found
 
 
+def weights_of(net: str) -> Iterator[np.ndarray]:
+    """Weights and biases of its layers, in order."""
+    values, start = np.fromfile(FOLDER / f"{net}.weights", np.float32), 0
+    for shape in json.loads((FOLDER / "job.json").read_text())["weights"][net]:
+        size = int(np.prod(shape))
+        yield values[start : start + size].reshape(shape)
+        start += size
+
+
 def network_of(case: dict[str, Any], device: str = "cuda") -> Any:
     """The network in PyTorch, channels last."""
     import torch
     from torch import nn
 
-    arrays = iter(np.load(FOLDER / f"{case['net']}.weights.npz").values())
+    arrays = weights_of(case["net"])
 
     def filled(layer: Any) -> Any:
         layer.weight.data, layer.bias.data = torch.from_numpy(next(arrays)), torch.from_numpy(next(arrays))
@@ -98,11 +107,75 @@ def network_of(case: dict[str, Any], device: str = "cuda") -> Any:
     return network.to(device, dtype).to(memory_format=torch.channels_last)
 
 
+def times(seconds: float, image: np.ndarray, x: Any, run: Callable[[], Any]) -> tuple[list[float], list[float]]:
+    """Milliseconds of the device and of the call, of each inference; `run` computes with x, in torch's stream."""
+    import torch
+
+    event: Any = torch.cuda.Event
+    device: list[float] = []
+    call: list[float] = []
+    until = time.perf_counter() + seconds
+    while not device or time.perf_counter() < until:
+        start, end = (event(enable_timing=True) for _ in range(2))
+        begin = time.perf_counter()
+        x.copy_(torch.from_numpy(image))
+        start.record()
+        y = run()
+        end.record()
+        y.float().cpu()
+        call.append(1e3 * (time.perf_counter() - begin))
+        device.append(start.elapsed_time(end))
+    return device, call
+
+
+def onnx_session(case: dict[str, Any], provider: str, options: dict[str, Any]) -> Any:
+    """ONNX Runtime with the network, all of it on that provider."""
+    import onnxruntime
+
+    model = str(FOLDER / f"{case['net']}-{case['batch']}.onnx")
+    session = onnxruntime.InferenceSession(model, providers=[(provider, options)])
+    if session.get_providers()[0] != provider:
+        raise RuntimeError(f"{provider} does not start; ONNX Runtime says why above.")
+    return session
+
+
+def onnx_runtime(case: dict[str, Any], image: np.ndarray, provider: str, options: dict[str, Any]) -> Runtime:
+    """ONNX Runtime in a stream of torch's, whose events tell its time."""
+    import onnxruntime
+    import torch
+
+    stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    session = onnx_session(case, provider, {**options, "user_compute_stream": str(stream.cuda_stream)})
+    classes = case["ops"][-1]["out_channels"]
+    x, y = torch.from_numpy(image).to("cuda"), torch.empty(len(image), classes, device="cuda")
+    binding, settings = session.io_binding(), onnxruntime.RunOptions()
+    # Else a call returns when all is computed, and the second event is recorded late.
+    settings.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    (given,), (answer,) = session.get_inputs(), session.get_outputs()
+    binding.bind_input(given.name, "cuda", 0, np.float32, tuple(x.shape), x.data_ptr())
+    binding.bind_output(answer.name, "cuda", 0, np.float32, tuple(y.shape), y.data_ptr())
+
+    def run() -> Any:
+        session.run_with_iobinding(binding, settings)
+        return y
+
+    def timed(seconds: float) -> tuple[list[float], list[float]]:
+        with torch.cuda.stream(stream):
+            return times(seconds, image, x, run)
+
+    def output() -> np.ndarray:
+        with torch.cuda.stream(stream):
+            return np.asarray(run().cpu().numpy())
+
+    for _ in range(WARMUP):
+        output()
+    return timed, output
+
+
 def torch_runtime(case: dict[str, Any], image: np.ndarray, mode: str, tf32: bool) -> Runtime:
     """PyTorch, eager, as a CUDA graph, or compiled as far as it can."""
     import torch
 
-    event: Any = torch.cuda.Event
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = True
     network = network_of(case)
@@ -122,24 +195,10 @@ def torch_runtime(case: dict[str, Any], image: np.ndarray, mode: str, tf32: bool
                 graph.replay()
                 return y
 
-    def step() -> tuple[float, float]:
-        start, end = (event(enable_timing=True) for _ in range(2))
-        begin = time.perf_counter()
-        x.copy_(torch.from_numpy(image))
-        start.record()
-        y = run(x)
-        end.record()
-        y.float().cpu()
-        return start.elapsed_time(end), 1e3 * (time.perf_counter() - begin)
-
     @torch.inference_mode()
     def timed(seconds: float) -> tuple[list[float], list[float]]:
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
-        found, until = [], time.perf_counter() + seconds
-        while time.perf_counter() < until:
-            found.append(step())
-        device, call = zip(*found)
-        return list(device), list(call)
+        return times(seconds, image, x, lambda: run(x))
 
     @torch.inference_mode()
     def output() -> np.ndarray:
@@ -162,6 +221,26 @@ def runtimes_of(case: dict[str, Any], image: np.ndarray) -> dict[str, Callable[[
         for mode, name in names.items():
             label = f"{name}, TF32" if tf32 else name
             found[label] = partial(torch_runtime, case, image, mode, tf32)
+    return found | onnx_runtimes(case, image)
+
+
+def onnx_runtimes(case: dict[str, Any], image: np.ndarray) -> dict[str, Callable[[], Runtime]]:
+    """Those that ONNX Runtime has. Its own kernels are for the model's float32; TensorRT converts it."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return {}
+    there, half = onnxruntime.get_available_providers(), case["dtype"] == "float16"
+    found: dict[str, Callable[[], Runtime]] = {}
+    if "CUDAExecutionProvider" in there and not half:
+        for tf32 in (False, True):
+            options = {"use_tf32": str(int(tf32)), "enable_cuda_graph": "1"}
+            label = "onnxruntime, CUDA graph" + (", TF32" if tf32 else "")
+            found[label] = partial(onnx_runtime, case, image, "CUDAExecutionProvider", options)
+    if "TensorrtExecutionProvider" in there:
+        options = {"trt_fp16_enable": str(half), "trt_cuda_graph_enable": "True"}
+        label = "TensorRT, CUDA graph" + ("" if half else ", TF32")
+        found[label] = partial(onnx_runtime, case, image, "TensorrtExecutionProvider", options)
     return found
 
 

@@ -62,7 +62,7 @@ def test_what_comes_back_is_read(
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-def test_pytorch_has_the_same_network(folder: Path, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_others_have_the_same_network(folder: Path, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     monkeypatch.setattr(gpu_runtimes_there, "FOLDER", folder)
@@ -72,6 +72,9 @@ def test_pytorch_has_the_same_network(folder: Path, batch: int, monkeypatch: pyt
         output = gpu_runtimes_there.network_of(case, "cpu")(torch.from_numpy(image)).numpy()
     expected = np.load(folder / f"{NET}-{batch}.expected.npy")
     assert np.abs(output - expected).max() <= 1e-5 * np.abs(expected).max()
+    session = gpu_runtimes_there.onnx_session(case, "CPUExecutionProvider", {})
+    (answer,) = session.run(None, {session.get_inputs()[0].name: image})
+    assert np.abs(answer - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_without_results_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
