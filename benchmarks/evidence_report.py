@@ -44,23 +44,28 @@ def points(rows: Sequence[Row], role: str) -> list[Row]:
 
 
 def speedups(rows: Sequence[Row]) -> list[Row]:
-    """For each searched network how much longer a MobileNetV2 of the same accuracy takes.
+    """For each searched network how much longer a MobileNetV2 of the same accuracy takes, by `time_at`.
 
-    Interpolated between its widths, the logarithm of milliseconds over top-1; a width that is slower than a more
-    accurate one counts as fast as that. Where no width is as accurate, the widest
-    one stands in and the factor is a lower bound (`at_least`); where all are more accurate, there is none.
+    Where no width is as accurate, the widest one stands in and the factor is a lower bound (`at_least`); where all are
+    more accurate, there is none.
     """
-    curve = sorted(points(rows, "mobilenet"), key=lambda point: point["top1"])
-    tops, times_ms = [p["top1"] for p in curve], [p["ms"] for p in curve]
-    logs = np.log(np.minimum.accumulate(times_ms[::-1])[::-1])
+    curve = points(rows, "mobilenet")
+    tops = [point["top1"] for point in curve]
     found = []
     for point in points(rows, "searched"):
-        inside = point["top1"] >= tops[0]
-        equal_ms = float(np.exp(np.interp(point["top1"], tops, logs)))
-        found.append(
-            {**point, "factor": equal_ms / point["ms"] if inside else None, "at_least": point["top1"] > tops[-1]}
-        )
+        factor = time_at(curve, point["top1"]) / point["ms"] if point["top1"] >= min(tops) else None
+        found.append({**point, "factor": factor, "at_least": point["top1"] > max(tops)})
     return found
+
+
+def time_at(curve: Sequence[Row], top1: float) -> float:
+    """Milliseconds of networks at an accuracy, between those of points: their logarithm over top-1.
+
+    A point that is slower than a more accurate one counts as fast as that; beyond the last ones these stand in.
+    """
+    ordered = sorted(curve, key=lambda point: float(point["top1"]))
+    logs = np.log(np.minimum.accumulate([point["ms"] for point in reversed(ordered)])[::-1])
+    return float(np.exp(np.interp(top1, [point["top1"] for point in ordered], logs)))
 
 
 def percentiles(rows: Sequence[Row]) -> list[Row]:

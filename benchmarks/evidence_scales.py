@@ -8,8 +8,8 @@ from functools import partial
 
 from supernet.architecture import Architecture
 from supernet.named import mobilenet_v2
-from supernet.presets import CIFAR
-from supernet.settings import Recipe, SearchSettings, TrainSettings
+from supernet.presets import CIFAR, DIGITS
+from supernet.settings import Recipe, SearchSettings, TrainSettings, recipe
 from supernet.space import SearchSpace, Stage
 
 # MobileNetV2 for images of 32 pixels halves them where the space beside it does: who sees more pixels sees more.
@@ -72,4 +72,12 @@ GPU = Scale(
     ),
     workers=1,
 )
-SCALES = {"small": SMALL, "gpu": GPU}
+# Minutes: whether a command works at all, with images that every network tells apart.
+TINY = Scale(
+    DIGITS,
+    partial(mobilenet_v2, resolution=16, classes=10, stem_stride=1, strides=(1, 1, 2, 2, 1, 2, 1)),
+    (0.25, 0.5),
+    recipe("short", DIGITS.resolution),
+    workers=2,
+)
+SCALES = {"tiny": TINY, "small": SMALL, "gpu": GPU}

@@ -1,6 +1,6 @@
 """Does the search keep its promises? Networks it finds beside MobileNetV2 at several widths and beside random networks.
 
-python -m benchmarks.search_evidence --data DATA [--scale small|gpu] [--seeds 1] [--out DIR]
+python -m benchmarks.search_evidence --data DATA [--scale tiny|small|gpu] [--seeds 1] [--out DIR]
 
 DATA is CIFAR-10 or whatever else has images of 32 pixels. Everything is trained with one recipe, compiled and measured
 in turns. What is done is kept in --out, so a run that was stopped goes on; a row stands for each trained network.
@@ -62,9 +62,11 @@ _Same = tuple[str, str, int, Path]
 class Evidence:
     """One run of the benchmark: everything that it finds is in a JSON file of its own in `folder`."""
 
-    def __init__(self, name: str, source: str, seed: int, root: Path, view: Progress = silent) -> None:
+    def __init__(
+        self, name: str, source: str, seed: int, root: Path, view: Progress = silent, target: str = "x86"
+    ) -> None:
         self.name, self.source, self.seed, self.root, self.view = name, source, seed, root, view
-        self.scale, self.target = SCALES[name], get_target("x86")
+        self.scale, self.target = SCALES[name], get_target(target)
         self.threads = max(1, len(available_cpus()) // self.scale.workers)
         self.data: ImageData = load_data(source, self.scale.space.resolution, seed)
         # What was found with another scale, recipe, data or machine is not taken for this one's.
@@ -100,7 +102,7 @@ class Evidence:
                 return {"seconds": found.baseline_s, "disturbed": found.calibration.disturbed}
 
             baseline_s = self.kept("baseline", calibrated)["seconds"]
-        costs = path_latency(space, LatencyTable.load(table))
+        costs = path_latency(space, LatencyTable.load(table), batch=self.target.batch)
         return {share: [latency(costs, share * baseline_s)] for share in BUDGETS}
 
     def measured(self, nets: dict[str, Architecture]) -> dict[str, float]:
