@@ -10,6 +10,7 @@ from tvm_latency.schedules.dense_conv import dense_conv
 from tvm_latency.schedules.depthwise import depthwise
 from tvm_latency.schedules.gpu.dense_conv import dense_conv as gpu_dense_conv
 from tvm_latency.schedules.gpu.depthwise import depthwise as gpu_depthwise
+from tvm_latency.schedules.gpu.depthwise_product import depthwise_product
 from tvm_latency.schedules.gpu.matrix_product import matrix_product
 from tvm_latency.schedules.gpu.mean_pool import mean_pool as gpu_mean_pool
 from tvm_latency.schedules.gpu.product import product as gpu_product
@@ -28,7 +29,14 @@ GPU_SCHEDULE_VERSION = 3
 Kind = Callable[[Spec, Target], Kernel | None]
 
 CPU_KINDS: tuple[Kind, ...] = (inverted_residual, paired_pointwise, pointwise, depthwise, dense_conv, mean_pool)
-GPU_KINDS: tuple[Kind, ...] = (matrix_product, gpu_product, gpu_depthwise, gpu_dense_conv, gpu_mean_pool)
+GPU_KINDS: tuple[Kind, ...] = (
+    depthwise_product,
+    matrix_product,
+    gpu_product,
+    gpu_depthwise,
+    gpu_dense_conv,
+    gpu_mean_pool,
+)
 
 
 def schedule_version(target: Target) -> int:

@@ -92,12 +92,16 @@ def digests() -> dict[str, str]:
     return found | {f"{name}, in float16": digest(spec, half) for name, spec in SPECS.items()}
 
 
+# What is one kernel on GPUs alone.
+GPU_SPECS: dict[str, Spec] = {"depthwise product": replace(block(14), expand=None)}
+
+
 def gpu_digests() -> dict[str, str]:
     types: tuple[DType, ...] = ("float32", "tf32", "float16")
     return {
         f"{name}, {gpu.name}, in {dtype}": digest(spec, gpu.with_dtype(dtype))
-        for gpu, dtype, (name, spec) in itertools.product((GPUS[0], GPUS[-1]), types, SPECS.items())
-        if not isinstance(spec, BlockSpec)
+        for gpu, dtype, (name, spec) in itertools.product((GPUS[0], GPUS[-1]), types, (SPECS | GPU_SPECS).items())
+        if schedule_kernel(spec, gpu.with_dtype(dtype)) is not None
     }
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as build
@@ -50,12 +51,12 @@ def depthwise(spec: Spec, target: Target) -> Kernel | None:
     return Kernel(
         name=f"depthwise_{spec.suffix}",
         make=lambda: kernel_function(partial(_declare, spec, target)),
-        packs=(partial(_pack, stored=spec.weights),),
+        packs=(partial(pack_taps, stored=spec.weights),),
         dtype=target.stored,
     )
 
 
-def _pack(weights: FloatArray, stored: WeightType) -> PackedArray:
+def pack_taps(weights: FloatArray, stored: WeightType) -> PackedArray:
     """[channels, 1, k, k]  -->  [k, k, channels]."""
     return packed(weights[:, 0].transpose(1, 2, 0), stored)
 
@@ -77,12 +78,19 @@ def _declare(spec: ConvSpec, target: Target) -> None:
     with grid(-(-total // THREADS), THREADS) as (block, thread):
         number = block * THREADS + thread
         with where(number < total if total % THREADS else None):
-            image, row, strip, vector = digits(number, spec.out_height, strips, vectors)
-            _strip(spec, x, taps, output, (image, row, strip * pixels, vector * lanes), pixels, lanes)
+            image, row, column, vector = digits(number, spec.out_height, strips, vectors)
+            strip(spec, x, taps, output, (image, row, column * pixels, vector * lanes), pixels, lanes)
 
 
-def _strip(
-    spec: ConvSpec, x: Any, taps: Any, output: Output, place: tuple[Any, Any, Any, Any], pixels: int, lanes: int
+class Sink(Protocol):
+    """Where sums go."""
+
+    def store(self, pixel: Any, channel: Any, lanes: int, value: Callable[[Any], Any]) -> None:
+        """See `Output.store`."""
+
+
+def strip(
+    spec: ConvSpec, x: Any, taps: Any, output: Sink, place: tuple[Any, Any, Any, Any], pixels: int, lanes: int
 ) -> None:
     """So many pixels of a row from a place on: image, row, column, channel."""
     image, row, column, channel = place

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -51,20 +51,23 @@ def product(spec: Spec, target: Target) -> Kernel | None:
     tile = product_tile(spec.out_pixels, spec.in_channels, spec.out_channels, target)
     return Kernel(
         name=f"product_{spec.suffix}",
-        make=lambda: kernel_function(lambda: _Nest(spec, tile, target).run()),
-        packs=(partial(_pack, tile=tile, stored=spec.weights),),
+        make=lambda: kernel_function(lambda: Nest(spec, tile, target).run()),
+        packs=(partial(pack_panels, tile=tile, stored=spec.weights),),
         dtype=target.stored,
     )
 
 
-def _pack(weights: FloatArray, tile: ProductTile, stored: WeightType) -> PackedArray:
+def pack_panels(weights: FloatArray, tile: ProductTile, stored: WeightType) -> PackedArray:
     """[out, in, 1, 1]  -->  [blocks, in, columns], zeros for what the last block lacks."""
     matrix = weights[:, :, 0, 0]
     padded = np.pad(matrix, ((0, -matrix.shape[0] % tile.block_columns), (0, 0)))
     return packed(padded.reshape(-1, tile.block_columns, matrix.shape[1]).transpose(0, 2, 1), stored)
 
 
-class _Nest:
+Adder = Callable[[Any, Any, Callable[[Any], list[Any]]], None]
+
+
+class Nest:
     """The kernel of one product."""
 
     def __init__(self, spec: ConvSpec, tile: ProductTile, target: Target) -> None:
@@ -72,11 +75,15 @@ class _Nest:
         self.m, self.k, self.n = spec.out_pixels, spec.in_channels, spec.out_channels
         self.terms = min(COLUMNS, lanes_of(self.k, target.number_bytes))
 
+    def inputs(self) -> None:
+        """x."""
+        self.x = build.arg("x", build.buffer([self.m, self.k], self.dtype))
+
     def run(self) -> None:
-        """func(x, weights, bias, [residual], y)."""
+        """func(inputs, weights, bias, [residual], y)."""
         spec, tile, dtype = self.spec, self.tile, self.dtype
         panels = -(-self.n // tile.block_columns)
-        self.x = build.arg("x", build.buffer([self.m, self.k], dtype))
+        self.inputs()
         self.weights = build.arg("weights", build.buffer([panels, self.k, tile.block_columns], spec.weights))
         bias = build.arg("bias", build.buffer([bias_size(self.n, dtype)], dtype))
         residual = build.arg("residual", build.buffer([self.m, self.n], dtype)) if spec.residual else None
@@ -85,7 +92,7 @@ class _Nest:
             row_block, self.panel = digits(block, panels)
             self.part, self.row, self.column = digits(thread, tile.row_threads, tile.column_threads)
             self.block = Block(output, tile, row_block * tile.block_rows, self.panel * tile.block_columns)
-            acc = self._sums()
+            acc = self.sums(thread)
             if tile.parts == 1:
                 for r, row, c, column in self._vectors():
                     self.block.store(row, column, COLUMNS, part(acc, r, c))
@@ -100,26 +107,39 @@ class _Nest:
                 # Threads beside each other have vectors beside each other.
                 yield r, self.row + r * tile.row_threads, c, c * tile.column_threads + self.column * COLUMNS
 
-    def _sums(self) -> Any:
+    def sums(self, thread: Any) -> Any:
         """Of this thread's terms."""
-        tile, terms, steps = self.tile, self.terms, self.k // self.terms
+        parts, steps = self.tile.parts, self.k // self.terms
+        acc, add = self.adder()
+        with build.serial(-(-steps // parts)) as turn:
+            step = turn * parts + self.part
+            with where(step < steps if steps % parts else None):
+                first = step * self.terms
+                add(first, self.x, lambda row: [self.block.inside(row), first])
+        return acc
+
+    def adder(self) -> tuple[Any, Adder]:
+        """Sums in registers, and what adds products to them.
+
+        add(first, source, place): those of the terms from the first on, which stand in a source at the place of a row.
+        """
+        tile, terms = self.tile, self.terms
         acc = zeros(tile.rows, tile.columns)
         a = registers(tile.rows, terms, dtype=self.dtype)
         b = registers(terms, tile.columns, dtype=self.spec.weights)
         columns = list(dict.fromkeys((c, column) for r, _, c, column in self._vectors() if r == 0))
-        with build.serial(-(-steps // tile.parts)) as turn:
-            step = turn * tile.parts + self.part
-            with where(step < steps if steps % tile.parts else None):
-                first = step * terms
-                for r in range(tile.rows):
-                    copy(a, [r, 0], self.x, [self.block.inside(self.row + r * tile.row_threads), first], terms)
-                for i in range(terms):
-                    for c, column in columns:
-                        copy(b, [i, c], self.weights, [self.panel, first + i, column], COLUMNS)
-                with build.unroll(terms) as i, build.unroll(tile.rows) as r, build.unroll(tile.columns) as c:
-                    value = acc[r, c] + as_type(a[r, i], SUM) * as_type(b[i, c], SUM)
-                    build.buffer_store(acc, value, [r, c])
-        return acc
+
+        def add(first: Any, source: Any, place: Callable[[Any], list[Any]]) -> None:
+            for r in range(tile.rows):
+                copy(a, [r, 0], source, place(self.row + r * tile.row_threads), terms)
+            for i in range(terms):
+                for c, column in columns:
+                    copy(b, [i, c], self.weights, [self.panel, first + i, column], COLUMNS)
+            with build.unroll(terms) as i, build.unroll(tile.rows) as r, build.unroll(tile.columns) as c:
+                value = acc[r, c] + as_type(a[r, i], SUM) * as_type(b[i, c], SUM)
+                build.buffer_store(acc, value, [r, c])
+
+        return acc, add
 
     def _add_parts(self, acc: Any, thread: Any) -> None:
         def put(sums: Any) -> None:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from itertools import product as choices
 
 from targets.target import Target
-from tvm_latency.schedules.kernel import ConvSpec
+from tvm_latency.schedules.kernel import BlockSpec, ConvSpec
 
 # A thread loads and stores so many columns at once, and so many bytes with one instruction.
 COLUMNS, VECTOR_BYTES = 4, 16
@@ -24,6 +24,10 @@ L1_BYTES, L2_BYTES = 128, 64
 LOAD_CYCLES, BLOCK_CYCLES, MEET_CYCLES = 300, 500, 100
 # Of a depthwise convolution, for each multiprocessor.
 STRIP_THREADS = 512
+# Channels of a part that are computed at once where a product computes its own input; between two launches of a graph.
+CHUNK, LAUNCH_CYCLES = 16, 2000
+# Rows of a block times parts: so many chunks and the sums of parts fit into the 48 KiB that a kernel shares.
+MIDDLE_ROWS = 192
 
 
 @dataclass(frozen=True)
@@ -181,6 +185,30 @@ def matrix_tile(m: int, k: int, n: int, target: Target) -> MatrixTile:
 def find_tile(m: int, k: int, n: int, target: Target) -> ProductTile | MatrixTile:
     """That of a product whose weights are stored as it is computed, on matrix units where it is for them."""
     return (matrix_tile if on_matrix_units(k, target) else product_tile)(m, k, n, target)
+
+
+def fused_tile(spec: BlockSpec, target: Target) -> ProductTile | None:
+    """The tile of a depthwise convolution and its product as one kernel; None where they are faster apart."""
+    m, k, n = spec.project.out_pixels, spec.project.in_channels, spec.project.out_channels
+    apart = depthwise_cycles(spec.depthwise, target) + product_tile(m, k, n, target).cycles(m, k, n, target)
+    if k % COLUMNS:
+        return None
+    tiles = [tile for tile in PRODUCT_TILES if tile.block_rows * tile.parts <= MIDDLE_ROWS]
+    best = min(tiles, key=lambda tile: (fused_cycles(tile, spec, target), tile.parts, tile.threads))
+    return best if fused_cycles(best, spec, target) < apart + LAUNCH_CYCLES else None
+
+
+def fused_cycles(tile: ProductTile, spec: BlockSpec, target: Target) -> float:
+    """About how long both take as one kernel: the product, and in every block all channels of its rows."""
+    product, taps = spec.project, spec.depthwise.kernel
+    m, k, n = product.out_pixels, product.in_channels, product.out_channels
+    vectors = tile.block_rows * -(-k // COLUMNS)
+    warps = vectors / 32
+    multiply = warps * taps[0] * taps[1] * COLUMNS / fma_warps(target)
+    loads = warps * taps[0] * taps[1] * 2 * 32 * VECTOR_BYTES / L1_BYTES
+    waits = -(-vectors // tile.threads) * taps[0] * LOAD_CYCLES
+    of_one = -(-tile.blocks(m, n) // target.cores)
+    return tile.cycles(m, k, n, target) + max(of_one * max(multiply, loads), waits)
 
 
 def depthwise_strip(spec: ConvSpec, target: Target) -> int:

@@ -13,9 +13,9 @@ from targets.gpus import GPUS
 from targets.target import DType
 from tvm_latency.device_code import device_code
 from tvm_latency.schedules import schedule_kernel
-from tvm_latency.schedules.gpu import matrix_product, mean_pool, product
-from tvm_latency.schedules.gpu.tiles import MatrixTile, ProductTile, product_tile
-from tvm_latency.schedules.kernel import ConvSpec, Kernel, PoolSpec, Spec
+from tvm_latency.schedules.gpu import depthwise_product, matrix_product, mean_pool, product
+from tvm_latency.schedules.gpu.tiles import MIDDLE_ROWS, MatrixTile, ProductTile, fused_tile, product_tile
+from tvm_latency.schedules.kernel import BlockSpec, ConvSpec, Kernel, PoolSpec, Spec
 
 MakeCase = Callable[[Spec, Kernel], Any]
 H100 = GPUS[-1]
@@ -48,6 +48,18 @@ SPECS: list[Spec] = [
     STEM,
     replace(STEM, out_channels=21, weights="float16"),
     replace(STEM, in_channels=24, stride=1, residual=True),
+    *(
+        BlockSpec(
+            expand=None,
+            depthwise=replace(DEPTHWISE, height=7, width=9, in_channels=i, out_channels=i, groups=i, **of),
+            project=replace(POINTWISE, height=h, width=w, in_channels=i, out_channels=o, residual=of == {}),
+        )
+        for i, o, h, w, of in (
+            (96, 24, 7, 9, {}),
+            (36, 21, 4, 5, {"stride": 2}),
+            (68, 40, 7, 9, {"kernel": (7, 7), "padding": 3, "clip": None}),
+        )
+    ),
     PoolSpec(batch=2, height=7, width=7, channels=320),
     PoolSpec(batch=1, height=3, width=5, channels=21),
 ]
@@ -56,7 +68,12 @@ SPECS: list[Spec] = [
 @pytest.mark.parametrize(
     ("spec", "dtype"),
     [
-        *((spec, dtype) for spec in SPECS for dtype in ("float32", "float16")),
+        *(
+            (spec, dtype)
+            for spec in SPECS
+            for dtype in ("float32", "float16")
+            if dtype == "float32" or not isinstance(spec, BlockSpec)
+        ),
         # Of matrix units in tf32; the rest is as in float32.
         *(
             (replace(spec, weights="float32"), "tf32")
@@ -124,6 +141,36 @@ def test_every_tile_computes_the_same(
     else:
         monkeypatch.setattr(product, "product_tile", lambda m, k, n, target: tile)
         assert_right(product.product(ODD, H100), ODD, "float32", make_case, run_on_cpu)
+
+
+@pytest.mark.parametrize(
+    "tile",
+    [tile for tile in OF_PRODUCTS if tile.block_rows * tile.parts <= MIDDLE_ROWS],
+    ids=lambda tile: repr(tile).partition("(")[2][:-1],
+)
+def test_every_tile_computes_its_own_input(
+    tile: ProductTile, make_case: MakeCase, run_on_cpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(depthwise_product, "fused_tile", lambda spec, target: tile)
+    convolution = replace(DEPTHWISE, height=9, width=13, in_channels=72, out_channels=72, groups=72)
+    block = BlockSpec(expand=None, depthwise=convolution, project=replace(ODD, weights="float32"))
+    kernel = depthwise_product.depthwise_product(block, H100)
+    assert_right(kernel, block, "float32", make_case, run_on_cpu)
+
+
+def test_what_computes_its_own_input_saves_a_launch_where_pixels_are_few() -> None:
+    """With many images a panel more is the whole depthwise convolution once more."""
+    late = {"height": 14, "width": 14, "in_channels": 576}
+    few, many = (
+        BlockSpec(
+            expand=None,
+            depthwise=replace(DEPTHWISE, **late, batch=batch, out_channels=576, groups=576),
+            project=replace(POINTWISE, **late, batch=batch, out_channels=96),
+        )
+        for batch in (1, 64)
+    )
+    assert fused_tile(few, H100) is not None
+    assert fused_tile(many, H100) is None
 
 
 def test_tf32_is_the_nearest_of_11_bits() -> None:
