@@ -135,7 +135,8 @@ load() {
   case $whole in *"programs/$1: OK"*) ;; *) return ;; esac
   [ -n "$process" ] || begin
   said='' status=''
-  printf '%s\n' "./programs/$* --cpu_mask=$mask" >&3
+  # One that ended by itself is told of below.
+  printf '%s\n' "./programs/$* --cpu_mask=$mask" 2>/dev/null >&3
   while [ -z "$status" ] && read -r line <&4; do
     case $line in "status "*) status=${line#status } ;; *) said=$line ;; esac
   done
@@ -144,6 +145,7 @@ load() {
 }
 
 begin() {
+  trap '' PIPE
   pipes=$(mktemp -d) && mkfifo "$pipes/ask" "$pipes/answer" || refuse "there is no place for temporary files"
   $launcher "./programs/$loader" <"$pipes/ask" >"$pipes/answer" 2>&1 &
   process=$!

@@ -133,6 +133,14 @@ def test_a_bundle_of_plugins_is_killed_and_goes_on(job: Callable[..., Job], log:
     assert [name for name, _ in processes(log)] == ["a", "killer", "killer", "b", "b", "a", "killer"]
 
 
+def test_a_loader_that_does_not_start_is_a_reason(
+    runner: RemoteRunner, job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NETLATHE_LAUNCHER", "false")
+    found = list(runner.run([[job("a"), job("b")]]))
+    assert found == [Failure(key, "ended with exit code 1") for key in "ab"]
+
+
 def test_a_loader_that_cannot_be_compiled_is_an_error(
     job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
