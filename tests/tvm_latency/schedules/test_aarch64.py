@@ -172,7 +172,7 @@ def in_type(specs: Iterable[Spec], dtype: DType) -> list[Spec]:
     return [stored(spec) for spec in specs] if dtype == "float16" else [*specs]
 
 
-@pytest.mark.parametrize("dtype", DTYPE_BYTES)
+@pytest.mark.parametrize("dtype", CORTEX.dtypes)
 @pytest.mark.parametrize("kind", SPECS)
 def test_a_kernel_for_arm_is_right(kind: str, dtype: DType, make_case: MakeCase, tmp_path: Path) -> None:
     target, specs = CORTEX.with_dtype(dtype), in_type(SPECS[kind], dtype)
@@ -208,7 +208,7 @@ def loops_of(assembly: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize(("size", "terms", "channels"), [(14, 96, 576), (14, 576, 96), (7, 160, 960), (28, 32, 192)])
-@pytest.mark.parametrize("dtype", DTYPE_BYTES)
+@pytest.mark.parametrize("dtype", CORTEX.dtypes)
 def test_most_instructions_of_a_products_innermost_loop_multiply_and_add(
     size: int, terms: int, channels: int, dtype: DType
 ) -> None:
@@ -229,7 +229,7 @@ def test_most_instructions_of_a_products_innermost_loop_multiply_and_add(
     assert largest.count("fmla") == 8 * tile.rows * tile.columns // tile.vector, "eight terms in a turn"
 
 
-@pytest.mark.parametrize("dtype", DTYPE_BYTES)
+@pytest.mark.parametrize("dtype", CORTEX.dtypes)
 def test_the_harness_calls_kernels_of_this_machine_too(dtype: DType, make_case: MakeCase, tmp_path: Path) -> None:
     target = get_target("x86")
     if dtype == "float16" and target.float16 is None:
