@@ -28,8 +28,9 @@ from tvm_latency.gpu_network import compile_for_gpu
 from tvm_latency.standalone.write import SelfTest, write_netbench
 
 MOST_S = 60.0
-# Of an ELF header: where the machine and the flags begin, and what the machine is called; see `EM_CUDA` in elf.h.
-MACHINE, FLAGS, CUDA = 18, 48, 190
+# Of an ELF header: where the version of the flags, the machine and the flags begin, and what the machine is called (see
+# `EM_CUDA` in elf.h). The capability is the first byte of the flags, and the second from this version on, CUDA 13's.
+VERSION, MACHINE, FLAGS, CUDA, SECOND = 8, 18, 48, 190, 8
 
 
 def architecture(code: bytes) -> str:
@@ -40,7 +41,7 @@ def architecture(code: bytes) -> str:
     """
     if code[:4] != b"\x7fELF" or int.from_bytes(code[MACHINE : MACHINE + 2], "little") != CUDA:
         raise ValueError("This is no machine code of CUDA.")
-    return f"sm_{code[FLAGS]}"
+    return f"sm_{code[FLAGS + (code[VERSION] >= SECOND)]}"
 
 
 def compiled(name: str, target_name: str, dtype: DType) -> dict[str, Any]:

@@ -133,7 +133,10 @@ def onnx_session(case: dict[str, Any], provider: str, options: dict[str, Any]) -
     import onnxruntime
 
     model = str(FOLDER / f"{case['net']}-{case['batch']}.onnx")
-    session = onnxruntime.InferenceSession(model, providers=[(provider, options)])
+    settings = onnxruntime.SessionOptions()
+    if provider != "CPUExecutionProvider":
+        settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    session = onnxruntime.InferenceSession(model, settings, providers=[(provider, options)])
     if session.get_providers()[0] != provider:
         raise RuntimeError(f"{provider} does not start; ONNX Runtime says why above.")
     return session

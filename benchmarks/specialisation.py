@@ -77,7 +77,7 @@ def measured(options: argparse.Namespace, rows: Sequence[Row], name: str) -> dic
     """
     evidence = Evidence(options.scale, options.data, options.seed, options.out, target=name)
     nets = {key(row): Architecture.from_text(row["architecture"]) for row in rows}
-    digest = blake2b(repr(sorted(row["architecture"] for row in rows)).encode(), digest_size=4).hexdigest()
+    digest = blake2b(repr(sorted((key(row), row["architecture"]) for row in rows)).encode(), digest_size=4).hexdigest()
     return evidence.kept(f"matrix-{digest}", lambda: measure_networks(nets, evidence.target))
 
 
@@ -107,8 +107,15 @@ def kernel_shares(rows: Sequence[Row], name: str) -> dict[int, float]:
     return {kernel: sizes.count(kernel) / len(sizes) for kernel in KERNELS}
 
 
-def verdicts(found: Matrix) -> dict[str, bool]:
-    """Whether the networks of each target whose time was measured are the fastest there."""
+def verdicts(found: Matrix, rows: Sequence[Row], level: float) -> dict[str, bool]:
+    """Whether the networks of each target whose time was measured are the fastest there.
+
+    None of a single target; nor where all networks of one are more accurate than asked, whose time stands in for that
+    of a smaller one.
+    """
+    least = {name: min(row["top1"] for row in rows if row["target"] == name) for name in found}
+    if len(found) < 2 or max(least.values()) > level:
+        return {}
     timed = [name for name in found if get_target(name).runner != EMULATED]
     return {name: found[name][name] == min(row[name] for row in found.values()) for name in timed}
 
@@ -158,7 +165,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("specialisation"))
     options = parser.parse_args()
     found = run(options)
-    kept = verdicts(found["matrix"])
+    kept = verdicts(found["matrix"], found["networks"], found["level"])
+    if not kept:
+        print("no verdict: there is one target, or one has no network that is as little accurate as the others' best")
     for name, fastest in kept.items():
         print(f"{'kept  ' if fastest else 'BROKEN'} on {name} the networks searched for it are the fastest")
     where = save_results("specialisation", get_target("x86"), {**found, "verdicts": kept}, f"_{options.scale}")

@@ -61,12 +61,17 @@ def weight_type(weights: WeightType | None, dtype: DType) -> WeightType:
     """How weights are stored that are multiplied as dtype: as that, or in half.
 
     Raises:
-        ConfigError: they would be wider than what they are multiplied as.
+        ConfigError: they would be wider than what they are multiplied as, or matrix units do not take both types.
     """
     if weights == "float32" and dtype == "float16":
         raise ConfigError(
             "--dtype float16 multiplies weights as float16, so --weights float32 would only store them larger. Leave "
             "it out."
+        )
+    if weights == "float16" and dtype == "tf32":
+        raise ConfigError(
+            "--dtype tf32 multiplies weights that are stored as float32. Leave --weights out, or compute in float16 "
+            "altogether: --dtype float16."
         )
     return weights or ("float16" if dtype == "float16" else "float32")
 

@@ -50,7 +50,7 @@ def load_calibration(
         MeasureError: nothing was calibrated for this target, or on another machine, or with other versions.
         LatencyTableError, CostModelError: a file is damaged.
     """
-    options = "" if weights == target.dtype else f" --weights {weights}"
+    options = "" if weights == target.stored else f" --weights {weights}"
     options += "" if target.dtype == "float32" else f" --dtype {target.dtype}"
     asked = asked or space_options(folder.name)
     command = f"`netlathe calibrate --target {quote(target.name)} {asked} --threads {target.threads}{options}`"

@@ -146,9 +146,13 @@ def batch_of(
 
     Raises:
         RunnerError: what runs plugins cannot be built.
+        ValueError: some turns are plugins' and others programs'.
     """
     turns = tuple(job for jobs in passes for job in jobs)
-    if loader is None or not any(job.module.suffix == PLUGIN for job in turns):
+    plugins = {job.module.suffix == PLUGIN for job in turns}
+    if plugins == {True, False}:
+        raise ValueError("A batch is of plugins, or of programs.")
+    if loader is None or plugins != {True}:
         yield Batch(turns, threads, deadline_s)
         return
     ends = tuple(accumulate(map(len, passes)))

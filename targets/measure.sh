@@ -114,15 +114,14 @@ hot() {
   return 1
 }
 
+torn='its program did not arrive whole; is the disk of the machine full?'
+arrived() {
+  case $whole in *"programs/$1: OK"*) ;; *) return 1 ;; esac
+}
+
 # What a program prints, and its status; in a process of its own, which becomes the program.
 run() {
-  case $whole in
-    *"programs/$1: OK"*) ;;
-    *)
-      echo "its program did not arrive whole; is the disk of the machine full?"
-      exit 1
-      ;;
-  esac
+  arrived "$1" || { echo "$torn" && exit 1; }
   program=$1
   shift
   exec $launcher "./programs/$program" "$@" "--cpu_mask=$mask" </dev/null
@@ -131,21 +130,20 @@ run() {
 # The same of a plugin, in the process of those before it: sets `said` and `status`.
 process=''
 load() {
-  said='its program did not arrive whole; is the disk of the machine full?' status=1
-  case $whole in *"programs/$1: OK"*) ;; *) return ;; esac
+  said=$torn status=1
+  arrived "$1" || return 0
   [ -n "$process" ] || begin
   said='' status=''
-  # One that ended by itself is told of below.
-  printf '%s\n' "./programs/$* --cpu_mask=$mask" 2>/dev/null >&3
+  # One that has ended by itself is told of below.
+  (trap '' PIPE && printf '%s\n' "./programs/$* --cpu_mask=$mask" >&3) 2>/dev/null
   while [ -z "$status" ] && read -r line <&4; do
-    case $line in "status "*) status=${line#status } ;; *) said=$line ;; esac
+    case $line in "status "*) status=${line#status } ;; ?*) said=$line ;; esac
   done
   # What fails may leave the GPU of its process useless.
   if [ "$status" != 0 ]; then end; fi
 }
 
 begin() {
-  trap '' PIPE
   pipes=$(mktemp -d) && mkfifo "$pipes/ask" "$pipes/answer" || refuse "there is no place for temporary files"
   $launcher "./programs/$loader" <"$pipes/ask" >"$pipes/answer" 2>&1 &
   process=$!

@@ -182,7 +182,8 @@ class Target:
                 "artefact on any target and computes in float32."
             )
         extra = self.float16 or ()
-        features = (*self.features, *extra) if dtype == "float16" else self.features[: len(self.features) - len(extra)]
+        features = self.features[: len(self.features) - len(extra)] if self.dtype == "float16" else self.features
+        features = (*features, *extra) if dtype == "float16" else features
         return replace(self, dtype=dtype, features=features)
 
     def tvm_attributes(self) -> dict[str, object]:

@@ -200,7 +200,9 @@ class MeasurementDatabase:
             " clock_mhz, failure, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             op_key,
             *astuple(context),
-            *(map(json.dumps, timed) if timed else (None, None, 0)),
+            json.dumps(timed.samples_s) if timed else None,
+            json.dumps(timed.reference_samples_s) if timed else None,
+            timed.clock_mhz if timed else 0,
             failure,
             self._clock(),
         )

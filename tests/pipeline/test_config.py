@@ -132,6 +132,9 @@ def test_weights_are_stored_as_what_they_are_multiplied_as() -> None:
     assert make_config(dtype="float16").name == "digits-x86-0.6x-s0-float16-in-float16"
     with pytest.raises(ConfigError, match="--weights float32 would only store them larger"):
         make_config(dtype="float16", weights="float32")
+    assert make_config(dtype="tf32").weights == "float32"
+    with pytest.raises(ConfigError, match="tf32 multiplies weights that are stored as float32"):
+        make_config(dtype="tf32", weights="float16")
 
 
 def test_a_family_leaves_the_budget_out_and_nothing_else() -> None:

@@ -156,6 +156,15 @@ def test_in_float16_a_vector_holds_twice_as_many_numbers() -> None:
     assert TARGETS["x86"](sapphire).with_dtype("float16").features == ()
 
 
+def test_tf32_is_float32_that_gpus_multiply_shorter() -> None:
+    gpu = get_target("cuda-sm90").with_dtype("tf32")
+    assert (gpu.stored, gpu.number_bytes) == ("float32", 4)
+    assert gpu.fingerprint.endswith(" in tf32")
+    assert gpu.with_dtype("float32") == get_target("cuda-sm90")
+    with pytest.raises(TargetError, match="x86-64-v3 does not compute in tf32, which GPUs from cuda-sm80 on do"):
+        get_target("x86-64-v3").with_dtype("tf32")
+
+
 @pytest.mark.parametrize(
     "target",
     [

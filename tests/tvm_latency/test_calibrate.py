@@ -60,6 +60,7 @@ class Machine:
     dies_after: int | None = None
     slowdown: Callable[[int], float] = lambda number: 1.0
     overflow: Overflow = field(default_factory=Overflow)
+    clock_mhz: int = 0
     runs: int = 0
 
     def build(self, wanted: Mapping[str, tuple[Sequence[OpSpec], Path]]) -> Iterator[tuple[str, Path | str]]:
@@ -98,7 +99,8 @@ class Machine:
             else:
                 seconds = float(job.module.read_text())
                 # One interrupted run among many: the median does not see it.
-                yield Timing(job.key, (slow * seconds,) * (job.repeats - 1) + (100 * seconds,))
+                samples_s = (slow * seconds,) * (job.repeats - 1) + (100 * seconds,)
+                yield Timing(job.key, samples_s, clock_mhz=self.clock_mhz and self.clock_mhz + len(self.ran) % 2)
 
 
 @pytest.fixture
@@ -161,6 +163,11 @@ def test_every_block_and_network_is_measured_and_the_correction_found(database: 
     total = len(OPS) + distinct
     assert ("build", total, total) in seen
     assert seen[-1] == ("measure", ROUNDS * total, ROUNDS * total)
+
+
+def test_the_lowest_and_the_highest_clock_are_told(database: MeasurementDatabase) -> None:
+    assert run(Machine(clock_mhz=1980), database).clocks_mhz == (1980, 1981)
+    assert run(Machine(), database, versions=(2, "0.27")).clocks_mhz == ()
 
 
 # A slow second pass leaves one quiet round of two, which is too few, so there are two more.

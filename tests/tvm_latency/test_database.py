@@ -28,10 +28,10 @@ def path(tmp_path: Path) -> Path:
 
 def test_samples_come_back_as_they_were(path: Path) -> None:
     database = MeasurementDatabase(path, clock=lambda: 12.5)
-    database.add("op", HERE, Round((1e-6, 2.5e-6), (2.0, 2.25)))
+    database.add("op", HERE, Round((1e-6, 2.5e-6), (2.0, 2.25), 1980))
     found = database.find("op", HERE)
     assert found is not None
-    assert (found.rounds, found.failure, found.created) == ((Round((1e-6, 2.5e-6), (2.0, 2.25)),), None, 12.5)
+    assert (found.rounds, found.failure, found.created) == ((Round((1e-6, 2.5e-6), (2.0, 2.25), 1980),), None, 12.5)
 
 
 @pytest.mark.parametrize(
@@ -229,6 +229,18 @@ def test_a_file_of_an_older_format_is_taken_on_and_its_times_do_not_count(
     found = database.find("op", HERE)
     assert found is not None
     assert found.rounds == (one(3.0),)
+
+
+def test_rounds_of_the_format_before_clocks_count(path: Path) -> None:
+    database = MeasurementDatabase(path)
+    database.add("op", HERE, Round((1.0,), (2.0,), 1980))
+    database.close()
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript("ALTER TABLE measurement DROP COLUMN clock_mhz; PRAGMA user_version = 5;")
+    database = MeasurementDatabase(path)
+    found = database.find("op", HERE)
+    assert found is not None
+    assert found.rounds == (Round((1.0,), (2.0,), 0),)
 
 
 def test_rows_of_a_program_that_does_not_know_the_format_yet_do_not_count(path: Path) -> None:

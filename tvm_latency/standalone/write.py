@@ -26,7 +26,8 @@ from tvm_latency.standalone import cpu_facts, gpu_facts
 LIBRARY, HEADER, NETBENCH, WEIGHTS = "libnet.a", "net.h", "netbench", "weights.bin"
 SOURCES = Path(__file__).parent
 COMMON = ("system.c", "plan.c", "weights.S")
-BENCH, MAIN = ("netbench.c", "evict.c", "clock.c", "expected.c"), "main.c"
+BENCH = ("netbench.c", "evict.c", "clock.c", "expected.c")
+PROGRAM = (*BENCH, "main.c")
 _TEMPLATES = Environment(
     loader=PackageLoader("tvm_latency", "standalone"), undefined=StrictUndefined, keep_trailing_newline=True
 )
@@ -61,7 +62,7 @@ def write_standalone(compiled: CompiledNetwork, folder: Path, title: str, test: 
     toolchain = find_toolchain(compiled.target)
     with TemporaryDirectory() as name:
         work = Path(name)
-        library, program = _compiled_sources(compiled, toolchain, work, title, test)
+        library, program = _compiled_sources(compiled, toolchain, work, title, test, PROGRAM)
         toolchain.archive(library, work / LIBRARY)
         toolchain.link_program([*program, *library], work / NETBENCH)
         for file in (LIBRARY, HEADER, NETBENCH):
@@ -77,7 +78,7 @@ def write_netbench(compiled: CompiledNetwork, path: Path, test: SelfTest) -> Non
     """
     toolchain = find_toolchain(compiled.target)
     with TemporaryDirectory() as name:
-        library, program = _compiled_sources(compiled, toolchain, Path(name), "candidate", test)
+        library, program = _compiled_sources(compiled, toolchain, Path(name), "candidate", test, PROGRAM)
         toolchain.link_program([*program, *library], path)
     path.chmod(0o755)
 
@@ -90,18 +91,17 @@ def write_plugin(compiled: CompiledNetwork, path: Path, test: SelfTest) -> None:
     """
     toolchain = find_toolchain(compiled.target)
     with TemporaryDirectory() as name:
-        library, program = _compiled_sources(compiled, toolchain, Path(name), "candidate", test)
-        objects = [str(file) for file in (*program, *library) if file.stem != Path(MAIN).stem]
-        toolchain(str(path), objects, ("-lm", "-pthread"))
+        library, bench = _compiled_sources(compiled, toolchain, Path(name), "candidate", test, BENCH)
+        toolchain(str(path), [str(file) for file in (*bench, *library)], ("-lm", "-pthread"))
 
 
 def _compiled_sources(
-    compiled: CompiledNetwork, toolchain: Toolchain, work: Path, title: str, test: SelfTest
+    compiled: CompiledNetwork, toolchain: Toolchain, work: Path, title: str, test: SelfTest, beside: Sequence[str]
 ) -> tuple[list[Path], list[Path]]:
-    """The object files of `libnet.a`, and those of netbench beside them."""
-    library, program = write_sources(compiled, work, title, test), [work / name for name in (*BENCH, MAIN)]
-    toolchain.compile([file for file in (*library, *program) if file.suffix != ".o"])
-    return [file.with_suffix(".o") for file in library], [file.with_suffix(".o") for file in program]
+    """The object files of `libnet.a`, and those of some sources beside them."""
+    library, others = write_sources(compiled, work, title, test), [work / name for name in beside]
+    toolchain.compile([file for file in (*library, *others) if file.suffix != ".o"])
+    return [file.with_suffix(".o") for file in library], [file.with_suffix(".o") for file in others]
 
 
 def write_sources(compiled: CompiledNetwork, folder: Path, title: str, test: SelfTest) -> list[Path]:

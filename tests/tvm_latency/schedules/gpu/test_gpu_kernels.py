@@ -182,6 +182,23 @@ def test_tf32_is_the_nearest_of_11_bits() -> None:
     assert np.array_equal(matrix_product.rounded(kept), kept, equal_nan=True)
 
 
+def test_what_is_multiplied_in_tf32_is_rounded_and_not_cut_off(
+    make_case: MakeCase, run_on_cpu: Callable[..., None]
+) -> None:
+    """Each factor is three quarters of a unit above a number of 11 bits: cut off, it would be far below."""
+    spec = replace(POINTWISE, clip=None)
+    kernel = matrix_product.matrix_product(spec, H100.with_dtype("tf32"))
+    assert kernel is not None
+    case = make_case(spec, kernel, wide=True)
+    x, weights, bias = case.arguments
+    x[...] = weights[...] = 1 + 0.75 * 2**-10
+    weights[...] = matrix_product.rounded(weights)
+    bias[...] = 0
+    output = case.empty_output()
+    run_on_cpu(device_code(kernel.func, kernel.name, H100), [x, weights, bias, output])
+    assert np.allclose(output, spec.in_channels * (1 + 2**-10) ** 2, rtol=1e-5)
+
+
 def test_tiles_use_what_a_gpu_has() -> None:
     """Few pixels are shared out to many blocks, and many are not computed one by one."""
     small, large = (product_tile(m, 960, 160, H100) for m in (49, 49 * 64))
