@@ -24,13 +24,12 @@ from typing import Any
 
 import torch
 
+from benchmarks.evidence import Evidence
 from benchmarks.evidence_report import Row, time_at
 from benchmarks.evidence_scales import SCALES
 from benchmarks.results import save_results
-from benchmarks.search_evidence import Evidence
 from pipeline.console import ProgressView
 from pipeline.finding import USED
-from pipeline.measure import measure_networks
 from supernet.architecture import Architecture
 from supernet.derive import derive
 from targets.bundle import BundleAwayError
@@ -78,7 +77,7 @@ def measured(options: argparse.Namespace, rows: Sequence[Row], name: str) -> dic
     evidence = Evidence(options.scale, options.data, options.seed, options.out, target=name)
     nets = {key(row): Architecture.from_text(row["architecture"]) for row in rows}
     digest = blake2b(repr(sorted((key(row), row["architecture"]) for row in rows)).encode(), digest_size=4).hexdigest()
-    return evidence.kept(f"matrix-{digest}", lambda: measure_networks(nets, evidence.target))
+    return evidence.kept(f"matrix-{digest}", partial(evidence.measured, nets))
 
 
 def key(row: Row) -> str:

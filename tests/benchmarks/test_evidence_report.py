@@ -8,7 +8,8 @@ from benchmarks.evidence_report import cost_factors, percentiles, points, speedu
 
 
 def network(role: str, name: str, top1: float, ms: float, **more: Any) -> dict[str, Any]:
-    return {"role": role, "name": name, "top1": top1, "measured_s": 1e-3 * ms, "seed": 0, "baseline_s": 4e-3, **more}
+    figures = {"top1": top1, "test_images": 100, "measured_s": 1e-3 * ms, "baseline_s": 4e-3}
+    return {"role": role, "name": name, "seed": 0, **figures, **more}
 
 
 MOBILENETS = [network("mobilenet", "narrow", 0.6, 1.0), network("mobilenet", "wide", 0.8, 4.0)]
@@ -16,7 +17,7 @@ MOBILENETS = [network("mobilenet", "narrow", 0.6, 1.0), network("mobilenet", "wi
 
 def searched(top1: float, ms: float, **more: Any) -> dict[str, Any]:
     figures = {"budget": 0.5, "core_seconds": 10.0, "train_core_seconds": 20.0, "expected_over_budget": 1.0}
-    return network("searched", "found", top1, ms, **{**figures, **more})
+    return network("searched", "found", top1, ms, **{**figures, "searched_on": "A", "trained_on": "A", **more})
 
 
 def rivals(*tops: float) -> list[dict[str, Any]]:
@@ -51,6 +52,11 @@ def test_seeds_are_averaged_with_their_spread() -> None:
     assert point["spread"] == pytest.approx(0.02**0.5)
 
 
+def test_one_seed_has_the_spread_of_a_share_of_its_images() -> None:
+    (point,) = points([network("random", "one", 0.8, 1.0)], "random")
+    assert point["spread"] == pytest.approx(0.04)
+
+
 def test_percentile_counts_rivals_of_the_same_budget_and_ties_half() -> None:
     rows = [searched(0.7, 1.0), *rivals(0.6, 0.7, 0.8, 0.5), network("random", "other", 0.1, 1.0, budget=0.9)]
     (row,) = percentiles(rows)
@@ -58,7 +64,7 @@ def test_percentile_counts_rivals_of_the_same_budget_and_ties_half() -> None:
 
 
 def test_cost_is_in_trainings() -> None:
-    (row,) = cost_factors([searched(0.7, 1.0)])
+    (row,) = cost_factors([searched(0.7, 1.0), searched(0.7, 1.0, trained_on="B")])
     assert row["factor"] == 0.5
 
 
@@ -79,6 +85,8 @@ def test_verdicts_hold_and_break_one_by_one() -> None:
     assert broken(searched(0.7, 1.5), *rivals(0.6)) == {"at"}
     assert broken(searched(0.7, 1.0), *rivals(0.6, 0.7, 0.8)) == {"each", "on"}
     assert broken(searched(0.7, 1.0, core_seconds=21.0), *rivals(0.6)) == {"a"}
+    # Seconds of two machines say nothing of each other.
+    assert broken(searched(0.7, 1.0, trained_on="B"), *rivals(0.6)) == {"a"}
     assert broken(searched(0.7, 1.0, expected_over_budget=0.96), *rivals(0.6)) == {"expected"}
     assert broken(searched(0.75, 1.4, budget=0.3), network("random", "r", 0.6, 1.0, budget=0.3)) == {"measured"}
     for changed in ({"recompute_mb": 12.01}, {"two_path_mb": 16.01}):
