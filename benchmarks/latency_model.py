@@ -44,7 +44,7 @@ from tvm_latency.database import Context, MeasurementDatabase
 from tvm_latency.fitting import Net
 from tvm_latency.latency_table import LatencyTable
 from tvm_latency.plan import FULL, TRANSFERRED, transfer_plan
-from tvm_latency.workbench import Candidate, MeasureSettings
+from tvm_latency.workbench import ALWAYS, Candidate, MeasureSettings
 
 # What the model promises of random networks of its space, and of published ones.
 WITHIN_10, WITHIN_5, SPEARMAN, MAPE, NOISE_MULTIPLE, NAMED_ERROR, MINUTES = 0.99, 0.90, 0.98, 0.03, 1.5, 0.08, 12.0
@@ -54,8 +54,8 @@ GPU_WITHIN_10, GPU_SPEARMAN = 0.95, 0.97
 OPERATORS, NETWORKS, UNSEEN = 300, 60, 60
 # And of networks on another target, from so many measurements there.
 TRANSFER_SPEARMAN = 0.97
-# What judges has four times twelve rounds, however quiet; what is fitted to has twelve, or twice as many if noisy.
-JUDGING = MeasureSettings(attempts=4, noise=-1.0)
+# What judges has four times twelve rounds, however quiet; networks that are fitted to have twice as many.
+JUDGING = MeasureSettings(attempts=4, noise=ALWAYS)
 # Nothing is measured again of what has its rounds.
 AS_IT_IS = MeasureSettings(attempts=1)
 

@@ -88,7 +88,7 @@ def calibrate_space(
     networks = [stored_as(net.op_specs(), weights, target.batch) for net in drawn]
     baseline = stored_as(space.baseline.op_specs(), weights, target.batch)
     ops = space.op_specs()
-    ops += variations(ops, plan.variations, Random(seed))
+    varied = variations(ops, plan.variations, Random(seed))
     with workbench(target, database, progress, settings, seed) as bench:
         found = calibrating.calibrate(
             stored_as(ops, weights, target.batch),
@@ -98,6 +98,7 @@ def calibrate_space(
             workbench=bench,
             versions=code_versions(target),
             evict_bytes=evict_bytes(space, weights),
+            varied=stored_as(varied, weights, target.batch),
             heavy_networks=[
                 stored_as(net, weights, target.batch)
                 for net in heavy_networks(space, plan.heavy_networks, Random(seed), weights)

@@ -14,7 +14,7 @@ from tvm_latency.drift import Steady, disturbed, steady
 from tvm_latency.fitting import Fitted, Measured, Net, baselines, fit, judge
 from tvm_latency.latency_table import LatencyTable
 from tvm_latency.transfer import transfer
-from tvm_latency.workbench import Candidate, Ops, Workbench
+from tvm_latency.workbench import ALWAYS, NEVER, Candidate, Ops, Workbench
 
 
 class CalibrationError(RuntimeError):
@@ -68,6 +68,7 @@ def calibrate(
     workbench: Workbench,
     versions: tuple[int, str],
     evict_bytes: int,
+    varied: Ops = (),
     heavy_networks: Sequence[Ops] = (),
     heaviest_bytes: int = 0,
     beside: Sequence[Ops] = (),
@@ -80,7 +81,7 @@ def calibrate(
     earlier calibration is tried once more, since the usual reasons (linker, memory, a busy machine) pass.
 
     Args:
-        ops: the distinct operators of the space.
+        ops: the distinct operators of the space; varied: others, that only the cost model is fitted to.
         fit_networks: networks that the correction is fitted to; at least two must run.
         test_networks: other networks, for evaluation only; at least one must run. Any that is also fitted is left out.
         versions: of the schedules and of TVM; with the target's fingerprint they decide which rows count.
@@ -96,9 +97,16 @@ def calibrate(
     seen = {network_key(net) for net in fit_networks}
     test_networks = [net for net in test_networks if network_key(net) not in seen]
     cold, warm = (Context(target.fingerprint, *versions, evicted) for evicted in (evict_bytes, 0))
-    candidates = {op.key: Candidate((op,), cold) for op in ops} if source is None else {}
-    every_net = (*fit_networks, *heavy_networks, *test_networks, *beside)
-    candidates |= {network_key(net): Candidate(tuple(net), warm) for net in every_net}
+    candidates = dict[str, Candidate]()
+    if source is None:
+        candidates |= {op.key: Candidate((op,), cold) for op in ops}
+        # One among many: what it takes is nobody's to know but the model's.
+        candidates |= {op.key: Candidate((op,), cold, NEVER) for op in varied}
+    not_fitted = (*heavy_networks, *test_networks, *beside)
+    candidates |= {network_key(net): Candidate(tuple(net), warm) for net in not_fitted}
+    # Each tells of some twenty operators.
+    candidates |= {network_key(net): Candidate(tuple(net), warm, ALWAYS) for net in fit_networks}
+    ops = (*ops, *varied)
     reused = workbench.measure(candidates)
     rows = {key: workbench.database.find(key, candidate.context) for key, candidate in candidates.items()}
     # What works only sometimes cannot be shipped, so its time does not count either.

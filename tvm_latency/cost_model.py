@@ -157,7 +157,8 @@ class CostModel:
 
     def in_network(self, op: OpSpec, seconds: float) -> float:
         """What an operator that takes so long alone adds to a network."""
-        return seconds * float(self._shares(op) @ self.correction.array(tuple(TERMS)))
+        factor = float(self._shares(op) @ self.correction.array(tuple(TERMS)))
+        return seconds * factor * self.correction.own.get(op.key, 1.0)
 
     def corrected(self, networks: Sequence[Alone], measured_s: Sequence[float]) -> CostModel:
         """This model with a correction that is fitted to whole networks.
@@ -167,8 +168,13 @@ class CostModel:
         Raises:
             CorrectionError: fewer than two networks.
         """
-        work_s = [np.sum([self._shares(op) * seconds for op, seconds in net], axis=0) for net in networks]
-        return replace(self, correction=NetworkCorrection.fit(tuple(TERMS), work_s, measured_s))
+        ops = {op.key: op for net in networks for op, _ in net}
+        columns, alone_s = {key: column for column, key in enumerate(ops)}, np.zeros((len(networks), len(ops)))
+        for row, net in enumerate(networks):
+            for op, seconds in net:
+                alone_s[row, columns[op.key]] += seconds
+        shares = {key: self._shares(op) for key, op in ops.items()}
+        return replace(self, correction=NetworkCorrection.fit(tuple(TERMS), shares, alone_s, measured_s))
 
     def network_seconds(self, ops: Sequence[OpSpec]) -> float:
         """Predicted seconds of the network that runs these operators, none of them taken from measurements."""
@@ -191,7 +197,8 @@ class CostModel:
 
     def explain(self, op: OpSpec) -> Explanation:
         """What makes up the prediction of an operator in a network."""
-        seconds = self.seconds_per_unit.mean(axis=0) * terms(op, self.target) * self.correction.array(tuple(TERMS))
+        factors = self.correction.array(tuple(TERMS)) * self.correction.own.get(op.key, 1.0)
+        seconds = self.seconds_per_unit.mean(axis=0) * terms(op, self.target) * factors
         inputs = _matrix(np.array([features(op, self.target)]))
         shares = np.mean([booster.predict(inputs, pred_contribs=True)[0] for booster in self.boosters], axis=0)
         return Explanation(

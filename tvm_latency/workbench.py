@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import astuple, dataclass, field, replace
+from math import inf
 from pathlib import Path
 from random import Random
 
@@ -28,6 +29,7 @@ Build = Callable[[Mapping[str, tuple[Ops, Path]]], Iterable[tuple[str, Path | st
 Progress = Callable[[str, int, int, dict[str, float]], None]
 
 REFERENCE = "reference"
+ALWAYS, NEVER = -1.0, inf
 # Of code and of what it must answer, beside the weights.
 ARTEFACT_BYTES = 2 << 20
 
@@ -37,8 +39,8 @@ class MeasureSettings:
     """How candidates are timed: in `rounds` passes over all of them, `warmup` calls and `repeats` timed ones in each.
 
     The reference has its turn before every `reference_every` candidates. What spreads over rounds by more than `noise`
-    of its time, or met a slow machine in all but a few, has as many passes again, after `pause_s` seconds, until there
-    were `attempts`.
+    of its time (or by its candidate's), or met a slow machine in all but a few, has as many passes again, after
+    `pause_s` seconds, until there were `attempts`.
     """
 
     rounds: int = 12
@@ -52,10 +54,14 @@ class MeasureSettings:
 
 @dataclass(frozen=True)
 class Candidate:
-    """Operators to run in sequence, under which context their time is kept."""
+    """Operators to run in sequence, under which context their time is kept.
+
+    noise: in place of the settings'; ALWAYS and NEVER have it measured again, or not, however quiet it was.
+    """
 
     ops: tuple[OpSpec, ...]
     context: Context
+    noise: float | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,9 @@ class Workbench:
         def done(key: str, row: Measurement | None) -> bool:
             if row is None or row.failure is not None or not row.rounds or len(row.rounds) % planned:
                 return False
-            certain = found[key].noise <= self.settings.noise and found[key].calm_rounds >= min(LEAST_ROUNDS, planned)
+            own = candidates[key].noise
+            quiet = found[key].noise <= (self.settings.noise if own is None else own)
+            certain = quiet and found[key].calm_rounds >= min(LEAST_ROUNDS, planned)
             return certain or len(row.rounds) >= most
 
         # An attempt that was begun is finished.

@@ -40,6 +40,8 @@ def networks(count: int, seed: int) -> list[tuple[OpSpec, ...]]:
 
 
 FIT, TEST = networks(6, seed=1), networks(8, seed=2)
+# What is fitted to is measured twice in any case.
+AGAIN = ROUNDS * len({network_key(net) for net in FIT})
 
 
 def block_seconds(op: OpSpec) -> float:
@@ -162,7 +164,8 @@ def test_every_block_and_network_is_measured_and_the_correction_found(database: 
     assert found.model.correction.spread == found.table.spread < 0.01
     total = len(OPS) + distinct
     assert ("build", total, total) in seen
-    assert seen[-1] == ("measure", ROUNDS * total, ROUNDS * total)
+    assert ("measure", ROUNDS * total, ROUNDS * total) in seen
+    assert seen[-1] == ("measure", AGAIN, AGAIN)
 
 
 def test_the_lowest_and_the_highest_clock_are_told(database: MeasurementDatabase) -> None:
@@ -217,7 +220,7 @@ def test_measurements_of_another_machine_or_version_do_not_count(database: Measu
     first, machine = run(Machine(), database), Machine()
     found = run(machine, database, **other)
     assert (found.measured, found.reused) == (first.measured, 0)
-    assert len(machine.ran) == ROUNDS * first.measured
+    assert len(machine.ran) == ROUNDS * first.measured + AGAIN
 
 
 def test_colder_blocks_are_measured_again_and_networks_are_not(database: MeasurementDatabase) -> None:
@@ -262,9 +265,9 @@ def test_an_interrupted_calibration_goes_on_where_it_stopped(database: Measureme
     found = run(rest, database)
     total = found.measured + found.reused
     assert rest.built == []
-    assert len(rest.ran) == ROUNDS * total - kept
-    assert database.count() == ROUNDS * total
-    assert max(Counter(job.key for job in rest.ran).values()) <= ROUNDS
+    assert len(rest.ran) == ROUNDS * total + AGAIN - kept
+    assert database.count() == ROUNDS * total + AGAIN
+    assert max(Counter(job.key for job in rest.ran if not job.key.startswith("net:")).values()) <= ROUNDS
 
 
 def test_the_result_is_that_of_a_calibration_that_was_never_stopped(tmp_path: Path) -> None:

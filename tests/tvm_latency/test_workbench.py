@@ -15,7 +15,7 @@ from supernet.presets import DIGITS
 from targets.runner import Failure, Form, Job, RunnerError, Timing
 from tvm_latency.database import Context, MeasurementDatabase, Round
 from tvm_latency.opspec import OpSpec
-from tvm_latency.workbench import REFERENCE, Candidate, MeasureSettings, Workbench
+from tvm_latency.workbench import ALWAYS, NEVER, REFERENCE, Candidate, MeasureSettings, Workbench
 
 HERE = Context("machine", 1, "0.27", 0)
 CANDIDATES = {op.key: Candidate((op,), HERE) for op in DIGITS.op_specs()[:10]}
@@ -108,7 +108,7 @@ def test_what_judges_others_has_more_rounds_however_quiet_and_they_are_not_measu
     judging, *noisy = KEYS
     uneven = [1.0, 2.0, 1.0, 2.0, 1.0, 2.0] * ROUNDS
     bench(Machine({key: list(uneven) for key in noisy}), database, attempts=1).measure(CANDIDATES)
-    bench(Machine(), database, attempts=4, noise=-1.0).measure({judging: CANDIDATES[judging]})
+    bench(Machine(), database, attempts=4, noise=ALWAYS).measure({judging: CANDIDATES[judging]})
     assert bench(Machine(), database, attempts=1).measure(CANDIDATES) == len(KEYS)
     assert [len(rounds(database, key)) for key in KEYS] == [4 * ROUNDS, *[ROUNDS] * len(noisy)]
 
@@ -177,6 +177,16 @@ def test_what_is_noisy_has_more_rounds_after_a_pause(database: MeasurementDataba
     assert [len(machine.measured(number)) for number in range(len(machine.passes))] == [10, 10, 10, 1, 1, 1]
     assert machine.paused == [2.0]
     assert [found.samples_s[0] for found in rounds(database, KEYS[0])] == [1.0, 1.5, 2.0, 1.0, 1.0, 1.0]
+
+
+def test_a_candidate_may_have_more_rounds_or_none_whatever_its_noise(database: MeasurementDatabase) -> None:
+    fitted, varied, *others = KEYS
+    own = {fitted: replace(CANDIDATES[fitted], noise=ALWAYS), varied: replace(CANDIDATES[varied], noise=NEVER)}
+    machine = Machine({varied: [1.0, 2.0, 1.0]})
+    bench(machine, database).measure({**CANDIDATES, **own})
+    counts = {key: len(rounds(database, key)) for key in KEYS}
+    assert counts == {fitted: 2 * ROUNDS, varied: ROUNDS, **dict.fromkeys(others, ROUNDS)}
+    assert bench(machine, database).measure({**CANDIDATES, **own}) == len(KEYS)
 
 
 def test_noise_that_the_reference_explains_is_none(database: MeasurementDatabase) -> None:
