@@ -23,6 +23,7 @@ from targets.runner import PLUGIN, Answer, Failure, Job, Timing
 
 SCRIPT = Path(__file__).with_name("measure.sh")
 PROGRAMS = "programs"
+FILES = "files.sha256"
 _KILLED = 128
 _SKIPPED = "-"
 
@@ -77,7 +78,7 @@ class Batch:
         }
         digests = [f"{hashlib.sha256(text.encode()).hexdigest()}  {name}\n" for name, text in texts.items()]
         digests += [f"{name}  {PROGRAMS}/{name}\n" for name in self.programs.values()]
-        return {**texts, "files.sha256": "".join(digests)}
+        return {**texts, FILES: "".join(digests)}
 
     def results(self, lines: Iterable[str], known: int = 0) -> Iterator[Timing | Failure | None]:
         """What came of each turn whose line comes, after so many that are known; nothing of one that was skipped.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 
-from targets.batch import PROGRAMS, SCRIPT, Batch, BatchError, batch_of, counted, lay_out
+from targets.batch import FILES, PROGRAMS, SCRIPT, Batch, BatchError, batch_of, counted, lay_out
 from targets.plugins import PluginLoader
 from targets.runner import Failure, Form, Job, RunnerError, Timing
 
@@ -51,7 +51,7 @@ class BundleRunner:
         asked = f"{self.threads} {batch.ends} {batch.texts['jobs']}"
         digest = hashlib.sha256(asked.encode()).hexdigest()[:12]
         bundle = self.folder / digest
-        if not bundle.exists():
+        if not bundle.exists() or self._outdated(batch, bundle):
             self._write(batch, bundle)
         if not (bundle / SEALED).exists():
             raise BundleAwayError(
@@ -60,7 +60,8 @@ class BundleRunner:
                 "and give the same command again."
             )
         self._check(bundle)
-        lines = (bundle / RESULTS).read_text(errors="replace").splitlines()
+        # What programs print may hold whatever else ends a line elsewhere.
+        lines = (bundle / RESULTS).read_bytes().decode(errors="replace").split("\n")[:-1]
         if len(lines) < len(batch.turns):
             raise RunnerError(
                 f"{bundle / RESULTS} has {len(lines)} of {len(batch.turns)} lines: run `sh {SCRIPT.name}` in the "
@@ -70,6 +71,12 @@ class BundleRunner:
             yield from counted(batch.results(lines))
         except BatchError as error:
             raise RunnerError(f"{error} Bring {RESULTS} of {bundle} back once more.") from error
+
+    def _outdated(self, batch: Batch, bundle: Path) -> bool:
+        """Whether what nothing came back of yet would be written in another way today."""
+        files = bundle / FILES
+        known = files.read_text(errors="replace") if files.exists() else ""
+        return not (bundle / RESULTS).exists() and not (bundle / SEALED).exists() and known != batch.texts[FILES]
 
     def _write(self, batch: Batch, bundle: Path) -> None:
         """The folder appears whole or not at all."""
@@ -82,6 +89,7 @@ class BundleRunner:
                 file = link.resolve()
                 link.unlink()
                 shutil.copy(file, link)
+            shutil.rmtree(bundle, ignore_errors=True)
             part.rename(bundle)
         finally:
             shutil.rmtree(part, ignore_errors=True)

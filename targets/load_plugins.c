@@ -1,5 +1,6 @@
 /* Runs plugins, which are programs as libraries, one after the other in one process: what a process takes to get hold of a
- * GPU, it takes once. A line of standard input is a plugin and its options; a line with its status follows what it prints. */
+ * GPU, it takes once. It says when it is ready. A line of standard input is a plugin and its options; a line with its status
+ * follows what it prints. */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <string.h>
@@ -26,13 +27,15 @@ static int run(char *line) {
   char *words[WORDS], *word = strtok(line, " \n");
   int count = 0;
   for (; word != NULL && count < WORDS; word = strtok(NULL, " \n")) words[count++] = word;
+  alarm(PATIENCE_SECS);
   void *plugin = count ? dlopen(words[0], RTLD_NOW | RTLD_LOCAL) : NULL;
   entry *netbench = plugin ? (entry *)dlsym(plugin, "netlathe_bench") : NULL;
   if (netbench == NULL) {
     fprintf(stderr, "%s\n", count ? dlerror() : "an empty line");
+    alarm(0);
     return BROKEN;
   }
-  /* It has set itself a deadline, which unloading it is within. */
+  /* It sets itself a deadline, which unloading it is within. */
   int status = netbench(count, words);
   fflush(stdout);
   dlclose(plugin);
@@ -47,6 +50,8 @@ int main(void) {
   alarm(PATIENCE_SECS);
   driver_function *release = hold_gpu(&device);
   alarm(0);
+  puts("ready");
+  fflush(stdout);
   while (fgets(line, sizeof line, stdin)) {
     int status = run(line);
     /* Whatever printed last may not have ended its line. */

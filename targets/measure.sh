@@ -43,8 +43,11 @@ launcher=${NETLATHE_LAUNCHER:-}
 sys=${NETLATHE_SYS:-/sys}
 
 touch results
+process=''
 # Whoever carries the results away can tell that they are whole.
 leave() {
+  # It does not hear what ends this script.
+  [ -z "$process" ] || kill -9 "$process" 2>/dev/null
   sha256sum machine results >sealed.new 2>/dev/null && mv sealed.new sealed
   rm -f "$running"
 }
@@ -114,6 +117,7 @@ hot() {
   return 1
 }
 
+locked="nothing in $PWD can be executed; copy the folder to a disk where that is allowed"
 torn='its program did not arrive whole; is the disk of the machine full?'
 arrived() {
   case $whole in *"programs/$1: OK"*) ;; *) return 1 ;; esac
@@ -128,7 +132,6 @@ run() {
 }
 
 # The same of a plugin, in the process of those before it: sets `said` and `status`.
-process=''
 load() {
   said=$torn status=1
   arrived "$1" || return 0
@@ -139,16 +142,28 @@ load() {
   while [ -z "$status" ] && read -r line <&4; do
     case $line in "status "*) status=${line#status } ;; ?*) said=$line ;; esac
   done
+  # A last line that nothing ended.
+  [ -n "$status" ] || said=${line:-$said}
   # What fails may leave the GPU of its process useless.
   if [ "$status" != 0 ]; then end; fi
 }
 
 begin() {
+  arrived "$loader" || refuse "what runs the programs did not arrive whole; is the disk full? Copy the folder again"
   pipes=$(mktemp -d) && mkfifo "$pipes/ask" "$pipes/answer" || refuse "there is no place for temporary files"
   $launcher "./programs/$loader" <"$pipes/ask" >"$pipes/answer" 2>&1 &
   process=$!
   exec 3>"$pipes/ask" 4<"$pipes/answer"
   rm -r "$pipes"
+  said=''
+  while read -r line <&4; do
+    [ "$line" = ready ] && return
+    said=$line
+  done
+  status=''
+  end
+  [ "$status" = 126 ] && refuse "$locked"
+  refuse "what runs the programs ended before the first of them with exit code $status ${said:+($said)}; does its driver answer?"
 }
 
 end() {
@@ -185,7 +200,7 @@ while read -r program options; do
         said=$(run "$program" $options 2>&1)
         status=$?
       fi
-      [ "$status" = 126 ] && refuse "nothing in $PWD can be executed; copy the folder to a disk where that is allowed"
+      [ "$status" = 126 ] && refuse "$locked"
       line="$number $program $status $(printf %s "$said" | tail -n 1)"
       [ "$status" = 0 ] || broken="$broken$program "
       ;;

@@ -15,8 +15,8 @@ from targets.plugins import PluginLoader
 from targets.runner import Failure, Form, Job, RunnerError, Timing
 from targets.shell import LostError, RemoteShell, ShellError
 
-# What `measure.sh` may wait in all until the machine is cool, and a while for starting programs.
-PATIENCE_S = 600.0
+# What `measure.sh` may wait in all until the machine is cool, and for one loader to end and another one to begin.
+PATIENCE_S = 600.0 + 2 * 60.0
 # A phone that restarts is back within this.
 RETURN_S = 180.0
 # A candidate that the machine is lost with so often has failed; so many losses in a row, and the machine has.

@@ -9,6 +9,11 @@ from tvm_latency.opspec import OpSpec
 from tvm_latency.schedules.tiles import FMA_IN_FLIGHT, Product, Tile, matmul_tile, ring_tile
 
 
+def kernels(op: OpSpec, target: Target) -> int:
+    """Of an inverted residual, as loops: which of them are one function changes little here."""
+    return 2 + op.expands
+
+
 def product(pixels: int, channels: int, reduction: int, target: Target, *, pointwise: bool = True) -> float:
     """Of a matrix product, or of a dense convolution as one."""
     tile = _product_tile(pixels, reduction, channels, target, pointwise)

@@ -21,6 +21,7 @@ Measure = Callable[[OpSpec, Target], float]
 class _Work(Protocol):
     """What `cpu_work` and `gpu_work` count."""
 
+    def kernels(self, op: OpSpec, target: Target) -> int: ...
     def product(
         self, pixels: int, channels: int, reduction: int, target: Target, *, pointwise: bool = True
     ) -> float: ...
@@ -39,9 +40,9 @@ def _pixels(op: OpSpec) -> int:
     return op.batch * op.height * op.width
 
 
-def _kernels(op: OpSpec) -> int:
+def _kernels(op: OpSpec, target: Target) -> int:
     """Convolutions, products and pools that the operator runs one after the other."""
-    return 2 + op.expands if op.kind == "mbconv" else 1
+    return _work(target).kernels(op, target) if op.kind == "mbconv" else 1
 
 
 def _out_pixels(op: OpSpec) -> int:
@@ -103,7 +104,7 @@ def _useful_share(op: OpSpec, target: Target) -> float:
 
 # Each is an amount of work, at least 0; its fitted coefficient is seconds per unit. The last word is the unit.
 TERMS: dict[str, Measure] = {
-    "all_kernels": lambda op, t: _kernels(op),
+    "all_kernels": _kernels,
     "expand_issues": _expand_issues,
     "depthwise_issues": _depthwise_issues,
     "project_issues": _project_issues,
@@ -115,7 +116,7 @@ TERMS: dict[str, Measure] = {
 }
 
 _FEATURES: dict[str, Measure] = {
-    "kernels": lambda op, t: _kernels(op),
+    "kernels": _kernels,
     "kernel": lambda op, t: op.kernel,
     "stride": lambda op, t: op.stride,
     "expand": lambda op, t: op.hidden_channels / op.in_channels,

@@ -4,8 +4,21 @@ from __future__ import annotations
 
 from targets.target import Target
 from tvm_latency.opspec import OpSpec
-from tvm_latency.schedules.gpu.tiles import depthwise_cycles, depthwise_strip, find_tile, fma_warps, product_tile
-from tvm_latency.schedules.kernel import ConvSpec
+from tvm_latency.schedules.gpu.tiles import (
+    depthwise_cycles,
+    depthwise_strip,
+    find_tile,
+    fma_warps,
+    fused_cycles,
+    fused_tile,
+    product_tile,
+)
+from tvm_latency.schedules.kernel import BlockSpec, ConvSpec
+
+
+def kernels(op: OpSpec, target: Target) -> int:
+    """Of an inverted residual."""
+    return 2 + op.expands - (fused_tile(pair_of(op), target) is not None)
 
 
 def product(pixels: int, channels: int, reduction: int, target: Target, *, pointwise: bool = True) -> float:
@@ -15,8 +28,11 @@ def product(pixels: int, channels: int, reduction: int, target: Target, *, point
 
 
 def depthwise(op: OpSpec, out_pixels: int, target: Target) -> float:
-    """Of the k x k convolution of each hidden channel by itself."""
-    return depthwise_cycles(_convolution(op), target)
+    """Of the k x k convolution of each hidden channel by itself; what it adds to its product if both are one kernel."""
+    pair = pair_of(op)
+    if op.kind != "mbconv" or (tile := fused_tile(pair, target)) is None:
+        return depthwise_cycles(pair.depthwise, target)
+    return fused_cycles(tile, pair, target) - product(out_pixels, op.out_channels, op.hidden_channels, target)
 
 
 def product_rows(pixels: int, channels: int, reduction: int, target: Target) -> int:
@@ -26,7 +42,7 @@ def product_rows(pixels: int, channels: int, reduction: int, target: Target) -> 
 
 def strip_rows(op: OpSpec, target: Target) -> int:
     """Pixels of a thread of the depthwise convolution."""
-    return depthwise_strip(_convolution(op), target)
+    return depthwise_strip(pair_of(op).depthwise, target)
 
 
 def macs_per_issue(target: Target) -> int:
@@ -34,16 +50,21 @@ def macs_per_issue(target: Target) -> int:
     return target.cores * 32 * fma_warps(target)
 
 
-def _convolution(op: OpSpec) -> ConvSpec:
-    channels, kernel = op.hidden_channels, op.kernel
-    return ConvSpec(
+def pair_of(op: OpSpec) -> BlockSpec:
+    """What may be one kernel."""
+    hidden, kernel = op.hidden_channels, op.kernel
+    depthwise = ConvSpec(
         batch=op.batch,
         height=op.height,
         width=op.width,
-        in_channels=channels,
-        out_channels=channels,
-        groups=channels,
+        in_channels=hidden,
+        out_channels=hidden,
+        groups=hidden,
         kernel=(kernel, kernel),
         padding=kernel // 2,
         stride=op.stride,
     )
+    project = ConvSpec(
+        batch=op.batch, height=op.out_height, width=op.out_width, in_channels=hidden, out_channels=op.out_channels
+    )
+    return BlockSpec(expand=None, depthwise=depthwise, project=project)

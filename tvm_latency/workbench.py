@@ -251,7 +251,10 @@ class Workbench:
                     waiting.append(result)
                 continue
             if isinstance(result, Failure):
-                raise RunnerError(f"The reference network cannot be measured: {result.reason}")
+                again = (
+                    "" if self.runner.at_once else ". To measure it once more, remove the folder of its bundle first"
+                )
+                raise RunnerError(f"The reference network cannot be measured: {result.reason}{again}")
             for timing in waiting:
                 yield _Timed(timing.key, Round(timing.samples_s, before_s + result.samples_s, timing.clock_mhz))
             before_s, waiting = result.samples_s, []

@@ -111,6 +111,26 @@ def test_results_that_are_not_all_there_are_refused(runner: BundleRunner, tmp_pa
     assert list(runner.run(passes)) == [Timing(key, *TIMED) for key in "ab"]
 
 
+def test_whatever_a_program_says_is_one_line(runner: BundleRunner, tmp_path: Path, job: MakeJob) -> None:
+    passes = [[job("odd", "printf 'not\\f\\342\\200\\250here\\n'; exit 3"), job("a")]]
+    bundle = asked(runner, passes)
+    carried(bundle, tmp_path / "far" / "bundle")
+    assert list(runner.run(passes)) == [Failure("odd", "not\f\u2028here"), Timing("a", *TIMED)]
+
+
+def test_a_bundle_that_waits_has_the_script_of_today(runner: BundleRunner, tmp_path: Path, job: MakeJob) -> None:
+    bundle = asked(runner, [[job("a")]])
+    script, files = (bundle / "measure.sh").read_text(), (bundle / "files.sha256").read_text()
+    for name in ("measure.sh", "files.sha256"):
+        (bundle / name).write_text("an older one\n")
+    assert asked(runner, [[job("a")]]) == bundle
+    assert ((bundle / "measure.sh").read_text(), (bundle / "files.sha256").read_text()) == (script, files)
+    # What has come back of an older one counts.
+    carried(bundle, tmp_path / "far" / "bundle")
+    (bundle / "files.sha256").write_text("an older one\n")
+    assert list(runner.run([[job("a")]])) == [Timing("a", *TIMED)]
+
+
 def test_two_machines_do_not_mix(runner: BundleRunner, tmp_path: Path, job: MakeJob) -> None:
     carried(asked(runner, [[job("a")]]), tmp_path / "far" / "bundle")
     list(runner.run([[job("a")]]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -89,6 +90,7 @@ def test_a_pass_is_one_process_and_the_next_another(
         ("for (;;) pause();", "took longer than 5 s"),
         ('return fprintf(stderr, "netbench: the output is off by 3.\\n"), 1;', "the output is off by 3."),
         ("return 7;", "ended with exit code 7"),
+        ('printf("netbench: half a reason"); fflush(stdout); _exit(3);', "half a reason"),
         ("exit(0);", "answered what are no 2 times"),
         ('printf("{\\"samples_s\\": [0.001]}\\n"); return 0;', "answered what are no 2 times"),
     ],
@@ -133,12 +135,48 @@ def test_a_bundle_of_plugins_is_killed_and_goes_on(job: Callable[..., Job], log:
     assert [name for name, _ in processes(log)] == ["a", "killer", "killer", "b", "b", "a", "killer"]
 
 
-def test_a_loader_that_does_not_start_is_a_reason(
+def test_a_bundle_of_plugins_that_is_interrupted_computes_no_more(
+    job: Callable[..., Job], log: Path, tmp_path: Path
+) -> None:
+    stuck = job("stuck", "alarm(0); kill(getppid(), SIGINT); for (;;) pause();")
+    runner = BundleRunner(tmp_path / "bundle", 1, 5.0, loader=LOADER, form="plugin")
+    with pytest.raises(BundleAwayError):
+        list(runner.run([[job("a"), stuck]]))
+    (folder,) = (path for path in (tmp_path / "bundle").iterdir() if path.is_dir())
+    interruptible = ["env", "--default-signal=INT", "sh", folder / "measure.sh"]
+    assert subprocess.run(interruptible, capture_output=True, check=False, timeout=60).returncode == 130
+    name, process = processes(log)[-1]
+    assert name == "stuck"
+    # Until whoever adopted it has buried it.
+    state = Path("/proc", process, "stat")
+    deadline = time.monotonic() + 10
+    while state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < deadline, "it still runs"
+        time.sleep(0.05)
+
+
+def test_without_a_loader_that_starts_the_machine_cannot_measure(
     runner: RemoteRunner, job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """No candidate is to blame for it."""
     monkeypatch.setenv("NETLATHE_LAUNCHER", "false")
-    found = list(runner.run([[job("a"), job("b")]]))
-    assert found == [Failure(key, "ended with exit code 1") for key in "ab"]
+    with pytest.raises(RunnerError, match="ended before the first of them with exit code 1"):
+        list(runner.run([[job("a"), job("b")]]))
+
+
+def test_a_loader_that_did_not_arrive_whole_is_refused(job: Callable[..., Job], log: Path, tmp_path: Path) -> None:
+    runner = BundleRunner(tmp_path / "bundle", 1, 5.0, loader=LOADER, form="plugin")
+    with pytest.raises(BundleAwayError):
+        list(runner.run([[job("a")]]))
+    (folder,) = (path for path in (tmp_path / "bundle").iterdir() if path.is_dir())
+    (line,) = (line for line in (folder / "settings").read_text().splitlines() if line.startswith("loader="))
+    loader = folder / "programs" / line.removeprefix("loader=")
+    loader.write_bytes(loader.read_bytes()[:100])
+    done = subprocess.run(["sh", folder / "measure.sh"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "did not arrive whole" in done.stderr
+    assert (folder / "results").read_text() == ""
+    assert not log.exists()
 
 
 def test_a_loader_that_cannot_be_compiled_is_an_error(

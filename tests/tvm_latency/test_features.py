@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from targets.gpus import GPUS
 from targets.target import Target
 from tvm_latency.features import FEATURES, TERMS, features, terms
+from tvm_latency.gpu_work import pair_of
 from tvm_latency.opspec import OpSpec, stored_as
+from tvm_latency.schedules.gpu.tiles import fused_cycles, fused_tile
 from tvm_latency.schedules.tiles import FMA_IN_FLIGHT
 
 TARGET = Target(
@@ -118,3 +120,15 @@ def test_work_of_a_gpu_is_in_its_cycles() -> None:
     assert 1.0 <= issues(BLOCK, few) / issues(BLOCK, h100) < 3.0
     # Matrix units are some times as fast.
     assert issues(large, h100.with_dtype("float16")) < 0.5 * issues(large, h100)
+
+
+def test_two_kernels_that_are_one_on_a_gpu_are_counted_as_one() -> None:
+    h100, large = GPUS[-1], replace(BLOCK, height=112, width=112)
+    assert feature(BLOCK, "kernels") == 3
+    assert feature(BLOCK, "kernels", h100) == 2
+    assert feature(large, "kernels", h100) == feature(BLOCK, "kernels", h100.with_dtype("float16")) == 3
+    work = dict(zip(TERMS, terms(BLOCK, h100)))
+    pair = pair_of(BLOCK)
+    tile = fused_tile(pair, h100)
+    assert tile is not None
+    assert work["depthwise_issues"] + work["project_issues"] == pytest.approx(fused_cycles(tile, pair, h100))

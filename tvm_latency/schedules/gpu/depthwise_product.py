@@ -40,7 +40,7 @@ def depthwise_product(spec: Spec, target: Target) -> Kernel | None:
 
     What several panels need, each computes again.
     """
-    if not isinstance(spec, BlockSpec) or spec.expand is not None or target.dtype != "float32":
+    if not isinstance(spec, BlockSpec) or spec.expand is not None:
         return None
     tile = fused_tile(spec, target)
     if tile is None:

@@ -187,11 +187,12 @@ def find_tile(m: int, k: int, n: int, target: Target) -> ProductTile | MatrixTil
     return (matrix_tile if on_matrix_units(k, target) else product_tile)(m, k, n, target)
 
 
+@lru_cache(maxsize=4096)
 def fused_tile(spec: BlockSpec, target: Target) -> ProductTile | None:
     """The tile of a depthwise convolution and its product as one kernel; None where they are faster apart."""
     m, k, n = spec.project.out_pixels, spec.project.in_channels, spec.project.out_channels
     apart = depthwise_cycles(spec.depthwise, target) + product_tile(m, k, n, target).cycles(m, k, n, target)
-    if k % COLUMNS:
+    if k % COLUMNS or target.dtype != "float32":
         return None
     tiles = [tile for tile in PRODUCT_TILES if tile.block_rows * tile.parts <= MIDDLE_ROWS]
     best = min(tiles, key=lambda tile: (fused_cycles(tile, spec, target), tile.parts, tile.threads))
@@ -206,7 +207,10 @@ def fused_cycles(tile: ProductTile, spec: BlockSpec, target: Target) -> float:
     warps = vectors / 32
     multiply = warps * taps[0] * taps[1] * COLUMNS / fma_warps(target)
     loads = warps * taps[0] * taps[1] * 2 * 32 * VECTOR_BYTES / L1_BYTES
-    waits = -(-vectors // tile.threads) * taps[0] * LOAD_CYCLES
+    # A chunk at a time, which all threads meet for before and after.
+    chunk = CHUNK * tile.parts
+    of_chunk = -(-tile.block_rows * chunk // COLUMNS // tile.threads) * taps[0] * LOAD_CYCLES + 2 * MEET_CYCLES
+    waits = -(-k // chunk) * of_chunk
     of_one = -(-tile.blocks(m, n) // target.cores)
     return tile.cycles(m, k, n, target) + max(of_one * max(multiply, loads), waits)
 

@@ -60,6 +60,14 @@ SPECS: list[Spec] = [
             (68, 40, 7, 9, {"kernel": (7, 7), "padding": 3, "clip": None}),
         )
     ),
+    *(
+        BlockSpec(
+            expand=None,
+            depthwise=replace(DEPTHWISE, height=7, width=9, in_channels=36, out_channels=36, groups=36, **of),
+            project=replace(POINTWISE, height=7, width=9, in_channels=36, out_channels=21, **of),
+        )
+        for of in ({"batch": 3}, {"weights": "float16"})
+    ),
     PoolSpec(batch=2, height=7, width=7, channels=320),
     PoolSpec(batch=1, height=3, width=5, channels=21),
 ]
