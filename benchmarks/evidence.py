@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -50,6 +51,8 @@ class Evidence:
         self.name, self.source, self.seed, self.root, self.view = name, source, seed, root, view
         self.scale, self.target = SCALES[name], get_target(target)
         self.threads = max(1, len(available_cpus()) // self.scale.workers)
+        # Of all cores; other work beside it, or a pause, does not count. While a GPU computes, a process only waits.
+        self.clock = time.perf_counter if torch.cuda.is_available() else time.process_time
         self.data: ImageData = load_data(source, self.scale.space.resolution, seed)
         # What was found with another scale, recipe, data or target is not taken for this one's.
         scale = self.scale
@@ -112,11 +115,13 @@ class Evidence:
     def _search(self, share: float, limits: Sequence[Constraint]) -> Row:
         space, settings = self.scale.space, replace(self.scale.recipe.search, seed=self.seed)
         checkpoint, warmup = self.folder / f"search-{share}.checkpoint", self.folder / "warmup.checkpoint"
-        found = search(space, self.data, limits, settings, checkpoint, self.view, warmup=warmup, notice=say)
+        found = search(
+            space, self.data, limits, settings, checkpoint, self.view, warmup=warmup, notice=say, clock=self.clock
+        )
         expected = found.history[-1]["expected_over_budget"]
         print(f"search for {share}x: {found.seconds:.0f} s, expected {expected:.3f} of the budget", flush=True)
         return {
-            "core_seconds": found.seconds * self.threads,
+            "core_seconds": found.seconds,
             "searched_on": self.here,
             "warmup_seconds": found.warmup_seconds,
             "expected_over_budget": expected,
@@ -163,14 +168,14 @@ class Evidence:
     def _train(self, row: Row) -> Row:
         arch = Architecture.from_text(row["architecture"])
         settings = replace(self.scale.recipe.train, seed=self.seed)
-        found = train(arch, self.data, settings, self.folder / f"{row['name']}.checkpoint", self.view, notice=say)
+        checkpoint = self.folder / f"{row['name']}.checkpoint"
+        found = train(arch, self.data, settings, checkpoint, self.view, clock=self.clock, notice=say)
         print(f"{row['name']}: top-1 {found.top1:.2%}", flush=True)
-        core_seconds = found.seconds * self.threads
         return {
             **row,
             "top1": found.top1,
             "test_images": len(self.data.test),
-            "train_core_seconds": core_seconds,
+            "train_core_seconds": found.seconds,
             "trained_on": self.here,
             "macs": arch.macs,
             "params": arch.params,
